@@ -1,0 +1,21 @@
+"""Names of the SavedModel's signatures, their inputs and outputs: the contract between trainer, Evaluator, server and client."""
+
+SERVING_DEFAULT = "serving_default"  # image_bytes string [N] -> the PREDICTION outputs
+SERVING_EXAMPLES = "serving_examples"  # serialized tf.Examples string [N] -> the same outputs
+TRANSFORM_FEATURES = "transform_features"  # serialized tf.Examples string [N] -> label_index int64 [N]
+EMBEDDING = "embedding"  # image_bytes string [N] -> embedding float32 [N, D]
+
+IMAGE_BYTES = "image_bytes"
+EXAMPLES = "examples"
+
+PROBABILITIES = "probabilities"  # float32 [N, C], in the order of assets/labels.txt
+LABEL = "label"  # string [N]
+SCORE = "score"  # float32 [N], the probability of `label`
+TOP_K_LABELS = "top_k_labels"  # string [N, k], best first
+TOP_K_SCORES = "top_k_scores"  # float32 [N, k]
+
+TOP_K = 5  # k = min(TOP_K, C)
+
+EMBEDDING_OUTPUT = "embedding"
+
+WARMUP_FILE = "tf_serving_warmup_requests"  # in assets.extra/, a TFRecord of PredictionLog
