@@ -1,0 +1,33 @@
+# make run    the main job on an embedded data set: digits, trained, gated, pushed, classified
+# make test   every test that is not marked slow
+# make lint   ruff, mypy, import-linter
+# Each target sets up .venv first, when it is not there or out of date.
+.PHONY: setup run test slow lint format bench clean
+
+setup:
+	@.ci/setup
+
+run: setup
+	@.venv/bin/python -m recipes.digits
+
+test: setup
+	.venv/bin/python -m pytest
+
+slow: setup
+	.venv/bin/python -m pytest -m slow
+
+lint: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: setup
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: setup
+	.venv/bin/python -m benchmarks.against_plain_keras
+
+clean:
+	rm -rf .venv graftline-workspace
