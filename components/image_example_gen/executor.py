@@ -1,0 +1,74 @@
+"""The executor of ImageExampleGen: a thin shell that runs `ingest`'s stages and judges their counts."""
+
+import os
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.proto import example_gen_pb2
+from tfx.types import Artifact, artifact_utils
+
+from components.image_example_gen import layouts, quarantine
+from components.image_example_gen.ingest import clean_up, ingest
+from components.image_example_gen.quarantine import Summary
+from graftline.errors import UserError
+from graftline.features import SPLITS
+
+COUNTS = ("found", "examples", "quarantined", "duplicates")
+
+
+class Executor(BaseBeamExecutor):
+    """See `component.ImageExampleGen` for inputs, outputs and parameters."""
+
+    def Do(  # noqa: N802 (TFX's name)
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Ingest the folder `images`.
+
+        Raises:
+            UserError: the folder, or too much of what is in it, can't be used.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        refused = artifact_utils.get_single_instance(output_dict["quarantine"])
+        images, eval_fraction = exec_properties["images"], exec_properties["eval_fraction"]
+        if not 0 < eval_fraction < 1:
+            raise UserError(f"data.eval_fraction is {eval_fraction:g}; give a number between 0 and 1, such as 0.2")
+        layout = layouts.scan(images)
+        for warning in layout.warnings:
+            logging.warning("%s", warning)
+        with self._make_beam_pipeline() as pipeline:
+            ingest(pipeline, layout, examples.uri, refused.uri, eval_fraction, exec_properties["split_seed"])
+        clean_up(examples.uri)
+        with tf.io.gfile.GFile(os.path.join(refused.uri, quarantine.SUMMARY_NAME)) as file:
+            summary = Summary.from_json(file.read())
+        # TFX removes the outputs of a failed execution, hence the copy that outlives it.
+        kept = _keep_report(refused.uri, exec_properties.get("report_dir") or "")
+        quarantine.require_usable(summary, images, exec_properties["max_bad_fraction"], kept)
+        _describe(examples, refused, summary)
+        logging.info(
+            "%s: %d files, %d examples, %d quarantined, %d duplicates", images, *(getattr(summary, n) for n in COUNTS)
+        )
+
+
+def _keep_report(report_uri: str, report_dir: str) -> str:
+    """Copy quarantine.csv to `report_dir`, where one is given; returns the copy's path or ""."""
+    if not report_dir:
+        return ""
+    tf.io.gfile.makedirs(report_dir)
+    copy = os.path.join(report_dir, quarantine.CSV_NAME)
+    tf.io.gfile.copy(os.path.join(report_uri, quarantine.CSV_NAME), copy, overwrite=True)
+    return copy
+
+
+def _describe(examples: Artifact, refused: Artifact, summary: Summary) -> None:
+    examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+    # No file_format: TFX knows only "tfrecords_gzip" by name, and its readers go by the file's suffix anyway.
+    examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+    for name in COUNTS:
+        refused.set_int_custom_property(name, getattr(summary, name))

@@ -1,0 +1,167 @@
+"""What is told of an ingest: `quarantine.csv`, `summary.json`, and the refusal when too much of the data is bad."""
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+from components.image_example_gen.decoding import Quarantined
+from components.image_example_gen.plan import Plan, Row
+from graftline.errors import UserError
+from graftline.features import EVAL, SPLITS, TRAIN
+
+CSV_NAME = "quarantine.csv"
+SUMMARY_NAME = "summary.json"
+COLUMNS = ("path", "reason", "bytes", "sha256")
+_SHOWN_CONFLICTS = 100
+_SHOWN_REASONS = 5
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one shard's rows: those in the file, and those that changed or vanished since they were read."""
+
+    split: str
+    labels: tuple[tuple[str, int], ...]  # (label, examples)
+    quarantined: tuple[Row, ...]
+
+
+@dataclass
+class Summary:
+    """The counts of one ingest, `summary.json`. Always examples + quarantined + duplicates = found."""
+
+    found: int = 0
+    examples: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    by_split: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    by_class: dict[str, dict[str, int]] = field(default_factory=dict)  # label: train, eval, quarantined, duplicates
+    by_reason: dict[str, int] = field(default_factory=dict)  # phrase: files, the commonest first
+    reason_examples: dict[str, str] = field(default_factory=dict)  # phrase: path of its first file
+    conflicts: int = 0  # contents that lie under several labels
+    conflict_paths: list[list[str]] = field(default_factory=list)  # the first 100 of them
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Readable JSON, stable from run to run."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Summary":
+        """The reverse of `to_json`."""
+        return cls(**json.loads(text))
+
+
+def quarantined_rows(plan: Plan, written: Iterable[Written]) -> list[Row]:
+    """All refused files, those found on writing among them, sorted by path."""
+    late = [row for shard in written for row in shard.quarantined]
+    return sorted([*plan.quarantined, *late], key=lambda row: row.path)
+
+
+def summarize(plan: Plan, written: Iterable[Written], warnings: Iterable[str] = ()) -> Summary:
+    """Count what a plan and the writing of its shards came to."""
+    written = list(written)
+    refused = quarantined_rows(plan, written)
+    by_class: dict[str, Counter[str]] = defaultdict(Counter)
+    by_split = dict.fromkeys(SPLITS, 0)
+    for shard in written:
+        for label, count in shard.labels:
+            by_class[label][shard.split] += count
+            by_split[shard.split] += count
+    for kind, rows in (("quarantined", refused), ("duplicates", plan.duplicates)):
+        for row in rows:
+            by_class[row.label][kind] += 1
+    phrases = Counter(phrase_of(row) for row in refused)
+    firsts: dict[str, str] = {}
+    for row in refused:
+        firsts.setdefault(phrase_of(row), row.path)
+    ranked = sorted(phrases.items(), key=lambda item: (-item[1], item[0]))
+    examples = sum(by_split.values())
+    by_class.pop("", None)  # a link beside the class folders is of no class
+    lost = sorted(label for label, counts in by_class.items() if not any(counts[split] for split in SPLITS))
+    told = [*warnings, *(f"class {label!r} has no image that can be decoded and is left out" for label in lost)]
+    return Summary(
+        found=examples + len(refused) + len(plan.duplicates),
+        examples=examples,
+        quarantined=len(refused),
+        duplicates=len(plan.duplicates),
+        by_split=by_split,
+        by_class={
+            label: {kind: by_class[label][kind] for kind in (*SPLITS, "quarantined", "duplicates")}
+            for label in sorted(by_class)
+        },
+        by_reason=dict(ranked),
+        reason_examples={phrase: firsts[phrase] for phrase, _ in ranked},
+        conflicts=len(plan.conflicts),
+        conflict_paths=[list(paths) for paths in plan.conflicts[:_SHOWN_CONFLICTS]],
+        warnings=told,
+    )
+
+
+def phrase_of(row: Row) -> str:
+    """Why a refused row was refused, in few words."""
+    assert isinstance(row.verdict, Quarantined), row.path
+    return row.verdict.phrase
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """The refused rows as CSV with a header line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_csv_rows(rows))
+    return text.getvalue()
+
+
+def _csv_rows(rows: Iterable[Row]) -> Iterator[tuple[str, str, int, str]]:
+    for row in rows:
+        assert isinstance(row.verdict, Quarantined), row.path
+        yield row.path, row.verdict.reason, row.size, row.sha256
+
+
+def require_usable(summary: Summary, images: str, max_bad_fraction: float, csv_path: str) -> None:
+    """Refuse a data set that is too bad to train on.
+
+    Args:
+        summary: the counts of the ingest.
+        images: the root, for the message.
+        max_bad_fraction: quarantined / found may be this at most.
+        csv_path: where the user finds the list of refused files; "" when it was not kept.
+
+    Raises:
+        UserError: no image, fewer than two classes with images, a split without images, or too many bad files.
+    """
+    where = f" The whole list: {csv_path}." if csv_path else ""
+    told = f"{_commonest(summary)}{where}"
+    if not summary.examples:
+        raise UserError(f"{images}: none of {summary.found} files is an image that can be decoded.{told}")
+    if summary.quarantined > max_bad_fraction * summary.found:
+        raise UserError(
+            f"{images}: {summary.quarantined} of {summary.found} files "
+            f"({summary.quarantined / summary.found:.1%}) can't be used, more than data.max_bad_fraction "
+            f"({max_bad_fraction:g}) allows.{told} Mend or remove them, or raise data.max_bad_fraction."
+        )
+    usable = _usable_classes(summary.by_class)
+    if len(usable) < 2:
+        raise UserError(
+            f"{images}: only class '{usable[0]}' has images that can be decoded, two classes are needed at least.{told}"
+        )
+    for split, verb in ((TRAIN, "train"), (EVAL, "evaluate")):
+        if not summary.by_split[split]:
+            raise UserError(
+                f"{images}: no image is left to {verb} on: each class needs two different images.{told} Add images."
+            )
+
+
+def _usable_classes(by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
+    return [label for label, counts in by_class.items() if any(counts[split] for split in SPLITS)]
+
+
+def _commonest(summary: Summary) -> str:
+    shown = [
+        f"{phrase} ({count}, such as {summary.reason_examples[phrase]})" for phrase, count in summary.by_reason.items()
+    ]
+    more = f"; and {len(shown) - _SHOWN_REASONS} other reasons" if len(shown) > _SHOWN_REASONS else ""
+    return f" Why: {'; '.join(shown[:_SHOWN_REASONS])}{more}." if shown else ""

@@ -1,0 +1,411 @@
+"""The one typed config: what a YAML file, `--set` and the defaults add up to.
+
+`pipeline.cli` loads it, the runners read it. Relative paths in it (`images`, `workspace`, `backbone.weights`) are relative to the current directory.
+Imports no TFX and no TensorFlow.
+"""
+
+import difflib
+import math
+import pathlib
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from components.gate import METRICS, Threshold
+from graftline.errors import UserError, did_you_mean
+from trainer.settings import (
+    BackboneSettings,
+    FeatureExtractionSettings,
+    FineTuningSettings,
+    HeadSettings,
+    Settings,
+    TrainingSettings,
+)
+
+WORKSPACE = "./graftline-workspace"
+_MODEL_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*"
+)  # one part of a path, and of TF Serving's /v1/models/NAME:predict
+_PATHS = ("images", "workspace", "backbone.weights")  # where a leading ~ is the home folder
+
+
+class ModelSettings(Settings):
+    """The served model."""
+
+    name: str | None = Field(None, description="its name in TF Serving; that of the images' folder when null")
+
+    @field_validator("name")
+    @classmethod
+    def _legal(cls, name: str | None) -> str | None:
+        if name is not None and not _MODEL_NAME.fullmatch(name):
+            raise ValueError("letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        return name
+
+
+class DataSettings(Settings):
+    """How the images are read and split."""
+
+    eval_fraction: float = Field(0.2, gt=0, lt=1, description="share of the images held back to judge the model by")
+    split_seed: int = Field(0, description="salts the hash of an image's content that decides its split")
+    max_bad_fraction: float = Field(
+        0.05, ge=0, le=1, description="the run stops when a greater share of the files cannot be decoded"
+    )
+
+
+class BeamSettings(Settings):
+    """Where the Beam stages (ingest, statistics, Transform, evaluation) run."""
+
+    runner: Literal["direct", "flink", "spark", "dataflow"] = Field(
+        "direct", description="direct (this machine), flink, spark or dataflow"
+    )
+    options: list[str] = Field([], description="Beam pipeline options, for example [--direct_num_workers=2]")
+
+
+def _default_gate() -> dict[str, Threshold]:
+    return {"accuracy": Threshold(min=0.5, min_change=0.0)}
+
+
+class Config(Settings):
+    """All that decides what a run does."""
+
+    images: str | None = Field(None, description="folder of images, one folder for each class")
+    workspace: str = Field(
+        WORKSPACE, description="folder of everything that runs keep: metadata, artifacts, models, logs"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the weights and of the order of training")
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    head: HeadSettings = HeadSettings()
+    training: TrainingSettings = TrainingSettings()
+    feature_extraction: FeatureExtractionSettings = FeatureExtractionSettings()
+    fine_tuning: FineTuningSettings = FineTuningSettings()
+    gate: dict[str, Threshold] = Field(
+        default_factory=_default_gate,
+        description="What a model must reach on the eval split to be pushed: thresholds of each metric "
+        f"({', '.join(METRICS)}). A metric that is null has none.",
+    )
+    augmentation: Literal["off"] = Field("off", description="off: images are trained as they are")
+    beam: BeamSettings = BeamSettings()
+
+    @field_validator("gate")
+    @classmethod
+    def _can_decide(cls, gate: dict[str, Threshold]) -> dict[str, Threshold]:
+        for metric in gate:
+            if metric not in METRICS:
+                raise ValueError(f"made of the metrics {', '.join(METRICS)}{did_you_mean(metric, list(METRICS))}")
+        if all(bound is None for threshold in gate.values() for _, bound in threshold):
+            # TFMA neither blesses nor rejects without a threshold, and nothing would ever be pushed.
+            raise ValueError(
+                "at least one threshold, for example gate.accuracy.min=0.5: without one no model is ever pushed"
+            )
+        return gate
+
+    @property
+    def model_name(self) -> str:
+        """The name that the model is served under: `model.name`, or what the images' folder is called."""
+        return self.model.name or name_from_folder(self.images)
+
+
+def name_from_folder(images: str | None) -> str:
+    """A legal model name from a folder's path or URI: `~/My photos/` gives `My-photos`; else `model`."""
+    if images is None:
+        return "model"
+    named = images if "://" in images else str(pathlib.Path(images).resolve())
+    last = next((part for part in reversed(named.split("/")) if part and "{" not in part), "")  # skips span-{SPAN}
+    plain = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._") or "model"
+
+
+def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Config:
+    """The config of a YAML file (or only the defaults), changed by `key=value` overrides, then by `given` dotted keys.
+
+    The keys of `gate` are laid over its defaults, so `gate.accuracy.min=0.9` keeps `gate.accuracy.min_change`; a metric
+    that is null is taken out.
+
+    Args:
+      path: YAML file, or None.
+      overrides: as `--set` takes them, `fine_tuning.epochs=5`; the value is a YAML scalar (or a flow list or mapping).
+      given: values that need no parsing, by dotted key: the command's own options.
+
+    Raises:
+      UserError: a file that cannot be read, an unknown key, a value of the wrong kind; all wrong values in one message.
+    """
+    raw: dict[str, Any] = {"gate": {name: bounds.model_dump() for name, bounds in _default_gate().items()}}
+    if path is not None:
+        from_file = _read(path)
+        _refuse_unknown(from_file, path)
+        # A section whose keys are all commented out is null in YAML.
+        sections = {key for key in Config.model_fields if _children(_annotation((key,)))}
+        _merge(raw, {key: value for key, value in from_file.items() if value is not None or key not in sections})
+    overridden = []
+    for text in overrides:
+        key, value = _override(text)
+        tree = _nested(key, value)
+        _refuse_unknown(tree, "--set")
+        _merge(raw, tree)
+        overridden.append(key)
+    for key, value in (given or {}).items():
+        _merge(raw, _nested(key, value))
+    for key in _PATHS:
+        _expand_home(raw, key.split("."))
+    if isinstance(raw["gate"], dict):
+        raw["gate"] = {metric: bounds for metric, bounds in raw["gate"].items() if bounds is not None}
+
+    def source(key: str) -> str:
+        key = key.partition("[")[0]
+        by_set = any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in overridden)
+        return "--set: " if by_set else f"{path}: " if path else ""
+
+    infinite = [f"{source(key)}{key} is {value}, but must be a finite number" for key, value in _non_finite(raw)]
+    if infinite:
+        raise UserError("\n".join(infinite))
+    try:
+        return Config.model_validate(raw, strict=True)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{source(key)}{message}" for key, message in _explain(error))) from None
+    except UserError as error:  # from a registry that names its own key, as backbone.name's does
+        raise UserError(f"{source(str(error).split(':')[0])}{error}") from None
+
+
+def defaults_as_yaml() -> str:
+    """The full default config, every key with its description as a comment; `load` reads it back as `Config()`."""
+    return as_yaml(Config())
+
+
+def as_yaml(config: Config) -> str:
+    """The config as a commented YAML file that `load` reads back as the same value."""
+    head = (
+        "# Graftline's config. A key that is left out has its default; `--set key=value` overrides one.\n"
+        "# Relative paths are relative to the current directory.\n"
+    )
+    return head + "".join(_section(config, ""))
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def _children(annotation: Any) -> dict[str, Any]:
+    """The keys known under a value of that type, with their own types; empty for a leaf and for free keys."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {name: field.annotation for name, field in annotation.model_fields.items()}
+    if get_origin(annotation) is dict and get_args(annotation)[1] is Threshold:
+        return dict.fromkeys(METRICS, Threshold)
+    return {}
+
+
+def _annotation(parts: Sequence[str]) -> Any:
+    """The type of the key, None when it is unknown or lies under free keys."""
+    annotation: Any = Config
+    for part in parts:
+        annotation = _children(annotation).get(part)
+    return annotation
+
+
+def _all_keys(annotation: Any = Config, prefix: str = "") -> Iterator[str]:
+    for name, child in _children(annotation).items():
+        yield f"{prefix}{name}"
+        yield from _all_keys(child, f"{prefix}{name}.")
+
+
+def _refuse_unknown(raw: Any, source: str, annotation: Any = Config, prefix: str = "") -> None:
+    """Raises UserError for the first key, at any depth, that the schema does not have."""
+    children = _children(annotation)
+    if not isinstance(raw, dict) or not children:
+        return
+    for key, value in raw.items():
+        if key not in children:
+            siblings = did_you_mean(str(key), list(children))
+            if siblings:
+                hint = siblings.replace("'", f"'{prefix}", 1)
+            else:  # perhaps the right key in the wrong place
+                others = {other.rpartition(".")[2]: other for other in reversed(list(_all_keys()))}
+                near = difflib.get_close_matches(str(key), list(others), n=1, cutoff=0.75)
+                hint = f"; did you mean '{others[near[0]]}'?" if near else f"; known here: {', '.join(children)}"
+            raise UserError(f"{source}: unknown key '{prefix}{key}'{hint}")
+        _refuse_unknown(value, source, children[key], f"{prefix}{key}.")
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """Lays `over` onto `base` key by key; an empty mapping replaces, so `options: {}` clears them."""
+    for key, value in over.items():
+        if isinstance(value, dict) and value and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _expand_home(raw: Any, parts: list[str]) -> None:
+    for part in parts[:-1]:
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    if isinstance(raw, dict) and isinstance(raw.get(parts[-1]), str) and raw[parts[-1]].startswith("~"):
+        raw[parts[-1]] = str(pathlib.Path(raw[parts[-1]]).expanduser())
+
+
+def _override(text: str) -> tuple[str, Any]:
+    """`key=value` as key and value. Where the key needs text, the value stays as it stands: paths may hold `#`."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--set: '{text}' is not key=value, for example --set fine_tuning.epochs=5")
+    annotation = _annotation(key.split("."))
+    if annotation in (str, str | None) and value not in ("", "~", "null") and value[0] not in "'\"":
+        return key, value
+    try:
+        return key, yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set: the value of {key} is no YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text (a number as a name goes in quotes)",
+    "list_type": "a list",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+    "value_error": "{error}",
+}
+
+
+def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """The key and the sentence of each wrong value; the members of a union in one sentence."""
+    found: dict[str, tuple[Any, list[str]]] = {}
+    for problem in error.errors():
+        loc = [str(part) for part in problem["loc"]]
+        if loc[-1] in ("int", "str", "float"):  # pydantic names the member of a union that refused
+            loc.pop()
+        expected = _EXPECTED.get(problem["type"])
+        text = expected.format(**problem.get("ctx", {})) if expected else problem["msg"]
+        key = re.sub(r"\.(\d+)", r"[\1]", ".".join(loc))
+        found.setdefault(key, (problem["input"], []))[1].append(text)
+    for key, (value, expected_texts) in found.items():
+        shown = f"'{value}'" if isinstance(value, str) else "empty" if value == {} else _scalar(value)
+        yield key, f"{key} is {shown}, but must be {' or '.join(dict.fromkeys(expected_texts))}"
+
+
+def _non_finite(raw: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Keys that hold inf or nan: they pass every bound, and a nan threshold neither blesses nor rejects."""
+    if isinstance(raw, float) and not math.isfinite(raw):
+        yield prefix, raw
+    elif isinstance(raw, dict | list):
+        items = raw.items() if isinstance(raw, dict) else enumerate(raw)
+        for key, value in items:
+            yield from _non_finite(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key twice and reads YAML 1.2's scalars: in 1.1 `off` is false, `1e-5` text, `010` 8."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen if isinstance(key_node, yaml.ScalarNode) else False:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key '{key_node.value}' stands here a second time", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would otherwise read as something else than text."""
+
+
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+)
+for _yaml in (_Loader, _Dumper):
+    _yaml.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _SCALARS:
+        _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty for an empty file."""
+    if pathlib.Path(path).is_dir():
+        raise UserError(f"{path} is a folder, not a config file; for a folder of images: graftline run --images {path}")
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the config file cannot be read: {error.strerror}") from None
+    try:
+        raw = yaml.load(content, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: is no YAML text: {str(error).splitlines()[0]}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold keys and values, as `graftline config` prints them; found {_scalar(raw)}")
+    return raw
+
+
+def _scalar(value: Any) -> str:
+    """The value as it stands after a key, on one line."""
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, default_style=style, width=math.inf, allow_unicode=True
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _comment(text: str, indent: str) -> str:
+    return textwrap.fill(text, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ") + "\n"
+
+
+def _section(model: BaseModel, indent: str) -> Iterator[str]:
+    """The lines of one section: a comment and a value for each key, sections set apart by an empty line."""
+    for name, field in type(model).model_fields.items():
+        yield from _entry(name, field, getattr(model, name), indent)
+
+
+def _entry(name: str, field: FieldInfo, value: Any, indent: str) -> Iterator[str]:
+    if isinstance(value, BaseModel):
+        about = field.description or (type(value).__doc__ or "").split("\n")[0]
+        yield f"\n{_comment(about, indent)}{indent}{name}:\n"
+        yield from _section(value, indent + "  ")
+    elif _children(field.annotation):  # the gate: thresholds by metric
+        yield f"\n{_comment(field.description or '', indent)}{indent}{name}:\n"
+        for metric in dict.fromkeys([*_default_gate(), *value]):
+            if metric in value:
+                yield f"{indent}  {metric}:\n"
+                yield from _section(value[metric], indent + "    ")
+            else:
+                yield f"{indent}  {metric}: null\n"
+    else:
+        blank = "" if indent or name in ("images", "workspace", "seed") else "\n"
+        yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {_scalar(value)}\n"

@@ -1,0 +1,278 @@
+"""What a person sees of a run: progress by stage, the summary at the end, and nothing of what TFX says.
+
+`captured` sends everything that the process and its children write into the run's log file; `Progress` and `summary`
+write for the person. Imports no TFX and no TensorFlow.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from pipeline.report import Check, RunSummary
+
+PREPARING = "Preparing"  # what stands on the line before the first node: importing TFX takes most of it
+_WIDTH = 20  # of the column of node names; the longest is StatisticsGen's kin, "ServingValidator"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A node of the DAG started, or ended after `seconds`; `detail` is a few words of what it found."""
+
+    node: str
+    state: Literal["started", "finished", "cached", "failed"]
+    seconds: float
+    detail: str = ""
+
+
+def seconds_text(seconds: float) -> str:
+    """`0.3 s`, `41 s`, `3 min 05 s`: as precise as a person needs."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"
+
+
+class Progress:
+    """Shows events on `stream`: with a spinner on a terminal, line by line elsewhere. Call it with each event.
+
+    As a context manager it shows the time before the first node as one more stage.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+        self._open: str | None = None  # the stage whose line has begun
+        self._began = 0.0
+
+    def __enter__(self) -> "Progress":
+        self._start(PREPARING)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            self._end(self._open, "failed" if kind else "finished", time.monotonic() - self._began, "")
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event; this is the callable that a runner is given."""
+        if self._open is not None and self._open != event.node:  # preparing, or a node that said nothing of its end
+            self._end(self._open, "finished", time.monotonic() - self._began, "")
+        if event.state == "started":
+            self._start(event.node)
+        else:
+            self._end(event.node, event.state, event.seconds, event.detail)
+
+    def _start(self, node: str) -> None:
+        if self._open == node:
+            return
+        self._open, self._began = node, time.monotonic()
+        if self._console.is_terminal:
+            # Its own redirection would bring what TFX prints back onto the screen.
+            self._live = Live(
+                Spinner("dots", text=Text(f"{node} …")),
+                console=self._console,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        else:
+            self._stream.write(f"{node:<{_WIDTH}}… ")
+            self._stream.flush()
+
+    def _end(self, node: str, state: str, seconds: float, detail: str) -> None:
+        took = seconds_text(seconds)
+        words = {"finished": took, "cached": "from the cache", "failed": f"FAILED after {took}"}[state]
+        tail = f"{words}, {detail}" if detail else words
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._console.is_terminal:
+            mark, style = {"finished": ("✓", "green"), "cached": ("✓", "dim"), "failed": ("✗", "bold red")}[state]
+            self._console.print(
+                Text.assemble((mark, style), f" {node:<{_WIDTH}}", (tail, style if state != "finished" else ""))
+            )
+        else:
+            begun = "" if self._open == node else f"{node:<{_WIDTH}}… "
+            self._stream.write(f"{begun}{tail}\n")
+            self._stream.flush()
+        self._open = None
+
+
+# --- the summary ------------------------------------------------------------------------------------------------------
+
+
+def summary(run: RunSummary, workspace: str) -> str:
+    """What a run did, for a person to read: data, training, gate, what was pushed, times, and the next command."""
+    return "\n".join([*_data(run), *_training(run), *_gate(run), *_pushed(run), *_times(run), *_next(run, workspace)])
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name:<12}{text}"
+
+
+def _data(run: RunSummary) -> Iterator[str]:
+    classes = f" of {len(run.classes)} classes ({_few(run.classes)})" if run.classes else ""
+    yield _row("Images", f"{run.examples:,} stored{classes}")
+    if run.duplicates:
+        yield _row("", f"{run.duplicates:,} left out: the same content as another file")
+    if run.quarantined:
+        reasons = f"; the reasons are in {run.quarantine_file}" if run.quarantine_file else ""
+        yield _row("", f"{run.quarantined:,} left out: not readable as images{reasons}")
+
+
+def _few(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _training(run: RunSummary) -> Iterator[str]:
+    for number, phase in enumerate(run.phases):
+        epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
+        yield _row(
+            "" if number else "Training",
+            f"{phase.name}: {epochs}, accuracy {phase.accuracy:.4f} in training, "
+            f"{phase.val_accuracy:.4f} on the eval split; ended: {phase.ended}",
+        )
+
+
+_BOUND = {"min": "at least", "max": "at most", "min_change": "a change of at least"}
+
+
+def shortfall(check: Check) -> str:
+    """One threshold and how it went: `accuracy 0.4800: at least 0.5000 was asked, falls short by 0.0200`."""
+    signed = "+.4f" if check.kind == "min_change" else ".4f"
+    value = (
+        f"change of {check.metric} {check.value:+.4f}"
+        if check.kind == "min_change"
+        else f"{check.metric} {check.value:.4f}"
+    )
+    asked = f"{_BOUND[check.kind]} {check.bound:{signed}} was asked"
+    if check.passed:
+        return f"{value}: {asked}, passed"
+    missed = abs(check.value - check.bound)
+    return f"{value}: {asked}, {'exceeds it' if check.kind == 'max' else 'falls short'} by {missed:.4f}"
+
+
+def _gate(run: RunSummary) -> Iterator[str]:
+    if run.accuracy is not None:
+        served = "" if run.baseline_accuracy is None else f"; the served model has {run.baseline_accuracy:.4f}"
+        yield _row("Evaluation", f"accuracy {run.accuracy:.4f} on the eval split{served}")
+    for number, check in enumerate(sorted(run.checks, key=lambda check: check.passed)):
+        yield _row("" if number else "Gate", shortfall(check))
+
+
+def _pushed(run: RunSummary) -> Iterator[str]:
+    if not run.blessed:
+        failed = [check.metric for check in run.checks if not check.passed]
+        because = f": {', '.join(dict.fromkeys(failed))}" if failed else ""
+        yield _row("Result", f"NOT BLESSED{because}. Nothing was pushed; what is served stays as it was.")
+    elif run.new_version:
+        yield _row("Result", f"BLESSED. Pushed as version {run.pushed_version}: {run.pushed_path}")
+    elif run.pushed_path is not None:
+        yield _row(
+            "Result", f"BLESSED. The same model is there already as version {run.pushed_version}: {run.pushed_path}"
+        )
+    else:
+        yield _row("Result", "BLESSED, but not pushed.")
+
+
+def _times(run: RunSummary) -> Iterator[str]:
+    if run.seconds:
+        stages = ", ".join(
+            f"{node} {'cached' if node in run.cached else seconds_text(seconds)}"
+            for node, seconds in run.seconds.items()
+        )
+        yield _row("Time", f"{seconds_text(sum(run.seconds.values()))} in all: {stages}")
+
+
+def _next(run: RunSummary, workspace: str) -> Iterator[str]:
+    if run.pushed_path is not None:
+        yield _row("Next", f"graftline serve {shlex.quote(workspace)}")
+        yield _row("", f"graftline predict --model {shlex.quote(run.pushed_path)} IMAGE…")
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def new_log_file(workspace: str) -> pathlib.Path:
+    """The path of a new run's log: `<workspace>/logs/run-20250131-235959.log`, its folder made."""
+    logs = pathlib.Path(workspace) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    stem = time.strftime("run-%Y%m%d-%H%M%S")
+    taken = len(
+        list(logs.glob(f"{stem}*.log"))
+    )  # two runs in one second are one after another: the workspace is locked
+    return logs / f"{stem}{f'-{taken + 1}' if taken else ''}.log"
+
+
+@contextlib.contextmanager
+def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
+    """Sends all that this process and its children write, and Python's logging, into `log_file` (appended).
+
+    Gives a stream onto the original standard error, for what a person is to see.
+
+    TensorFlow's C++ writes to the descriptors, so replacing `sys.stderr` would not be enough. Everything is put back at
+    the end, also after an exception. The log's own stream is left open: handlers that libraries made meanwhile keep it.
+    """
+    out, err = sys.stdout, sys.stderr
+    _flush(out, err)
+    saved = os.dup(1), os.dup(2)
+    log = open(log_file, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    # A test's or a notebook's sys.stderr is no descriptor: it stays as it is.
+    screen = _stream_onto(os.dup(saved[1])) if _is_descriptor(err, 2) else err
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    try:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        root.handlers = [handler]
+        root.setLevel(logging.INFO)
+        yield screen
+    finally:
+        _flush(log, screen)
+        root.handlers = handlers
+        root.setLevel(level)
+        sys.stdout, sys.stderr = out, err
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        if screen is not err:
+            screen.close()
+
+
+def _stream_onto(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def _is_descriptor(stream: TextIO, number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except (OSError, ValueError, AttributeError):  # io.UnsupportedOperation is an OSError
+        return False
+
+
+def _flush(*streams: TextIO) -> None:
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).fflush(None)  # what C code printed and still holds belongs where it was meant to go

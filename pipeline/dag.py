@@ -1,0 +1,177 @@
+"""The whole DAG on one screen. Every runner builds it here; what differs between them comes in as arguments."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx import v1 as tfx
+
+from components.evaluator import Evaluator, eval_config
+from components.image_example_gen.component import ImageExampleGen
+from components.pusher import Pusher
+from graftline import features
+from pipeline.config import Config
+from trainer.settings import TrainerSettings
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def create_pipeline(
+    config: Config,
+    *,
+    pipeline_root: str,
+    models: str,
+    fingerprint: Any = "",
+    report_dir: str = "",
+    beam_pipeline_args: list[str] | None = None,
+    metadata_connection_config: Any = None,
+) -> tfx.dsl.Pipeline:
+    """From a folder of images to a pushed model.
+
+    Args:
+      config: what to do.
+      pipeline_root: where artifacts go.
+      models: directory of served models; the Pusher's is `<models>/<model name>`.
+      fingerprint: of the images' content (or a RuntimeParameter that brings it): a changed image re-runs ingest.
+      report_dir: where ingest leaves a copy of its quarantine list, also when it fails; none when empty.
+      beam_pipeline_args: for the Beam stages.
+      metadata_connection_config: MLMD's, for a local run.
+    """
+    size = config.backbone.size
+
+    # Images to TFRecords of tf.Examples, split by content hash; what cannot be decoded is quarantined.
+    example_gen = ImageExampleGen(
+        images=config.images,
+        fingerprint=fingerprint,
+        eval_fraction=config.data.eval_fraction,
+        split_seed=config.data.split_seed,
+        max_bad_fraction=config.data.max_bad_fraction,
+        report_dir=report_dir,
+        code=code_hash("components/image_example_gen", "graftline"),
+    )
+
+    # Labels, sizes and quality numbers; of JPEG bytes only the count.
+    statistics_gen = tfx.components.StatisticsGen(
+        examples=example_gen.outputs["examples"], stats_options=tfdv.StatsOptions(schema=_image_schema())
+    )
+    schema_gen = tfx.components.SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True)
+    example_validator = tfx.components.ExampleValidator(
+        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+    )
+
+    # Decode, upright, resize, the backbone's preprocessing and the label's index, as one graph. It is applied inside
+    # tf.data and inside the served model, so no float image is ever written.
+    transform = tfx.components.Transform(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        preprocessing_fn="components.preprocessing.preprocessing_fn",
+        materialize=False,
+        disable_statistics=True,
+        custom_config={
+            "backbone": config.backbone.name,
+            "input_size": size,
+            "code": code_hash("components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline"),
+        },
+    )
+
+    # A new head on the frozen trunk; then the upper trunk at a very low learning rate; then the SavedModel.
+    trainer = tfx.components.Trainer(
+        run_fn="trainer.run_fn.run_fn",
+        examples=example_gen.outputs["examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema_gen.outputs["schema"],
+        train_args=tfx.proto.TrainArgs(splits=[features.TRAIN]),
+        eval_args=tfx.proto.EvalArgs(splits=[features.EVAL]),
+        custom_config=TrainerSettings(
+            backbone=config.backbone,
+            head=config.head,
+            training=config.training,
+            feature_extraction=config.feature_extraction,
+            fine_tuning=config.fine_tuning,
+            seed=config.seed,
+            code=code_hash("trainer", "graftline"),
+            weights_sha256=_weights_hash(config.backbone.weights),
+        ).model_dump(mode="json"),
+    )
+
+    # The gate: thresholds on the eval split, and against the model that is served, on the same examples.
+    baseline = tfx.dsl.Resolver(
+        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id("baseline")
+    evaluator = Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        eval_config=eval_config(config.gate),
+        example_splits=[features.EVAL],
+    )
+
+    # A blessed model becomes the next version, seen whole or not at all.
+    pusher = Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{models}/{config.model_name}")
+        ),
+    )
+
+    return tfx.dsl.Pipeline(
+        pipeline_name=pipeline_name(config),
+        pipeline_root=pipeline_root,
+        components=[
+            example_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            transform,
+            trainer,
+            baseline,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=True,
+        beam_pipeline_args=beam_pipeline_args or [],
+        metadata_connection_config=metadata_connection_config,
+    )
+
+
+def pipeline_name(config: Config) -> str:
+    """Of the TFX pipeline. The baseline is looked for under this name, so each served model has its own."""
+    # Vertex takes lower-case letters, digits and hyphens only.
+    plain = "".join(character if character.isalnum() else "-" for character in config.model_name.lower())
+    return f"graftline-{plain}".strip("-")
+
+
+def code_hash(*paths: str) -> str:
+    """Hash of Graftline's own sources under these paths.
+
+    User functions that TFX finds by import path, and executors, are not part of its cache key: without this an edited
+    trainer would be served from the cache.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        top = _ROOT / path
+        for file in sorted(top.rglob("*.py")) if top.is_dir() else [top]:
+            digest.update(str(file.relative_to(_ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _weights_hash(weights: str) -> str:
+    """Hash of a weights file, so that another file under the same name is another run; "" for anything else."""
+    path = pathlib.Path(weights)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _image_schema() -> schema_pb2.Schema:
+    """Says that the image feature is an image: TFDV then counts its bytes and keeps it in the inferred schema.
+
+    Without, statistics of raw JPEG bytes flood the log (tfx issue 1622); a feature_allowlist would lose the feature.
+    """
+    schema = schema_pb2.Schema()
+    feature = schema.feature.add(name=features.IMAGE, type=schema_pb2.BYTES)
+    feature.image_domain.SetInParent()
+    return schema

@@ -1,0 +1,146 @@
+"""Runs the DAG on this machine: TFX's LocalDagRunner, Beam's direct runner, MLMD on SQLite, all under the workspace."""
+
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+
+from components import gate
+from pipeline.config import Config
+from pipeline.console import Event
+from pipeline.report import Phase, RunSummary
+
+METADATA_FILE = "metadata.db"
+ARTIFACTS = "artifacts"
+MODELS = "models"
+QUARANTINE = "quarantine"
+
+
+def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> RunSummary:
+    """Runs every node that is not cached and reads what came of it.
+
+    Args:
+      config: `images` is set and was found good by `pipeline.preflight`.
+      fingerprint: of the images' content.
+      progress: called as each node starts and ends.
+
+    Raises:
+      UserError: the user's mistake, found by a node or just before the first.
+    """
+    began = time.monotonic()
+    workspace = pathlib.Path(config.workspace).resolve()
+    _check_trunk(config)
+
+    from absl import logging as absl_logging
+    from tfx import v1 as tfx
+
+    from pipeline.dag import create_pipeline
+
+    pipeline = create_pipeline(
+        config.model_copy(update={"images": str(pathlib.Path(str(config.images)).resolve())}),
+        pipeline_root=str(workspace / ARTIFACTS),
+        models=str(workspace / MODELS),
+        fingerprint=fingerprint,
+        report_dir=str(workspace / QUARANTINE),
+        beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1", *config.beam.options],
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+            str(workspace / METADATA_FILE)
+        ),
+    )
+    seconds = {"imports": time.monotonic() - began}
+    watcher = _NodeWatcher(progress, seconds)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logger = absl_logging.get_absl_logger()
+    logger.addHandler(watcher)
+    try:
+        tfx.orchestration.LocalDagRunner().run(pipeline)
+    except BaseException:
+        watcher.failed()
+        raise
+    finally:
+        logger.removeHandler(watcher)
+    return _summarise(config, workspace, seconds)
+
+
+def _check_trunk(config: Config) -> None:
+    """Builds the trunk and finds the layers to unfreeze, so that wrong weights are told in seconds, not after ingest."""
+    from trainer import models
+
+    trunk = models.build_trunk(config.backbone)
+    models.layers_to_unfreeze(trunk, config.fine_tuning.unfreeze_from)
+
+
+class _NodeWatcher(logging.Handler):
+    """Turns LocalDagRunner's log records into Events: it has no other way to say where it is."""
+
+    def __init__(self, progress: Callable[[Event], None], seconds: dict[str, float]) -> None:
+        super().__init__(logging.INFO)
+        self._progress, self._seconds = progress, seconds
+        self._node, self._began, self._cached = "", 0.0, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Only the format strings of the runner and the launcher matter."""
+        if record.msg == "Component %s is running.":
+            self._node, self._began, self._cached = str(record.args[0]), time.monotonic(), False  # type: ignore[index]
+            self._progress(Event(self._node, "started", 0.0))
+        elif record.msg == "A cached execution %d is used.":
+            self._cached = True
+        elif record.msg == "Component %s is finished.":
+            self._end("cached" if self._cached else "finished")
+
+    def failed(self) -> None:
+        """The node that was running did not end well."""
+        if self._node:
+            self._end("failed")
+
+    def _end(self, state: str) -> None:
+        self._seconds[self._node] = time.monotonic() - self._began
+        self._progress(Event(self._node, state, self._seconds[self._node]))  # type: ignore[arg-type]
+        self._node = ""
+
+
+def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float]) -> RunSummary:
+    from components.image_example_gen import quarantine
+    from pipeline import lineage
+    from serving import publish
+    from trainer.run_fn import TRAINING_FILE
+
+    run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / METADATA_FILE)))
+    verdict = gate.Verdict.from_json(
+        pathlib.Path(nodes["Evaluator"].outputs["evaluation"].uri, gate.VERDICT_FILE).read_text()
+    )
+    model = pathlib.Path(nodes["Trainer"].outputs["model"].uri)
+    training = json.loads((model / TRAINING_FILE).read_text())
+    left_out = pathlib.Path(nodes["ImageExampleGen"].outputs["quarantine"].uri)
+    counts = json.loads((left_out / quarantine.SUMMARY_NAME).read_text())
+    pushed = nodes["Pusher"].outputs["pushed_model"].properties
+    version, path, new = None, None, False
+    if pushed.get("pushed"):
+        version, path = int(pushed["pushed_version"]), str(pushed["pushed_destination"])
+        new = bool(pushed["new_version"]) and not nodes["Pusher"].cached
+        if not pathlib.Path(path).is_dir():
+            # The push is cached, but somebody removed the version since.
+            again = publish.publish(str(model / "Format-Serving"), str(pathlib.Path(path).parent))
+            version, path, new = again.version, again.path, again.new
+    return RunSummary(
+        run_id=run_id,
+        blessed=verdict.blessed,
+        pushed_version=version,
+        pushed_path=path,
+        accuracy=verdict.candidate["accuracy"],
+        baseline_accuracy=verdict.baseline.get("accuracy"),
+        examples=counts["examples"],
+        quarantined=counts["quarantined"],
+        duplicates=counts["duplicates"],
+        seconds={node: round(value, 3) for node, value in seconds.items()},
+        classes=training["labels"],
+        phases=[
+            Phase(p["name"], p["epochs"], p["accuracy"], p["val_accuracy"], p["ended"]) for p in training["phases"]
+        ],
+        checks=verdict.checks,
+        cached=[name for name, node in nodes.items() if node.cached],
+        new_version=new,
+        quarantine_file=str(left_out / quarantine.CSV_NAME) if counts["quarantined"] else None,
+        note=verdict.note,
+    )

@@ -1,0 +1,181 @@
+"""Checks that end a run in its first second, before TFX is imported: a mistake in the input should not cost a minute.
+
+`pipeline.cli` calls `check`, then holds `lock` while the run is under way. What needs Keras (weights of another
+backbone, a landmark that the trunk does not have) the runner checks. Imports no TFX and no TensorFlow.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from graftline.errors import UserError, did_you_mean
+from trainer import backbones
+from trainer.settings import BackboneSettings
+
+if TYPE_CHECKING:
+    from components.image_example_gen.layouts import Layout
+    from pipeline.config import Config
+
+LOCK_FILE = ".lock"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+
+
+def check(config: "Config") -> "Layout":
+    """Everything that can be told without TFX about whether a local run can succeed. Makes the workspace.
+
+    Returns what the images' folder holds.
+
+    Raises:
+      UserError: the first thing found wrong.
+    """
+    from components.image_example_gen import layouts
+
+    check_runner(config)
+    check_backbone(config.backbone)
+    check_phases(config)
+    images = images_folder(config)
+    check_apart(images, config.workspace)
+    layout = layouts.scan(images)
+    layouts.check_decodable(layout)
+    make_workspace(config.workspace)
+    return layout
+
+
+def images_folder(config: "Config") -> str:
+    """The folder of images.
+
+    Raises:
+      UserError: none is given.
+    """
+    if config.images is None:
+        raise UserError("no images are given: name their folder with --images DIR or in the config under 'images'")
+    return config.images
+
+
+def check_runner(config: "Config") -> None:
+    """Raises UserError unless Beam's runner is the one that a local run has."""
+    if config.beam.runner != "direct":
+        raise UserError(
+            f"beam.runner is {config.beam.runner}, but `graftline run` runs Beam on this machine: set beam.runner=direct"
+        )
+
+
+def check_backbone(backbone: BackboneSettings) -> None:
+    """Raises UserError for an input that the backbone cannot take, or weights that are no weights file."""
+    least = backbones.get(backbone.name).min_size
+    if backbone.size < least:
+        raise UserError(f"backbone.input_size is {backbone.size}, but {backbone.name} needs at least {least} pixels")
+    if backbone.weights not in ("imagenet", "none"):
+        _check_weights(pathlib.Path(backbone.weights))
+
+
+def _check_weights(path: pathlib.Path) -> None:
+    give = "give imagenet, none, or the path of a .keras, .weights.h5 or .h5 file"
+    if not path.exists():
+        near = did_you_mean(str(path), ["imagenet", "none"])
+        raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {give}")
+    if path.is_dir():
+        raise UserError(f"backbone.weights: {path} is a folder; {give}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror}") from None
+    if start.startswith(_HDF5):
+        return
+    if start.startswith(_ZIP) and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith(".weights.h5") for name in archive.namelist()):
+                return
+        raise UserError(
+            f"backbone.weights: {path} is no Keras weights file: a zip archive without model.weights.h5 in it"
+        )
+    found = f"starts with {start!r}" if start else "it is empty"
+    raise UserError(f"backbone.weights: {path} is no Keras weights file: {found}; {give}")
+
+
+def check_phases(config: "Config") -> None:
+    """Raises UserError for phases that train nothing, or a landmark that can be none."""
+    if config.feature_extraction.epochs == config.fine_tuning.epochs == 0:
+        raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: nothing would be trained")
+    landmark = config.fine_tuning.unfreeze_from
+    if isinstance(landmark, str):
+        if not landmark.strip():
+            raise UserError(
+                "fine_tuning.unfreeze_from is empty; give a layer's name, an index such as -30, all, or none"
+            )
+        if landmark.lstrip("+-").isdigit():
+            raise UserError(
+                f"fine_tuning.unfreeze_from is the text '{landmark}'; an index goes without quotes: {landmark}"
+            )
+
+
+def warnings(config: "Config") -> list[str]:
+    """What is allowed and seldom meant, a sentence each."""
+    found = []
+    if config.feature_extraction.epochs == 0:
+        found.append(
+            "feature_extraction.epochs is 0: the trunk is tuned together with a head that knows nothing yet, "
+            "whose large gradients can spoil pretrained features"
+        )
+    if config.fine_tuning.epochs > 0 and config.fine_tuning.unfreeze_from == "none":
+        found.append("fine_tuning.unfreeze_from is none: the second phase trains only the head once more")
+    return found
+
+
+def check_apart(images: str, workspace: str) -> None:
+    """Raises UserError when the workspace lies inside the images, where its folders would be read as classes."""
+    outer, inner = pathlib.Path(images).resolve(), pathlib.Path(workspace).resolve()
+    if inner == outer or outer in inner.parents:
+        raise UserError(
+            f"workspace {workspace} lies inside the images' folder {images}, where it would be read as a class; "
+            "give another with --workspace DIR"
+        )
+
+
+def make_workspace(workspace: str) -> None:
+    """Makes the workspace's folder and tries a file in it.
+
+    Raises:
+      UserError: with the path and the reason that the system gives.
+    """
+    if "://" in workspace:
+        raise UserError(
+            f"workspace {workspace} is a URI, but `graftline run` keeps its workspace on this machine's disk"
+        )
+    try:
+        pathlib.Path(workspace).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workspace):
+            pass
+    except OSError as error:
+        raise UserError(f"workspace {workspace} cannot be made or written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def lock(workspace: str) -> Iterator[None]:
+    """Holds the workspace for this run. The system releases it when the process ends, however it ends.
+
+    Raises:
+      UserError: another run holds it; the message names that process.
+    """
+    path = pathlib.Path(workspace) / LOCK_FILE
+    # Opened for appending: truncating before the lock is held would wipe the other run's number.
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            process = file.read().strip() or "unknown"
+            raise UserError(
+                f"another run (process {process}) is under way in {workspace}; wait for it, or give another --workspace"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,44 @@
+"""What a run did, as one value: read from its metadata and artifacts, printed by `pipeline.cli`."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from components.gate import Check
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training as it went: `ended` says why it ended (plateau or epochs)."""
+
+    name: str
+    epochs: int
+    accuracy: float
+    val_accuracy: float
+    ended: str
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What `graftline run` reports. The first ten fields are the JSON contract; `pushed_*` are None when refused."""
+
+    run_id: str
+    blessed: bool
+    pushed_version: int | None
+    pushed_path: str | None
+    accuracy: float | None
+    baseline_accuracy: float | None
+    examples: int
+    quarantined: int
+    duplicates: int
+    seconds: dict[str, float]
+    classes: list[str] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)  # node ids whose outputs came from the cache
+    new_version: bool = False  # False when the very same model was there already
+    quarantine_file: str | None = None
+    note: str = ""  # what the gate has to say beside its checks
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of the command line's contract, and the rest of the story, as JSON-able values."""
+        return asdict(self)

@@ -1,0 +1,70 @@
+"""The whole job on an embedded data set: `python -m recipes.digits [--workspace DIR] [--json]`, as `make run` does.
+
+Writes scikit-learn's scans of handwritten digits as PNG files, runs recipes/digits.yaml on them like `graftline run`,
+then classifies three of them with the model that was pushed.
+"""
+
+import os
+import pathlib
+import shlex
+import shutil
+import tempfile
+
+import click
+
+from pipeline import cli
+
+RECIPE = pathlib.Path(__file__).with_name("digits.yaml")
+FOLDER = "digits-images"
+
+
+def write_images(folder: pathlib.Path) -> int:
+    """Writes `<folder>/<digit>/NNNN.png`, 8 by 8 gray PNG, unless the folder is there already. Gives how many it holds.
+
+    The scans hold 0..16 (UCI's optical recognition of handwritten digits, blocks of 4 by 4 bits counted), which becomes
+    0..255. The folder appears whole or not at all.
+    """
+    if folder.is_dir():
+        return sum(1 for _ in folder.glob("*/*.png"))
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for number, (scan, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+            path = aside / str(digit) / f"{number:04d}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8)).save(path)
+        os.chmod(aside, 0o755)  # mkdtemp makes it private
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return len(digits.images)
+
+
+@click.command(cls=cli.Command)
+@click.option("--workspace", default="./graftline-workspace", show_default=True, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Only JSON on standard output.")
+def main(workspace: str, as_json: bool) -> int:
+    """Train, judge, push and try a classifier of handwritten digits."""
+    from pipeline import config
+
+    images = pathlib.Path(workspace) / FOLDER
+    click.echo(f"{write_images(images):,} scans of digits in {images}", err=True)
+    loaded = config.load(str(RECIPE), given={"images": str(images), "workspace": workspace})
+    summary = cli.run_pipeline(loaded)
+    cli.print_summary(summary, loaded, as_json)
+    if summary.pushed_path is None:
+        return cli.NOT_BLESSED
+    samples = [str(sorted(images.glob(f"{digit}/*.png"))[0]) for digit in (3, 5, 8)]
+    command = ["graftline", "predict", "--model", summary.pushed_path, *samples]
+    click.echo(f"\n$ {shlex.join(command)}", err=as_json)
+    cli.print_predictions(cli.classify(samples, model=summary.pushed_path), as_json=False, err=as_json)
+    return cli.DONE if summary.blessed else cli.NOT_BLESSED
+
+
+if __name__ == "__main__":
+    main()

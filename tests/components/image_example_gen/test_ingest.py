@@ -1,0 +1,343 @@
+"""ImageExampleGen run for real: its executor on Beam's direct runner, and the component through a TFX runner."""
+
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from tfx import v1 as tfx
+from tfx.components.util import tfxio_utils
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.image_example_gen import ingest, layouts
+from components.image_example_gen.artifacts import Quarantine
+from components.image_example_gen.component import ImageExampleGen
+from components.image_example_gen.decoding import Quarantined
+from components.image_example_gen.executor import Executor
+from graftline import features
+from graftline.errors import UserError
+from tests.assets import ASSETS, FLOWERS, needs_assets
+from tests.components.image_example_gen.pictures import encoded, folder_of_images, put
+
+ALL_FEATURES = {
+    features.IMAGE,
+    features.FORMAT,
+    features.FILENAME,
+    features.SHA256,
+    features.HEIGHT,
+    features.WIDTH,
+    features.LABEL,
+    features.BRIGHTNESS,
+    features.CONTRAST,
+    features.SHARPNESS,
+}
+
+
+class Result:
+    """What one execution left."""
+
+    def __init__(self, place: pathlib.Path) -> None:
+        self.examples = standard_artifacts.Examples()
+        self.examples.uri = str(place / "examples")
+        self.quarantine = Quarantine()
+        self.quarantine.uri = str(place / "quarantine")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads(pathlib.Path(self.quarantine.uri, "summary.json").read_text())
+
+    @property
+    def refused(self) -> dict[str, str]:
+        with pathlib.Path(self.quarantine.uri, "quarantine.csv").open(newline="") as file:
+            return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+    def shards(self) -> dict[str, bytes]:
+        root = pathlib.Path(self.examples.uri)
+        return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+    def records(self, split: str) -> list[tf.train.Example]:
+        files = sorted(str(p) for p in pathlib.Path(self.examples.uri, f"Split-{split}").iterdir())
+        return [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files)]
+
+    def paths(self) -> dict[str, str]:
+        """path: split"""
+        return {text(e, features.FILENAME).decode(): s for s in features.SPLITS for e in self.records(s)}
+
+
+def text(example: tf.train.Example, name: str) -> bytes:
+    return example.features.feature[name].bytes_list.value[0]
+
+
+def execute(images: pathlib.Path, place: pathlib.Path, beam_args: list[str] | None = None, **changed: Any) -> Result:
+    result = Result(place)
+    properties = {
+        "images": str(images),
+        "fingerprint": "",
+        "eval_fraction": 0.3,
+        "split_seed": 0,
+        "max_bad_fraction": 0.05,
+        "report_dir": None,
+    }
+    context = Executor.Context(beam_pipeline_args=beam_args or [], tmp_dir=str(place), unique_id="1")
+    outputs = {"examples": [result.examples], "quarantine": [result.quarantine]}
+    Executor(context).Do({}, outputs, properties | changed)
+    return result
+
+
+def test_every_image_comes_back_with_all_its_features(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=12, dogs=9)
+    put(images, "dogs/sub folder/Größe 1.PNG", encoded(99, "PNG", size=(20, 30)))
+    result = execute(images, tmp_path)
+    seen = set()
+    for split in features.SPLITS:
+        for example in result.records(split):
+            assert set(example.features.feature) == ALL_FEATURES
+            path, data = text(example, features.FILENAME).decode(), text(example, features.IMAGE)
+            assert data == (images / path).read_bytes()
+            assert text(example, features.SHA256).decode() == hashlib.sha256(data).hexdigest()
+            assert text(example, features.LABEL).decode() == path.split("/")[0]
+            seen.add(path)
+            if path.endswith(".PNG"):
+                numbers = [example.features.feature[n].int64_list.value[0] for n in (features.HEIGHT, features.WIDTH)]
+                assert numbers == [30, 20]
+                assert text(example, features.FORMAT) == b"png"
+    assert seen == {path for path, _ in layouts.scan(images).files}
+    assert set(result.shards()) == {f"Split-{s}/data_tfrecord-00000-of-00001" for s in features.SPLITS}
+    assert result.summary["found"] == result.summary["examples"] == 22
+    assert result.quarantine.get_int_custom_property("examples") == 22
+    assert artifact_utils.decode_split_names(result.examples.split_names) == ["train", "eval"]
+
+
+def test_tfx_reads_the_records_uncompressed(tmp_path: pathlib.Path) -> None:
+    result = execute(folder_of_images(tmp_path / "photos", cats=4, dogs=4), tmp_path)
+    io = tfxio_utils.get_split_tfxio([result.examples], "train", ["test"])
+    import apache_beam as beam
+    from apache_beam.testing.util import assert_that
+
+    def labelled(batches: list[Any]) -> None:
+        labels = [label for batch in batches for (label,) in batch.to_pydict()[features.LABEL]]
+        assert sorted(set(labels)) == [b"cats", b"dogs"]
+
+    with beam.Pipeline() as pipeline:
+        assert_that(pipeline | io.BeamSource(), labelled)
+    dataset = tfxio_utils.get_tf_dataset_factory_from_artifact([result.examples], ["test"])
+    del dataset  # its detection of compression goes by the suffix; the records above were read by tf.data
+
+
+def test_bad_files_duplicates_and_conflicts_are_all_accounted_for(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=10, dogs=10)
+    put(images, "cats/copy of 3.jpg", (images / "cats/3.jpg").read_bytes())
+    put(images, "dogs/really a cat.jpg", (images / "cats/4.jpg").read_bytes())
+    os.link(images / "dogs/1.jpg", images / "dogs/zz hard link.jpg")
+    (images / "dogs/zzz link.jpg").symlink_to("2.jpg")
+    put(images, "cats/empty.jpg", b"")
+    put(images, "cats/empty again.jpg", b"")
+    put(images, "cats/page.jpg", b"<html>404</html>")
+    put(images, "dogs/cut.jpg", encoded(50)[:-300])
+    put(images, "dogs/new\nline.jpg", encoded(51))
+    put(images, "dogs/notes.txt", b"not a picture")
+    os.mkfifo(images / "dogs/pipe.jpg")
+    (images / "dogs/gone.jpg").symlink_to("nowhere")
+    result = execute(images, tmp_path, max_bad_fraction=0.5)
+    assert result.refused == {
+        "cats/empty.jpg": "empty file",
+        "cats/empty again.jpg": "empty file",
+        "cats/page.jpg": "not an image: starts with '<html>40'",
+        "dogs/cut.jpg": "truncated JPEG",
+        r"dogs/new\nline.jpg": "name is not printable UTF-8 text",
+        "dogs/notes.txt": "not an image: starts with 'not a pi'",
+        "dogs/pipe.jpg": "not a file: a named pipe",
+        "dogs/gone.jpg": "broken link",
+    }
+    summary = result.summary
+    assert (summary["examples"], summary["quarantined"], summary["duplicates"], summary["found"]) == (21, 8, 3, 32)
+    assert summary["conflict_paths"] == [["cats/4.jpg", "dogs/really a cat.jpg"]]
+    assert "dogs/zz hard link.jpg" not in result.paths()
+    assert result.paths()["cats/4.jpg"] == result.paths()["dogs/really a cat.jpg"]
+    assert list(summary["by_reason"])[:2] == ["empty file", "not an image"]
+
+
+def test_the_shards_are_the_same_bytes_whatever_the_workers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=90, dogs=90)
+    monkeypatch.setattr(ingest.ingest, "__defaults__", (50,))  # images in a shard: several shards
+    once = execute(images, tmp_path / "1").shards()
+    workers = ["--direct_running_mode=multi_threading", "--direct_num_workers=3"]
+    assert execute(images, tmp_path / "2", workers).shards() == once
+    assert len(once) == 4
+
+
+@pytest.mark.slow
+def test_the_shards_are_the_same_bytes_from_several_processes(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=90, dogs=90)
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    assert execute(images, tmp_path / "2", workers).shards() == execute(images, tmp_path / "1").shards()
+
+
+def test_added_images_move_no_old_one(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=20, dogs=20)
+    before = execute(images, tmp_path / "1").paths()
+    for i in range(20):
+        put(images, f"cats/more/{i}.jpg", encoded(1000 + i))
+        put(images, f"birds/{i}.jpg", encoded(2000 + i))
+    after = execute(images, tmp_path / "2").paths()
+    assert {path: after[path] for path in before} == before
+    assert len(after) == 80
+
+
+def test_tiny_classes_have_an_image_on_both_sides(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", **{f"c{i}": 2 for i in range(20)})
+    result = execute(images, tmp_path)
+    assert all((counts["train"], counts["eval"]) == (1, 1) for counts in result.summary["by_class"].values())
+
+
+def test_a_bad_file_never_costs_a_class_its_side(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", **{f"c{i}": 2 for i in range(10)})
+    for i in range(10):
+        put(images, f"c{i}/bad.jpg", encoded(500 + i)[:-100])
+    counts = execute(images, tmp_path, max_bad_fraction=0.5).summary["by_class"].values()
+    assert all((c["train"], c["eval"], c["quarantined"]) == (1, 1, 1) for c in counts)
+
+
+def test_a_refused_run_leaves_the_list_where_the_message_says(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
+    put(images, "cats/page.jpg", b"<html>404</html>")
+    with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) can't be used") as error:
+        execute(images, tmp_path / "run", report_dir=str(tmp_path / "reports"))
+    kept = tmp_path / "reports/quarantine.csv"
+    assert f"The whole list: {kept}." in str(error.value)
+    assert "cats/page.jpg" in kept.read_text()
+
+
+def test_a_folder_of_broken_images_is_a_users_error(tmp_path: pathlib.Path) -> None:
+    for i in range(4):
+        put(tmp_path, f"photos/{'ab'[i % 2]}/{i}.jpg", encoded(i)[:-100])
+    with pytest.raises(UserError, match="none of 4 files is an image that can be decoded. Why: truncated JPEG"):
+        execute(tmp_path / "photos", tmp_path, max_bad_fraction=1.0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
+def test_an_impossible_eval_fraction_is_named(tmp_path: pathlib.Path, fraction: float) -> None:
+    with pytest.raises(UserError, match=r"data.eval_fraction is .*; give a number between 0 and 1"):
+        execute(tmp_path, tmp_path, eval_fraction=fraction)
+
+
+def test_a_file_that_changes_or_vanishes_during_the_run_is_quarantined(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=2, dogs=2)
+    changed, gone = (ingest.check(str(images), f"cats/{i}.jpg", "cats") for i in (0, 1))
+    put(images, "cats/0.jpg", encoded(77))
+    (images / "cats/1.jpg").unlink()
+    assert ingest.record_of(str(images), changed) == Quarantined("changed during the run")
+    assert ingest.record_of(str(images), gone) == Quarantined("vanished during the run: No such file or directory")
+
+
+def test_an_unreadable_file_is_quarantined(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=2, dogs=2)
+
+    def refuse(path: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)  # the tests may run as root, whom no permission stops
+
+    monkeypatch.setattr(os, "open", refuse)
+    row = ingest.check(str(images), "cats/0.jpg", "cats")
+    assert row.verdict == Quarantined("unreadable: Permission denied")
+
+
+def test_a_shard_appears_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
+    really, calls = ingest.record_of, []
+
+    def fail_at_the_third(root: str, row: Any) -> bytes | Quarantined:
+        calls.append(row)
+        if len(calls) == 3:
+            raise MemoryError
+        return really(root, row)
+
+    monkeypatch.setattr(ingest, "record_of", fail_at_the_third)
+    with pytest.raises((MemoryError, RuntimeError)):
+        execute(images, tmp_path)
+    left = [p for p in (tmp_path / "examples").rglob("*") if p.is_file()]
+    assert left and all(p.parent.name == "aside" for p in left)
+    monkeypatch.setattr(ingest, "record_of", really)
+    assert all(path.startswith("Split-") for path in execute(images, tmp_path).shards())
+
+
+def test_what_crosses_a_shuffle_is_small_whatever_the_image(tmp_path: pathlib.Path) -> None:
+    put(tmp_path, "cats/large.jpg", encoded(1, size=(2000, 1500)))
+    row = ingest.check(str(tmp_path), "cats/large.jpg", "cats")
+    assert row.size > 1 << 20
+    assert len(pickle.dumps(row)) < 1000
+
+
+def test_beams_workers_import_no_tfx() -> None:
+    code = "import sys, components.image_example_gen.ingest; print('tfx' in sys.modules, 'keras' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split()[0] == "False"
+
+
+def test_as_a_node_it_runs_is_cached_and_runs_again_for_another_fingerprint(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
+    node = tmp_path / "artifacts/ImageExampleGen/examples"
+
+    def run() -> list[str]:
+        gen = ImageExampleGen(
+            images=str(images),
+            fingerprint=layouts.fingerprint(layouts.scan(images)),
+            eval_fraction=0.3,
+            report_dir=str(tmp_path / "reports"),
+            code="1",
+        )
+        pipeline = tfx.dsl.Pipeline(
+            pipeline_name="ingest",
+            pipeline_root=str(tmp_path / "artifacts"),
+            components=[gen],
+            enable_cache=True,
+            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+                str(tmp_path / "metadata.db")
+            ),
+        )
+        tfx.orchestration.LocalDagRunner().run(pipeline)
+        return sorted(os.listdir(node))
+
+    first = run()
+    assert len(first) == 1
+    assert (node / first[0] / "Split-train/data_tfrecord-00000-of-00001").is_file()
+    assert run() == first
+    picture = images / "cats/0.jpg"
+    stat = picture.stat()
+    picture.write_bytes(encoded(123)[: stat.st_size].ljust(stat.st_size, b"\0"))
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    try:
+        assert len(run()) == 2
+    except UserError:  # cut to the old size it may be a bad image: the ingest did run again
+        assert picture.stat().st_size == stat.st_size
+
+
+@needs_assets
+def test_real_flowers_are_all_ingested(tmp_path: pathlib.Path) -> None:
+    result = execute(FLOWERS, tmp_path, eval_fraction=0.2)
+    assert result.summary["examples"] == 600
+    assert 0.15 < result.summary["by_split"]["eval"] / 600 < 0.25
+    for split in features.SPLITS:
+        for example in result.records(split):
+            shape = tf.io.decode_image(text(example, features.IMAGE), channels=3).shape
+            numbers = [example.features.feature[n].int64_list.value[0] for n in (features.HEIGHT, features.WIDTH)]
+            assert numbers == shape[:2]
+
+
+@needs_assets
+def test_other_projects_awkward_images_are_ingested_or_named(tmp_path: pathlib.Path) -> None:
+    result = execute(ASSETS / "awkward", tmp_path, max_bad_fraction=0.5)
+    summary = result.summary
+    assert summary["examples"] + summary["quarantined"] + summary["duplicates"] == summary["found"] > 200
+    for split in features.SPLITS:
+        for example in result.records(split):
+            tf.io.decode_image(text(example, features.IMAGE), channels=3, expand_animations=False)
+    assert len(result.refused) == summary["quarantined"] >= 14

@@ -1,0 +1,397 @@
+"""The REST API v1, asked over HTTP on loopback, against what TF Serving answers."""
+
+import base64
+import http.client
+import json
+import math
+import socket
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+from serving.server import http_server
+from tests.serving.conftest import LABELS, image_of
+
+
+class Rest:
+    """A client that speaks plain HTTP and keeps nothing."""
+
+    def __init__(self, server):
+        self.base = f"http://127.0.0.1:{server.rest_port}"
+
+    def ask(self, method, path, body=None, headers=None):
+        """(HTTP status, the JSON of the answer)"""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data=data, method=method, headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert answer.headers["Content-Type"] == "application/json"
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            assert error.headers["Content-Type"] == "application/json"
+            return error.code, json.loads(error.read())
+
+    def predict(self, model, body, **options):
+        return self.ask("POST", f"/v1/models/{model}:predict", body, **options)
+
+
+@pytest.fixture(scope="module")
+def rest(server):
+    return Rest(server)
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode()}
+
+
+# Predict
+
+
+def test_an_image_is_classified(rest):
+    status, answer = rest.predict("colours", {"instances": [b64(image_of("red"))]})
+    assert status == 200
+    (row,) = answer["predictions"]
+    assert row["label"] == "red"
+    assert row["score"] == max(row["probabilities"]) == row["top_k_scores"][0]
+    assert sorted(row["top_k_labels"]) == sorted(LABELS)
+
+
+def test_instances_may_be_objects_by_input_name(rest):
+    body = {"instances": [{"image_bytes": b64(image_of(colour))} for colour in ("red", "blue")]}
+    _, answer = rest.predict("colours", body)
+    assert [row["label"] for row in answer["predictions"]] == ["red", "blue"]
+
+
+def test_columns_in_give_columns_out(rest):
+    body = {"inputs": {"image_bytes": [b64(image_of("green"))]}}
+    _, answer = rest.predict("colours", body)
+    assert answer["outputs"]["label"] == ["green"]
+
+
+def test_one_output_comes_bare_in_rows(rest):
+    assert rest.predict("numbers", {"instances": [[1.0, 2.0], [3, 4]]}) == (
+        200,
+        {"predictions": [[2.5, 3.0], [3.5, 4.0]]},
+    )
+
+
+def test_one_output_comes_bare_in_columns(rest):
+    assert rest.predict("numbers", {"inputs": [[1.0, 2.0]]}) == (200, {"outputs": [[2.5, 3.0]]})
+
+
+def test_a_column_of_a_scalar_input_is_a_plain_value(rest):
+    assert rest.predict("numbers", {"signature_name": "scalar", "inputs": 1}) == (200, {"outputs": 1.2})
+
+
+def test_a_scalar_output_cannot_be_a_row(rest):
+    status, answer = rest.predict("numbers", {"signature_name": "scalar", "instances": [1.0]})
+    assert status == 400
+    assert "input x is expected to have shape [] but has shape [1]" in answer["error"]
+
+
+def test_strings_are_plain_unless_the_output_is_called_bytes(rest):
+    row = {"number": 1, "flag": True, "text": "grüße"}
+    _, answer = rest.predict("numbers", {"signature_name": "mixed", "instances": [row]})
+    assert answer["predictions"] == [
+        {"number": 2, "flag": False, "text": "grüße", "text_bytes": b64("grüße".encode())},
+    ]
+
+
+def test_every_number_type_goes_in_and_out(rest):
+    body = {"signature_name": "narrow", "inputs": {"u8": [255], "half": [0.5], "double": [0.1]}}
+    status, answer = rest.predict("numbers", body)
+    assert status == 501  # TF Serving's JSON has no half either
+    assert answer["error"] == "Conversion of JSON Value: 0.5 to type: float16"
+
+
+def test_floats_are_written_with_the_fewest_digits_that_read_back(rest):
+    _, answer = rest.predict("numbers", {"instances": [[-3.6, -4.0]]})
+    assert answer["predictions"][0][0] == 0.2  # the float32 nearest to it is 0.20000000298 in full
+
+
+def test_nan_and_infinity_are_numbers(rest):
+    _, answer = rest.predict("numbers", b'{"instances": [[NaN, -Infinity]]}')
+    nan, infinity = answer["predictions"][0]
+    assert math.isnan(nan) and infinity == -math.inf
+
+
+def test_base64_without_padding_is_read(rest):
+    text = b64(image_of("red"))["b64"].rstrip("=")
+    assert rest.predict("colours", {"instances": [{"b64": text}]})[0] == 200
+
+
+def test_a_named_version_answers_as_the_latest_does(rest):
+    body = {"instances": [[1.0, 2.0]]}
+    assert rest.ask("POST", "/v1/models/numbers/versions/1:predict", body) == rest.predict("numbers", body)
+
+
+def test_the_content_type_of_a_request_is_not_looked_at(rest):
+    body = {"instances": [[1.0, 2.0]]}
+    assert rest.predict("numbers", body, headers={"Content-Type": "text/csv"})[0] == 200
+
+
+def test_unknown_keys_of_a_request_are_passed_over(rest):
+    assert rest.predict("numbers", {"instances": [[1.0, 2.0]], "comment": "hello"})[0] == 200
+
+
+def test_bodies_over_four_mebibytes_are_taken(rest):
+    status, answer = rest.predict("numbers", {"instances": [[1.0, 2.0]], "comment": "x" * (5 << 20)})
+    assert (status, answer) == (200, {"predictions": [[2.5, 3.0]]})
+
+
+# Errors of Predict
+
+ERRORS = {
+    "no body": (b"", 400, "JSON Parse error: The document is empty"),
+    "no JSON": (b"instances = [1]", 400, "JSON Parse error: Invalid value. at offset: 0"),
+    "no UTF-8": (b'{"instances": ["\xff\xfe"]}', 400, "JSON Parse error: "),
+    "deep nesting": (b'{"instances":' + b"[" * 100_000, 400, "JSON Parse error: nested too deeply"),
+    "no object": (b"[1, 2]", 400, "JSON Value: [1, 2] Is not object"),
+    "neither key": (b"{}", 400, "Missing 'inputs' or 'instances' key"),
+    "both keys": (b'{"instances": [1], "inputs": [1]}', 400, "expecting only one of 'inputs' or 'instances' keys"),
+    "no list": (b'{"instances": 1}', 400, "Excepting 'instances' to be an list/array"),
+    "empty list": (b'{"instances": []}', 400, "No values in 'instances' array"),
+    "signature no text": (b'{"signature_name": 5, "instances": [1]}', 400, "'signature_name' key must be a string"),
+    "unknown signature": (
+        b'{"signature_name": "x", "instances": [1]}',
+        400,
+        'Serving signature name: "x" not found in signature def',
+    ),
+    "wrong type": (
+        b'{"instances": [["a", "b"]]}',
+        400,
+        "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
+        'JSON Value: "a" Type: String is not of expected type: float32',
+    ),
+    "null": (b'{"instances": [[null, 1.0]]}', 400, "JSON Value: null Type: Null is not of expected type: float32"),
+    "bool for a number": (b'{"instances": [[true, 1]]}', 400, "JSON Value: true Type: True is not of expected type"),
+    "wrong shape": (b'{"instances": [[1.0]]}', 400, "input x is expected to have shape [?, 2] but has shape [1, 1]"),
+    "ragged": (b'{"instances": [[1.0, 2.0], [1.0]]}', 400, "Expecting tensor size: 2 but got: 1"),
+    "ragged within": (b'{"inputs": [[1.0, 2.0], [1.0]]}', 400, "Encountered list at unexpected size: 1 at level: 1"),
+    "other shape of the same size": (b'{"instances": [[1, 2], [[1], [2]]]}', 400, "Expecting shape [2] but got: [2,1]"),
+    "value beside list": (b'{"inputs": [[1.0, 2.0], 1.0]}', 400, "JSON Value: 1.0 found at incorrect level: 2"),
+    "list beside value": (b'{"inputs": [1.0, [2.0]]}', 400, "Encountered list at unexpected level: 1 expected < 1"),
+    "too large for float32": (b'{"instances": [[16777217, 0]]}', 400, "Cannot convert JSON value: 16777217 to float"),
+    "beyond float32": (b'{"instances": [[1e39, 0]]}', 400, "to float without loss of precision."),
+    "unknown input": (b'{"instances": [{"z": [1, 2]}]}', 400, "JSON object: does not have named input: z"),
+    "object in a list of values": (b'{"instances": [[1, 2], {"x": [1, 2]}]}', 400, "but got object at item 1"),
+    "value in a list of objects": (b'{"instances": [{"x": [1, 2]}, [1, 2]]}', 400, "but got list at item 1"),
+    "missing input": (
+        b'{"signature_name": "mixed", "instances": [{"number": 1, "flag": true}]}',
+        400,
+        "keys must be equal to: flag,number,text",
+    ),
+    "missing column": (b'{"signature_name": "mixed", "inputs": {"number": [1]}}', 400, "Missing named input: flag"),
+    "plain list for several": (b'{"signature_name": "mixed", "instances": [1]}', 400, "instances is a plain list, but"),
+    "plain column for several": (b'{"signature_name": "mixed", "inputs": [1]}', 400, "inputs is a plain value/list"),
+    "fraction for an integer": (
+        b'{"signature_name": "mixed", "inputs": {"number": [1.5], "flag": [true], "text": ["a"]}}',
+        400,
+        "JSON Value: 1.5 Type: Number is not of expected type: int64",
+    ),
+    "integer too large": (
+        b'{"signature_name": "mixed", "inputs": {"number": [9223372036854775808], "flag": [true], "text": ["a"]}}',
+        400,
+        "is not of expected type: int64",
+    ),
+    "number for a flag": (
+        b'{"signature_name": "mixed", "inputs": {"number": [1], "flag": [1], "text": ["a"]}}',
+        400,
+        "JSON Value: 1 Type: Number is not of expected type: bool",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_faulty_request_is_told_its_fault(rest, case):
+    body, expected, message = ERRORS[case]
+    status, answer = rest.predict("numbers", body)
+    assert status == expected
+    assert list(answer) == ["error"]
+    assert message in answer["error"]
+
+
+def test_bytes_that_are_no_image_are_refused_and_the_server_answers_on(rest):
+    status, answer = rest.predict("colours", {"instances": [b64(b"no image")]})
+    assert status == 400
+    assert answer["error"].startswith("Unknown image file format. One of JPEG, PNG, GIF, BMP required.")
+    assert "Graph execution error" not in answer["error"]
+    assert rest.predict("colours", {"instances": [b64(image_of("red"))]})[0] == 200
+
+
+@pytest.mark.parametrize("text", ["no*base64", "=", "a"])
+def test_broken_base64_is_refused(rest, text):
+    status, answer = rest.predict("colours", {"instances": [{"b64": text}]})
+    assert status == 400
+    assert "Unable to base64 decode" in answer["error"]
+
+
+def test_an_object_that_is_no_base64_is_refused(rest):
+    status, answer = rest.predict("colours", {"inputs": [{"b64": "AA==", "more": 1}]})
+    assert status == 400
+    assert "not formatted correctly for base64 data" in answer["error"]
+
+
+def test_a_long_value_is_cut_in_the_message(rest):
+    _, answer = rest.predict("numbers", {"instances": [["x" * 10_000]]})
+    assert len(answer["error"]) < 400
+
+
+def test_an_unknown_model_is_not_found(rest):
+    expected = (404, {"error": "Servable not found for request: Latest(nobody)"})
+    assert rest.predict("nobody", {"instances": [1]}) == expected
+
+
+def test_an_unknown_version_is_not_found(rest):
+    answer = rest.ask("POST", "/v1/models/numbers/versions/9:predict", {"instances": [1]})
+    assert answer == (404, {"error": "Servable not found for request: Specific(numbers, 9)"})
+
+
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_verbs_that_are_not_served_say_so(rest, verb):
+    status, answer = rest.ask("POST", f"/v1/models/numbers:{verb}", {"examples": []})
+    assert (status, answer) == (501, {"error": f"{verb} is not served here: use predict"})
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models/m:predict"),
+        ("GET", "/v1/foo"),
+        ("POST", "/v1/models/m"),
+        ("POST", "/v1/models/m/version/5:predict"),
+        ("POST", "/v1/models/m/versions/HELLO:predict"),
+        ("PUT", "/v1/models/m:predict"),
+        ("DELETE", "/v1/models/m"),
+        ("BREW", "/v1/models/m"),
+        ("GET", "/v1/models/m/metadata/more"),
+    ],
+)
+def test_a_wrong_method_or_path_is_malformed(rest, method, path):
+    assert rest.ask(method, path) == (400, {"error": f"Malformed request: {method} {path}"})
+
+
+def test_a_version_beyond_int64_is_no_version(rest):
+    status, answer = rest.ask("POST", "/v1/models/m/versions/18446744073709551615:predict", {})
+    assert (status, answer["error"]) == (400, "Failed to convert version: 18446744073709551615 to numeric.")
+
+
+def test_a_model_name_is_asked_for(rest):
+    assert rest.ask("GET", "/v1/models") == (400, {"error": "Missing model name in request."})
+
+
+def test_outside_v1_there_is_only_a_plain_page(rest):
+    with urllib.request.urlopen(rest.base + "/", timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert b"POST /v1/models/colours:predict" in answer.read()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(rest.base + "/favicon.ico", timeout=10)
+
+
+# Status and metadata
+
+
+def test_the_status_of_a_model_lists_its_version_as_text(rest):
+    expected = {"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert rest.ask("GET", "/v1/models/colours") == (200, {"model_version_status": [expected]})
+    assert rest.ask("GET", "/v1/models/colours/versions/3") == (200, {"model_version_status": [expected]})
+
+
+def test_the_status_of_an_unknown_model_is_not_found(rest):
+    assert rest.ask("GET", "/v1/models/nobody") == (404, {"error": "Could not find any versions of model nobody"})
+
+
+def test_the_status_of_an_unknown_version_is_not_found(rest):
+    expected = (404, {"error": "Could not find version 9 of model colours"})
+    assert rest.ask("GET", "/v1/models/colours/versions/9") == expected
+
+
+def test_the_metadata_hold_the_signatures(rest):
+    status, answer = rest.ask("GET", "/v1/models/numbers/metadata")
+    assert status == 200
+    assert answer["model_spec"] == {"name": "numbers", "signature_name": "", "version": "1"}
+    signature = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    assert signature["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    assert [dim["size"] for dim in signature["inputs"]["x"]["tensor_shape"]["dim"]] == ["-1", "2"]
+
+
+# HTTP
+
+
+def test_one_connection_carries_many_requests(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=10)
+    connection.connect()
+    sock = connection.sock
+    for _ in range(3):
+        connection.request("POST", "/v1/models/numbers:predict", b'{"instances": [[1, 2]]}')
+        assert json.loads(connection.getresponse().read()) == {"predictions": [[2.5, 3.0]]}
+        assert connection.sock is sock
+    connection.close()
+
+
+def test_a_chunked_body_is_read(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=10)
+    chunks = iter([b'{"instances": ', b"[[1, 2]]}"])
+    connection.request("POST", "/v1/models/numbers:predict", chunks, encode_chunked=True)
+    assert json.loads(connection.getresponse().read()) == {"predictions": [[2.5, 3.0]]}
+    connection.close()
+
+
+def raw(server, data: bytes) -> bytes:
+    """What the server answers to these very bytes, after which the client says no more."""
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=10) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+        return answer
+
+
+def test_a_body_shorter_than_it_claims_is_refused(server):
+    answer = raw(server, b"POST /v1/models/numbers:predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n{}")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Malformed request: body ended after 2 of 100 bytes" in answer
+
+
+def test_a_content_length_that_is_no_number_is_refused(server):
+    answer = raw(server, b"POST /v1/models/numbers:predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n")
+    assert b"Content-Length '-5' is no number" in answer
+
+
+def test_a_body_over_the_limit_is_refused_unread(server):
+    length = http_server.MAX_BODY + 1
+    answer = raw(server, b"POST /v1/models/numbers:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"request body is larger than 64 MiB" in answer
+
+
+def test_a_broken_chunk_is_refused(server):
+    answer = raw(server, b"POST /v1/models/m:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    assert b"bad chunk of a chunked body" in answer
+
+
+def test_a_client_that_never_sends_its_body_holds_up_nobody(server, rest):
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=10) as silent:
+        silent.sendall(b"POST /v1/models/numbers:predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
+        assert rest.predict("numbers", {"instances": [[1, 2]]})[0] == 200
+
+
+def test_many_clients_at_once_each_get_their_own_answer(rest):
+    found: dict[int, object] = {}
+
+    def ask(number: int) -> None:
+        found[number] = rest.predict("numbers", {"instances": [[number, 0]]})[1]
+
+    clients = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert found == {number: {"predictions": [[number / 2 + 2, 2.0]]} for number in range(16)}

@@ -1,0 +1,97 @@
+"""The registry of backbones: one row each, data only, no Keras import.
+
+`components.preprocessing` and the config read a row's input size and preprocessing mode; `trainer.models` resolves its
+builder. A row is all there is to a backbone: nothing else in Graftline asks for one by name.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from graftline.errors import UserError, did_you_mean
+
+# How `keras.applications.<family>.preprocess_input` treats RGB pixels in 0..255 (keras/src/applications/imagenet_utils.py):
+#   tf     x / 127.5 - 1
+#   torch  (x / 255 - mean) / std, ImageNet's mean and deviation
+#   caffe  RGB to BGR, ImageNet's mean subtracted, not scaled
+#   none   unchanged: the model holds its own rescaling layer
+Preprocessing = Literal["tf", "torch", "caffe", "none"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One row: `builder` is "module:function", `input_size` the native side in pixels, `min_size` the smallest that builds."""
+
+    name: str
+    family: str
+    preprocessing: Preprocessing
+    input_size: int
+    min_size: int = 32
+
+    @property
+    def builder(self) -> Callable[..., Any]:
+        """The `keras.applications` function that builds it; imports Keras."""
+        return getattr(importlib.import_module("keras").applications, self.name)
+
+    @property
+    def preprocess_input(self) -> Callable[..., Any]:
+        """The family's own `preprocess_input`; imports Keras."""
+        return getattr(importlib.import_module("keras").applications, self.family).preprocess_input
+
+
+_ROWS = (
+    Backbone("MobileNet", "mobilenet", "tf", 224),
+    Backbone("MobileNetV2", "mobilenet_v2", "tf", 224),
+    Backbone("MobileNetV3Small", "mobilenet_v3", "none", 224),
+    Backbone("MobileNetV3Large", "mobilenet_v3", "none", 224),
+    Backbone("VGG16", "vgg16", "caffe", 224),
+    Backbone("VGG19", "vgg19", "caffe", 224),
+    Backbone("ResNet50", "resnet", "caffe", 224),
+    Backbone("ResNet101", "resnet", "caffe", 224),
+    Backbone("ResNet152", "resnet", "caffe", 224),
+    Backbone("ResNet50V2", "resnet_v2", "tf", 224),
+    Backbone("ResNet101V2", "resnet_v2", "tf", 224),
+    Backbone("ResNet152V2", "resnet_v2", "tf", 224),
+    Backbone("DenseNet121", "densenet", "torch", 224),
+    Backbone("DenseNet169", "densenet", "torch", 224),
+    Backbone("DenseNet201", "densenet", "torch", 224),
+    Backbone("InceptionV3", "inception_v3", "tf", 299, 75),
+    Backbone("InceptionResNetV2", "inception_resnet_v2", "tf", 299, 75),
+    Backbone("Xception", "xception", "tf", 299, 71),
+    Backbone("NASNetMobile", "nasnet", "tf", 224),
+    Backbone("NASNetLarge", "nasnet", "tf", 331),
+    Backbone("EfficientNetB0", "efficientnet", "none", 224),
+    Backbone("EfficientNetB1", "efficientnet", "none", 240),
+    Backbone("EfficientNetB2", "efficientnet", "none", 260),
+    Backbone("EfficientNetB3", "efficientnet", "none", 300),
+    Backbone("EfficientNetB4", "efficientnet", "none", 380),
+    Backbone("EfficientNetB5", "efficientnet", "none", 456),
+    Backbone("EfficientNetB6", "efficientnet", "none", 528),
+    Backbone("EfficientNetB7", "efficientnet", "none", 600),
+    Backbone("EfficientNetV2B0", "efficientnet_v2", "none", 224),
+    Backbone("EfficientNetV2B1", "efficientnet_v2", "none", 240),
+    Backbone("EfficientNetV2B2", "efficientnet_v2", "none", 260),
+    Backbone("EfficientNetV2B3", "efficientnet_v2", "none", 300),
+    Backbone("EfficientNetV2S", "efficientnet_v2", "none", 384),
+    Backbone("EfficientNetV2M", "efficientnet_v2", "none", 480),
+    Backbone("EfficientNetV2L", "efficientnet_v2", "none", 480),
+    Backbone("ConvNeXtTiny", "convnext", "none", 224),
+    Backbone("ConvNeXtSmall", "convnext", "none", 224),
+    Backbone("ConvNeXtBase", "convnext", "none", 224),
+    Backbone("ConvNeXtLarge", "convnext", "none", 224),
+    Backbone("ConvNeXtXLarge", "convnext", "none", 224),
+)
+
+BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
+
+
+def get(name: str) -> Backbone:
+    """The row of that name.
+
+    Raises:
+      UserError: there is none; the message names the nearest.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"backbone.name: there is no backbone '{name}'{did_you_mean(name, list(BACKBONES))} Known: {', '.join(BACKBONES)}")
+    return BACKBONES[name]

@@ -1,0 +1,128 @@
+"""Builds the model: a pretrained trunk from the registry with a new head grafted on, as one flat Keras graph."""
+
+import os
+from dataclasses import dataclass
+
+import keras
+
+from graftline.errors import UserError, did_you_mean
+from trainer import backbones
+from trainer.settings import BackboneSettings, HeadSettings
+
+
+@dataclass(frozen=True)
+class Grafted:
+    """`model` maps pixels [N, size, size, 3] to probabilities [N, C]; it holds the trunk's layers, then the head's.
+
+    `trunk` and `model` share layers. `pooled` is the tensor under the head's trainable part, [N, D].
+    """
+
+    model: keras.Model
+    trunk: keras.Model
+    pooled: keras.KerasTensor
+
+    @property
+    def head_layers(self) -> list[keras.Layer]:
+        """The layers above `pooled`."""
+        trunk = set(map(id, self.trunk.layers))
+        pooling = self.pooled._keras_history.operation
+        return [layer for layer in self.model.layers if id(layer) not in trunk and layer is not pooling]
+
+
+def build_trunk(settings: BackboneSettings) -> keras.Model:
+    """The trunk, without its classifier, with its weights loaded.
+
+    Raises:
+      UserError: an option that the builder does not take, weights that cannot be downloaded, read or fitted.
+    """
+    row = backbones.get(settings.name)
+    weights = "imagenet" if settings.weights == "imagenet" else None
+    try:
+        trunk = row.builder(
+            include_top=False, weights=weights, input_shape=(settings.size, settings.size, 3), **settings.options
+        )
+    except TypeError as error:
+        raise UserError(f"backbone.options: {row.name} does not take {dict(settings.options)}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"backbone: {row.name} cannot be built with input_size {settings.size}: {error}") from error
+    # Keras raises a bare Exception when a download fails.
+    except Exception as error:
+        raise UserError(
+            f"backbone.weights: the ImageNet weights of {row.name} could not be downloaded ({error}). "
+            "Put the file into $KERAS_HOME/models (~/.keras/models), give a weights file with "
+            "--set backbone.weights=FILE, or start from random weights with --set backbone.weights=none"
+        ) from error
+    if settings.weights not in ("imagenet", "none"):
+        _load_weights(trunk, settings)
+    return trunk
+
+
+def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
+    path = settings.weights
+    if not os.path.isfile(path):
+        raise UserError(f"backbone.weights: there is no file '{path}': give 'imagenet', 'none' or a weights file")
+    try:
+        if path.endswith(".keras"):
+            trunk.set_weights(keras.saving.load_model(path, compile=False).get_weights())
+        else:
+            trunk.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UserError(
+            f"backbone.weights: '{path}' does not fit {settings.name} {dict(settings.options) or ''} without its "
+            f"classifier ({reason}): give the weights of this backbone and these backbone.options (no_top)"
+        ) from error
+
+
+def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
+    """Grafts a new head onto the trunk.
+
+    Args:
+      trunk: pixels [N, size, size, 3] to a feature map [N, h, w, D].
+      head: what to put on it.
+      classes: how many, C.
+    """
+    pooling = {
+        "avg": keras.layers.GlobalAveragePooling2D,
+        "max": keras.layers.GlobalMaxPooling2D,
+        "flatten": keras.layers.Flatten,
+    }[head.pooling](name="head_pooling")
+    pooled = x = pooling(trunk.output)
+    for number, units in enumerate([*head.dense, classes]):
+        if head.dropout:
+            x = keras.layers.Dropout(head.dropout, name=f"head_dropout_{number}")(x)
+        last = number == len(head.dense)
+        name = "probabilities" if last else f"head_dense_{number}"
+        # float32 whatever the compute type of the trunk: the softmax decides the answer.
+        x = keras.layers.Dense(units, activation="softmax" if last else "relu", dtype="float32", name=name)(x)
+    return Grafted(keras.Model(trunk.input, x, name="graftline"), trunk, pooled)
+
+
+def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[keras.Layer]:
+    """The trunk's layers from `unfreeze_from` on: `-30` the last 30, `149` from index 149, a layer's name, "all", "none".
+
+    Layers are counted as in `trunk.layers`, where the InputLayer is 0. BatchNormalization is among them;
+    `trainer.phases` keeps it frozen.
+
+    Raises:
+      UserError: no such layer; the message names the nearest.
+    """
+    layers, count = trunk.layers, len(trunk.layers)
+    if unfreeze_from == "none":
+        return []
+    if unfreeze_from == "all":
+        return list(layers)
+    if isinstance(unfreeze_from, int):
+        if not -count <= unfreeze_from < count:
+            raise UserError(
+                f"fine_tuning.unfreeze_from: {unfreeze_from} is out of range: {trunk.name} has {count} layers, "
+                f"so give {-count}..{count - 1}, a layer's name, all or none"
+            )
+        return list(layers[unfreeze_from:])
+    names = [layer.name for layer in layers]
+    if unfreeze_from not in names:
+        raise UserError(
+            f"fine_tuning.unfreeze_from: {trunk.name} has no layer '{unfreeze_from}'{did_you_mean(unfreeze_from, names)} "
+            f"(its last: {', '.join(names[-3:])})"
+        )
+    return list(layers[names.index(unfreeze_from) :])

@@ -1,0 +1,101 @@
+"""Reference predictions: what the trained model says, computed without the exported graph.
+
+Some eval images' bytes with the probabilities of the live Keras model lie beside the SavedModel. Whoever serves the
+model compares its answers with these: served must equal trained. This is a second path from bytes to
+pixels on purpose, and for that use only.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from graftline import features
+from trainer import backbones, inputs
+
+FILE = "reference_predictions.tfrecord"
+COUNT = 32
+_PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image file's bytes, its name, and the probabilities float32 [C] of the live model."""
+
+    filename: str
+    image_bytes: bytes
+    probabilities: np.ndarray
+
+
+def _upright(image_bytes: bytes) -> np.ndarray:
+    """Pixels uint8 [h, w, 3] by TensorFlow's decoder, turned as Pillow reads the file's orientation."""
+    pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False).numpy()
+    with Image.open(io.BytesIO(image_bytes)) as image:
+        orientation = image.getexif().get(0x0112, 1) if image.format in ("JPEG", "MPO") else 1
+    if orientation == 1:
+        return pixels
+    upright = Image.fromarray(pixels)
+    upright.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(upright))
+
+
+def compute(model: keras.Model, backbone: str, size: int, file_patterns: Sequence[str]) -> list[Reference]:
+    """References for the first COUNT records.
+
+    Args:
+      model: pixels float32 [N, size, size, 3] to probabilities [N, C].
+      backbone: name, for its `preprocess_input`.
+      size: pixels.
+      file_patterns: TFRecords of the eval split.
+    """
+    preprocess_input = backbones.get(backbone).preprocess_input
+    names, files, batch = [], [], []
+    for record in inputs.serialized(file_patterns).take(COUNT).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        image_bytes = feature[features.IMAGE].bytes_list.value[0]
+        resized = keras.ops.image.resize(
+            np.float32(_upright(image_bytes)), (size, size), interpolation="bilinear", antialias=True
+        )
+        names.append(feature[features.FILENAME].bytes_list.value[0].decode())
+        files.append(image_bytes)
+        batch.append(preprocess_input(keras.ops.convert_to_numpy(resized).copy()))
+    if not batch:
+        return []
+    probabilities = keras.ops.convert_to_numpy(model(np.stack(batch), training=False))
+    return [Reference(*row) for row in zip(names, files, probabilities, strict=True)]
+
+
+def write(references: Sequence[Reference], path: str) -> None:
+    """Writes them as a TFRecord of tf.Examples."""
+    with tf.io.TFRecordWriter(path) as writer:
+        for reference in references:
+            feature = {
+                features.FILENAME: _bytes(reference.filename.encode()),
+                features.IMAGE: _bytes(reference.image_bytes),
+                _PROBABILITIES: tf.train.Feature(float_list=tf.train.FloatList(value=reference.probabilities)),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+def read(path: str) -> list[Reference]:
+    """Reads what `write` wrote."""
+    references = []
+    for record in tf.data.TFRecordDataset([path]).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        references.append(
+            Reference(
+                feature[features.FILENAME].bytes_list.value[0].decode(),
+                feature[features.IMAGE].bytes_list.value[0],
+                np.array(feature[_PROBABILITIES].float_list.value, np.float32),
+            )
+        )
+    return references
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
