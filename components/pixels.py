@@ -33,11 +33,11 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
         image_data = (marker == 0xDA) | (marker == 0xD9)
         return (position + 4 < size) & (at(position) == 0xFF) & ~image_data & ~is_exif(position)
 
-    def step(position: tf.Tensor) -> tf.Tensor:
+    def step(position: tf.Tensor) -> list[tf.Tensor]:
         fill = at(position + 1) == 0xFF  # any number of 0xFF may stand before a marker
-        return position + tf.where(fill, 1, 2 + tf.maximum(2, at(position + 2) * 256 + at(position + 3)))
+        return [position + tf.where(fill, 1, 2 + tf.maximum(2, at(position + 2) * 256 + at(position + 3)))]
 
-    (segment,) = tf.while_loop(goes_on, step, [tf.constant(2)], shape_invariants=[tf.TensorShape([])])
+    segment = tf.while_loop(goes_on, step, [tf.constant(2)])[0]
     tiff = segment + 10
     little = at(tiff) == 0x49  # "II"; "MM" is big-endian
 

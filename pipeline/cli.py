@@ -1,7 +1,8 @@
 """The command line: `graftline run | serve | predict | compile | config`.
 
-What scripts rely on are --json and the exit statuses: 0 pushed, or done what was asked; 3 the run ended but the model was
-not blessed; 2 bad usage, config or data; 130 Ctrl-C; 1 anything else. Imports only click before it knows the command: `graftline --help` answers at once.
+What scripts rely on are --json and the exit statuses: 0 pushed, or done what was asked; 3 the run ended but the model
+was not blessed; 2 bad usage, config or data; 130 Ctrl-C; 1 anything else.
+Imports only click before it knows the command: `graftline --help` answers at once.
 """
 
 import io
@@ -12,7 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -208,7 +209,7 @@ def _announce(server: "ModelServer") -> None:
     names = ", ".join(f"{model.name} (version {model.newest[0]})" for model in server.models)
     host = f"[{server.host}]" if ":" in server.host else server.host
     click.echo(
-        f"serving {names}: REST http://{host}:{server.rest_port}/v1/models/{server.models[0].name}, "
+        f"graftline: serving {names}: REST http://{host}:{server.rest_port}/v1/models/{server.models[0].name}, "
         f"gRPC {host}:{server.grpc_port}; Ctrl-C ends it",
         err=True,
     )
@@ -289,17 +290,22 @@ def _as_json(value: Any) -> str:
 @click.option("--target", required=True, type=click.Choice(["kubeflow", "vertex"]))
 @click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(dir_okay=False))
 @_set
-def compile_command(config_file: str, target: str, output: str, overrides: Sequence[str]) -> None:
+def compile_command(
+    config_file: str, target: Literal["kubeflow", "vertex"], output: str, overrides: Sequence[str]
+) -> None:
     """Write the same pipeline as a job for a cluster."""
     import pathlib
 
-    from pipeline import config
+    from pipeline import config, console
 
     loaded = config.load(config_file, overrides)
-    from pipeline.compile import compile_pipeline
+    with console.captured(pathlib.Path(os.devnull)) as screen:  # TFX's import says much and means nothing
+        from pipeline import compile as compiling
 
-    compile_pipeline(loaded, target, pathlib.Path(output))
-    click.echo(f"{target} pipeline written to {output}", err=True)
+        for warning in compiling.warnings(loaded):
+            screen.write(f"graftline: note: {warning}\n")
+        compiling.compile_pipeline(loaded, target, pathlib.Path(output))
+    click.echo(f"graftline: {target} pipeline written to {output}", err=True)
 
 
 @main.command("config")

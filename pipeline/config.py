@@ -1,7 +1,7 @@
 """The one typed config: what a YAML file, `--set` and the defaults add up to.
 
-`pipeline.cli` loads it, the runners read it. Relative paths in it (`images`, `workspace`, `backbone.weights`) are relative to the current directory.
-Imports no TFX and no TensorFlow.
+`pipeline.cli` loads it, the runners read it. Relative paths in it (`images`, `workspace`, `backbone.weights`) are
+relative to the current directory. Imports no TFX and no TensorFlow.
 """
 
 import difflib
@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from components.gate import METRICS, Threshold
 from graftline.errors import UserError, did_you_mean
+from pipeline import yaml12
 from trainer.settings import (
     BackboneSettings,
     FeatureExtractionSettings,
@@ -67,6 +67,14 @@ class BeamSettings(Settings):
     options: list[str] = Field([], description="Beam pipeline options, for example [--direct_num_workers=2]")
 
 
+class ClusterSettings(Settings):
+    """What `graftline compile` needs to know of the cluster."""
+
+    image: str | None = Field(
+        None, description="container image that has graftline installed; graftline:<version> when null"
+    )
+
+
 def _default_gate() -> dict[str, Threshold]:
     return {"accuracy": Threshold(min=0.5, min_change=0.0)}
 
@@ -93,6 +101,7 @@ class Config(Settings):
     )
     augmentation: Literal["off"] = Field("off", description="off: images are trained as they are")
     beam: BeamSettings = BeamSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     @field_validator("gate")
     @classmethod
@@ -139,7 +148,7 @@ def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, An
     """
     raw: dict[str, Any] = {"gate": {name: bounds.model_dump() for name, bounds in _default_gate().items()}}
     if path is not None:
-        from_file = _read(path)
+        from_file = yaml12.read_file(path)
         _refuse_unknown(from_file, path)
         # A section whose keys are all commented out is null in YAML.
         sections = {key for key in Config.model_fields if _children(_annotation((key,)))}
@@ -264,9 +273,9 @@ def _override(text: str) -> tuple[str, Any]:
     if annotation in (str, str | None) and value not in ("", "~", "null") and value[0] not in "'\"":
         return key, value
     try:
-        return key, yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set: the value of {key} is no YAML: {getattr(error, 'problem', None) or error}") from None
+        return key, yaml12.parse(value)
+    except ValueError as error:
+        raise UserError(f"--set: the value of {key} is no YAML: {error}") from None
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -299,7 +308,7 @@ def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
         key = re.sub(r"\.(\d+)", r"[\1]", ".".join(loc))
         found.setdefault(key, (problem["input"], []))[1].append(text)
     for key, (value, expected_texts) in found.items():
-        shown = f"'{value}'" if isinstance(value, str) else "empty" if value == {} else _scalar(value)
+        shown = f"'{value}'" if isinstance(value, str) else "empty" if value == {} else yaml12.flow(value)
         yield key, f"{key} is {shown}, but must be {' or '.join(dict.fromkeys(expected_texts))}"
 
 
@@ -313,74 +322,7 @@ def _non_finite(raw: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield from _non_finite(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-# --- YAML -------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key twice and reads YAML 1.2's scalars: in 1.1 `off` is false, `1e-5` text, `010` 8."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen if isinstance(key_node, yaml.ScalarNode) else False:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key '{key_node.value}' stands here a second time", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would otherwise read as something else than text."""
-
-
-_SCALARS = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+0123456789."),
-    ),
-)
-for _yaml in (_Loader, _Dumper):
-    _yaml.yaml_implicit_resolvers = {}
-    for _tag, _pattern, _first in _SCALARS:
-        _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(node.value)))
-
-
-def _read(path: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds; empty for an empty file."""
-    if pathlib.Path(path).is_dir():
-        raise UserError(f"{path} is a folder, not a config file; for a folder of images: graftline run --images {path}")
-    try:
-        content = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: the config file cannot be read: {error.strerror}") from None
-    try:
-        raw = yaml.load(content, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: is no YAML text: {str(error).splitlines()[0]}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold keys and values, as `graftline config` prints them; found {_scalar(raw)}")
-    return raw
-
-
-def _scalar(value: Any) -> str:
-    """The value as it stands after a key, on one line."""
-    style = '"' if isinstance(value, str) and not value.isprintable() else None
-    text = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, default_style=style, width=math.inf, allow_unicode=True
-    )
-    return text.removesuffix("\n").removesuffix("\n...")
+# --- the config as a file ---------------------------------------------------------------------------------------------
 
 
 def _comment(text: str, indent: str) -> str:
@@ -408,4 +350,4 @@ def _entry(name: str, field: FieldInfo, value: Any, indent: str) -> Iterator[str
                 yield f"{indent}  {metric}: null\n"
     else:
         blank = "" if indent or name in ("images", "workspace", "seed") else "\n"
-        yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {_scalar(value)}\n"
+        yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {yaml12.flow(value)}\n"

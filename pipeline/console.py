@@ -173,8 +173,9 @@ def _gate(run: RunSummary) -> Iterator[str]:
     if run.accuracy is not None:
         served = "" if run.baseline_accuracy is None else f"; the served model has {run.baseline_accuracy:.4f}"
         yield _row("Evaluation", f"accuracy {run.accuracy:.4f} on the eval split{served}")
-    for number, check in enumerate(sorted(run.checks, key=lambda check: check.passed)):
-        yield _row("" if number else "Gate", shortfall(check))
+    told = [shortfall(check) for check in sorted(run.checks, key=lambda check: check.passed)]
+    for number, text in enumerate([*told, run.note] if run.note else told):
+        yield _row("" if number else "Gate", text)
 
 
 def _pushed(run: RunSummary) -> Iterator[str]:

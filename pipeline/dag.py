@@ -72,7 +72,9 @@ def create_pipeline(
         custom_config={
             "backbone": config.backbone.name,
             "input_size": size,
-            "code": code_hash("components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline"),
+            "code": code_hash(
+                "components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline"
+            ),
         },
     )
 

@@ -62,7 +62,7 @@ def check_runner(config: "Config") -> None:
     """Raises UserError unless Beam's runner is the one that a local run has."""
     if config.beam.runner != "direct":
         raise UserError(
-            f"beam.runner is {config.beam.runner}, but `graftline run` runs Beam on this machine: set beam.runner=direct"
+            f"beam.runner is {config.beam.runner}, but a local run has its Beam stages here: set beam.runner=direct"
         )
 
 

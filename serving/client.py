@@ -12,6 +12,7 @@ from typing import Any
 from graftline.errors import UserError
 from graftline.signatures import IMAGE_BYTES, LABEL, SCORE, SERVING_DEFAULT, TOP_K_LABELS, TOP_K_SCORES
 from serving.locate import find_model
+from serving.quick_tensorflow import import_tensorflow
 
 OUTPUTS = (LABEL, SCORE, TOP_K_LABELS, TOP_K_SCORES)
 BATCH_IMAGES = 32  # at most; from 8 on, a batch gains next to nothing on two cores
@@ -21,6 +22,8 @@ ANSWER_SECONDS = 120.0
 
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+# Status codes that an image can bring about. Any other is the model's or the server's fault, not to be put on a file.
+_IMAGE_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED", "DATA_LOSS")
 _JUNK = ("thumbs.db", ".ds_store", "__macosx")
 
 
@@ -181,7 +184,7 @@ def predict_with_server(target: str, name: str, paths: Sequence[str]) -> list[Pr
 
 
 def _by_grpc(channel: Any, target: str, name: str) -> _Classify:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow()
     import grpc
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -207,10 +210,12 @@ def _by_grpc(channel: Any, target: str, name: str) -> _Classify:
                 ) from error
             if code == grpc.StatusCode.UNAVAILABLE:
                 raise UserError(f"the model server at {target} went away: {details}; start it again") from error
-            if "tensor alias not found" in details or code == grpc.StatusCode.FAILED_PRECONDITION:
+            if "tensor alias not found" in details or "Serving signature key" in details:
                 raise _foreign(f"model '{name}' at {target}", details) from error
             if code == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise UserError(f"the model server at {target} gave no answer in {ANSWER_SECONDS:.0f} s") from error
+            if code.name not in _IMAGE_CODES:
+                raise _broken(f"model '{name}' at {target}", details) from error
             raise _BatchError(details) from error
         return {output: from_proto(output, response.outputs[output]) for output in OUTPUTS}
 
@@ -224,6 +229,12 @@ def _foreign(model: str, details: str) -> UserError:
     )
 
 
+def _broken(model: str, details: str) -> UserError:
+    return UserError(
+        f"{model} cannot run ({details.splitlines()[0] if details else 'no reason given'}); export it again"
+    )
+
+
 def predict_with_model(path: str, paths: Sequence[str], name: str | None = None) -> list[Prediction]:
     """Classify files in this process by the model at `path`: a SavedModel, a base path (its newest), or a workspace.
 
@@ -231,7 +242,7 @@ def predict_with_model(path: str, paths: Sequence[str], name: str | None = None)
     there are several and `name` is None, or when it cannot be loaded or has other signatures.
     """
     _, directory = find_model(path, name).newest
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_tensorflow()
     import numpy as np
 
     from serving.server.errors import ServingError
@@ -250,6 +261,8 @@ def predict_with_model(path: str, paths: Sequence[str], name: str | None = None)
         try:
             return model.predict(SERVING_DEFAULT, {IMAGE_BYTES: np.array(images, object)}, list(OUTPUTS))
         except ServingError as error:
+            if error.code.name not in _IMAGE_CODES:
+                raise _broken(directory, error.message) from error
             raise _BatchError(error.message) from error
 
     with model:

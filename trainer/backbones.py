@@ -93,5 +93,7 @@ def get(name: str) -> Backbone:
       UserError: there is none; the message names the nearest.
     """
     if name not in BACKBONES:
-        raise UserError(f"backbone.name: there is no backbone '{name}'{did_you_mean(name, list(BACKBONES))} Known: {', '.join(BACKBONES)}")
+        raise UserError(
+            f"backbone.name: there is no backbone '{name}'{did_you_mean(name, list(BACKBONES))} Known: {', '.join(BACKBONES)}"
+        )
     return BACKBONES[name]

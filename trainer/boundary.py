@@ -100,7 +100,7 @@ def compute(
 
     @tf.function(reduce_retracing=True)
     def run(pixels: tf.Tensor) -> list[tf.Tensor]:
-        return below(pixels, training=False)
+        return keras.tree.flatten(below(pixels, training=False))  # Keras unwraps a list of one
 
     labels: list[np.ndarray] = []
     paths = [folder / f"{number}.float32" for number in range(len(tensors))]

@@ -1,6 +1,7 @@
 """Builds the model: a pretrained trunk from the registry with a new head grafted on, as one flat Keras graph."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
@@ -72,6 +73,27 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
             f"backbone.weights: '{path}' does not fit {settings.name} {dict(settings.options) or ''} without its "
             f"classifier ({reason}): give the weights of this backbone and these backbone.options (no_top)"
         ) from error
+
+
+def calibrate(trunk: keras.Model, batches: Iterable[keras.KerasTensor]) -> None:
+    """Sets the moving statistics of a random trunk's BatchNormalization layers to those of some images, once.
+
+    BatchNorm stays in inference mode in both phases. A pretrained trunk brings its statistics; in a random one they
+    are 0 and 1, and its signal dies out: all images gave the same features. Data-dependent initialisation,
+    as in Kraehenbuehl et al., https://arxiv.org/abs/1511.06856.
+
+    Args:
+      trunk: its weights are random.
+      batches: pixels float32 [b, size, size, 3]; the mean over them is kept.
+    """
+    norms = [layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for number, pixels in enumerate(batches):
+        for layer in norms:
+            layer.momentum = number / (number + 1)  # the running mean
+        trunk(pixels, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:

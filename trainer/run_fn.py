@@ -23,6 +23,8 @@ KERAS_FILE = "model.keras"
 
 # Images in one pass of the frozen trunk.
 _FORWARD_BATCH = 32
+# Of those, what a random trunk's BatchNorm statistics are taken from.
+_CALIBRATION_BATCHES = 8
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
@@ -42,7 +44,13 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for result in results:
-        logging.info("%s: %d epochs, ended by %s, val_accuracy %.4f", result.name, result.epochs, result.ended, result.val_accuracy)
+        logging.info(
+            "%s: %d epochs, ended by %s, val_accuracy %.4f",
+            result.name,
+            result.epochs,
+            result.ended,
+            result.val_accuracy,
+        )
 
     export.export(grafted.model, grafted.pooled, transform, fn_args.serving_model_dir)
     beside = os.path.dirname(fn_args.serving_model_dir)
@@ -62,9 +70,14 @@ def train(
     scratch: pathlib.Path,
 ) -> list[phases.PhaseResult]:
     """Both phases; `grafted` holds the trained weights afterwards."""
+    if settings.backbone.weights == "none":
+        sample = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(_CALIBRATION_BATCHES)
+        models.calibrate(grafted.trunk, (pixels for pixels, _ in sample))
     unfrozen = models.layers_to_unfreeze(grafted.trunk, settings.fine_tuning.unfreeze_from)
     fine_tune = settings.fine_tuning.epochs > 0 and bool(unfrozen)
-    trainable = [layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
+    trainable = [
+        layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)
+    ]
     cut = boundary.find_cut(grafted.model, [*trainable, *grafted.head_layers])
     frozen_part = cut is not grafted.model.inputs[0]
     # One pass over the images gives the inputs of both phases.
@@ -88,13 +101,19 @@ def train(
         head = boundary.above(grafted.model, grafted.pooled)
         name = "feature_extraction"
         results.append(
-            phases.train(name, head, settings.feature_extraction, from_cache(0, "train"), from_cache(0, "eval"), logs(name))
+            phases.train(
+                name, head, settings.feature_extraction, from_cache(0, "train"), from_cache(0, "eval"), logs(name)
+            )
         )
     if fine_tune:
         phases.freeze(grafted, unfrozen)
         name = "fine_tuning"
         if frozen_part:
-            upper, train_data, eval_data = boundary.above(grafted.model, cut), from_cache(1, "train"), from_cache(1, "eval")
+            upper, train_data, eval_data = (
+                boundary.above(grafted.model, cut),
+                from_cache(1, "train"),
+                from_cache(1, "eval"),
+            )
         else:
             upper = grafted.model
             train_data = inputs.batches(fn_args.train_files, transform, size, seed)

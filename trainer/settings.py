@@ -20,9 +20,15 @@ class BackboneSettings(Settings):
     """The pretrained trunk."""
 
     name: str = Field("MobileNetV2", description="a classifier of keras.applications, by its name there")
-    weights: str = Field("imagenet", description="imagenet (downloaded once by Keras), none (random), or a weights file")
-    input_size: int | None = Field(None, ge=1, description="side of the square input in pixels; the backbone's native size when null")
-    options: dict[str, Any] = Field({}, description="keyword arguments of the backbone's builder, for example {alpha: 0.35}")
+    weights: str = Field(
+        "imagenet", description="imagenet (downloaded once by Keras), none (random), or a weights file"
+    )
+    input_size: int | None = Field(
+        None, ge=1, description="side of the square input in pixels; the backbone's native size when null"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="keyword arguments of the backbone's builder, for example {alpha: 0.35}"
+    )
 
     @field_validator("name")
     @classmethod
@@ -39,7 +45,9 @@ class BackboneSettings(Settings):
 class HeadSettings(Settings):
     """What is grafted onto the trunk."""
 
-    pooling: Literal["avg", "max", "flatten"] = Field("avg", description="how the trunk's last feature map becomes a vector")
+    pooling: Literal["avg", "max", "flatten"] = Field(
+        "avg", description="how the trunk's last feature map becomes a vector"
+    )
     dense: list[int] = Field([], description="units of hidden dense layers (ReLU), in order; empty for a linear head")
     dropout: float = Field(0.2, ge=0, lt=1, description="rate of the dropout before each dense layer, in training only")
 
@@ -50,7 +58,9 @@ class PhaseSettings(Settings):
     epochs: int = Field(ge=0, description="at most so many passes over the train split")
     learning_rate: float = Field(gt=0, description="of the optimizer")
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = Field("adam", description="adam, adamw, rmsprop or sgd")
-    patience: int = Field(ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights")
+    patience: int = Field(
+        ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+    )
     min_delta: float = Field(0.0, ge=0, description="by how much the validation loss must fall to count as better")
 
 
@@ -59,15 +69,21 @@ class FeatureExtractionSettings(PhaseSettings):
 
     epochs: int = Field(60, ge=0, description="at most so many passes over the train split; 0 skips the phase")
     learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")
-    patience: int = Field(8, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights")
+    patience: int = Field(
+        8, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+    )
 
 
 class FineTuningSettings(PhaseSettings):
     """Phase 2: the upper trunk is unfrozen and trained on at a very low learning rate, BatchNorm in inference mode."""
 
     epochs: int = Field(10, ge=0, description="at most so many passes over the train split; 0 skips the phase")
-    learning_rate: float = Field(1e-5, gt=0, description="of the optimizer; very low, or the pretrained features are lost")
-    patience: int = Field(3, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights")
+    learning_rate: float = Field(
+        1e-5, gt=0, description="of the optimizer; very low, or the pretrained features are lost"
+    )
+    patience: int = Field(
+        3, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+    )
     unfreeze_from: int | str = Field(
         -30,
         description="what of the trunk is trained, as a Python slice of its layers: -30 the last 30, 149 from index 149 "

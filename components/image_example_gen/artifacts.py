@@ -9,4 +9,5 @@ class Quarantine(Artifact):
     Custom properties, ints: found, examples, quarantined, duplicates.
     """
 
-    TYPE_NAME = "Quarantine"
+    # Kubeflow and Vertex take a custom type by this name only if it is an import path of one module and the class.
+    TYPE_NAME = "components.Quarantine"

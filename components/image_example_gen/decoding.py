@@ -20,7 +20,7 @@ MAX_SIDE = 65_500  # libjpeg's own limit
 _QUALITY_SIDE = 256  # pixels; the quality numbers are taken from about this many a side
 _SWAPPING = (5, 6, 7, 8)  # EXIF orientations that turn the image by a quarter
 _ORIENTATION_TAG = 0x0112
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_LUMA = tuple(np.float32(weight / 255) for weight in (0.299, 0.587, 0.114))  # ITU-R BT.601, of uint8
 _SHOWN = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WebP"}
 # What a whole file holds near its end; without it a file that can't be decoded is told to be truncated.
 _END_MARKS = {"jpeg": b"\xff\xd9", "png": b"IEND", "gif": b";"}
@@ -127,7 +127,10 @@ def _shown_head(data: bytes) -> str:
 def _quality(pixels: np.ndarray) -> tuple[float, float, float]:
     """(brightness, contrast, sharpness) of uint8 [height, width, 3], from every n-th pixel of every n-th row."""
     step = max(1, -(-max(pixels.shape[:2]) // _QUALITY_SIDE))
-    luma = pixels[::step, ::step].astype(np.float32) @ _LUMA / 255.0
+    red, green, blue = np.moveaxis(pixels[::step, ::step], -1, 0)
+    luma = red * _LUMA[0]  # channel by channel: half the time of a matrix product with so short a vector
+    luma += green * _LUMA[1]
+    luma += blue * _LUMA[2]
     sharpness = 0.0
     if min(luma.shape) > 2:
         inner = luma[1:-1, 1:-1]

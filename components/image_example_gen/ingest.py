@@ -141,8 +141,8 @@ class WriteReport(beam.DoFn):
         self._report_uri = report_uri
         self._warnings = tuple(warnings)
 
-    def process(self, outcomes: list[Plan | Written]) -> None:
-        """Write both files."""
+    def process(self, outcomes: list[Plan | Written]) -> Iterator[quarantine.Summary]:
+        """Write both files; yields what it wrote."""
         (plan,) = (outcome for outcome in outcomes if isinstance(outcome, Plan))
         written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
         summary = quarantine.summarize(plan, written, self._warnings)
@@ -153,6 +153,7 @@ class WriteReport(beam.DoFn):
         ):
             with tf.io.gfile.GFile(os.path.join(self._report_uri, name), "w") as file:
                 file.write(text)
+        yield summary
 
 
 def clean_up(examples_uri: str) -> None:

@@ -144,7 +144,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return sorted((e for e in entries if not files.is_left_out(e.name)), key=lambda e: e.name)
     except OSError as error:
         shown = files.escape(folder)
-        raise UserError(f"{shown}: the folder can't be read ({error.strerror}); mend its permissions") from error
+        raise UserError(
+            f"{shown}: the folder can't be read ({error.strerror}); make it readable or remove it"
+        ) from error
 
 
 def _look_at_root(root: str) -> tuple[list[str], list[str], list[tuple[str, str, str]]]:

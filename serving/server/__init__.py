@@ -7,7 +7,6 @@ Importing this package is quick: TensorFlow is imported when a server starts, af
 import contextlib
 import errno
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from graftline.errors import UserError
 from serving.locate import Model
+from serving.quick_tensorflow import import_tensorflow
 from serving.server.http_server import HttpServer
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class ModelServer:
         self.host = host
         self.manager: ModelManager | None = None
         self._poll_seconds = poll_seconds
+        self._answering = False
         self._undo = contextlib.ExitStack()
 
     def start(self) -> "ModelServer":
@@ -77,7 +78,7 @@ class ModelServer:
         # Ports first: who mistyped one should not wait for TensorFlow's ten seconds to hear of it.
         rest = self._bind_rest()
         rpc = self._bind_grpc()
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reports on the CPU's features otherwise
+        import_tensorflow()
         from serving.server.grpc_service import add_services
         from serving.server.manager import ModelManager
         from serving.server.rest import RestApi
@@ -89,6 +90,7 @@ class ModelServer:
 
         add_services(rpc, self.manager)
         rpc.start()
+        self._answering = True
         self._undo.callback(lambda: rpc.stop(_GRACE_SECONDS).wait())
         rest.handle = RestApi(self.manager)
         thread = threading.Thread(target=rest.serve_forever, args=(0.1,), name="graftline-rest", daemon=True)
@@ -127,9 +129,15 @@ class ModelServer:
             port = rpc.add_insecure_port(f"{host}:{self.grpc_port}")
         except RuntimeError as error:
             raise _port_error(self.grpc_port, "--grpc-port") from error
-        self._undo.callback(rpc.stop, None)
+        self._undo.callback(self._release, rpc)
         self.grpc_port = port
         return rpc
+
+    def _release(self, rpc: Any) -> None:
+        """Give the gRPC port back. gRPC closes it only on the stop of a server that was started."""
+        if not self._answering:
+            rpc.start()
+        rpc.stop(None).wait()
 
     def stop(self) -> None:
         """Take no new requests, let those under way end, unload the models. Harmless when called twice."""

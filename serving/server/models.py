@@ -1,7 +1,9 @@
 """One version of one model: a SavedModel in a TensorFlow session, as TF Serving itself runs it.
 
-A session rather than `tf.saved_model.load`: it loads every SavedModel whatever wrote it, builds no Python objects,
-computes only the outputs that are asked for, and gives its memory back on close.
+A session rather than `tf.saved_model.load`: it builds no Python objects, computes only the outputs that are asked for,
+gives its memory back on close, and fails where TF Serving fails. A Keras 3 model held by a `tf.Module` that does not
+also track each `variable.value` is the case in point: `tf.saved_model.load` runs it, a session and TF Serving answer
+"Could not find variable" (https://github.com/keras-team/keras/issues/20095).
 """
 
 import logging

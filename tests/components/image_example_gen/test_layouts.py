@@ -196,7 +196,9 @@ def test_an_unreadable_folder_is_named(root: pathlib.Path, monkeypatch: pytest.M
         return really(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UserError, match=r"dogs: the folder can't be read \(Permission denied\); mend its permissions"):
+    with pytest.raises(
+        UserError, match=r"dogs: the folder can't be read \(Permission denied\); make it readable or remove it"
+    ):
         scan(root)
 
 

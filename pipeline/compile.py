@@ -1,0 +1,83 @@
+"""Writes the DAG as a pipeline spec for Kubeflow Pipelines or Vertex AI: no network, no credentials, no cluster."""
+
+import json
+import pathlib
+from typing import Literal
+
+import yaml
+
+from graftline import __version__
+from graftline.errors import UserError
+from pipeline.config import Config
+
+Target = Literal["kubeflow", "vertex"]
+
+# Brought at submission: a hash of the images' content, so that the cluster's cache sees a changed image.
+FINGERPRINT_PARAMETER = "images_fingerprint"
+
+
+def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> None:
+    """Compiles the DAG.
+
+    Paths of the config go into the spec as they stand: on a cluster they are URIs, or paths of its nodes.
+
+    Args:
+      config: what to run; `cluster.image` is the container image that has graftline installed.
+      target: "vertex" writes a PipelineJob as JSON (schema 2.0.0), "kubeflow" a PipelineSpec as YAML (2.1.0).
+      output: the file.
+
+    Raises:
+      UserError: no images, or the file cannot be written.
+    """
+    if config.images is None:
+        raise UserError(
+            "images is not set: name the folder of images that the cluster reads, such as gs://bucket/photos"
+        )
+    from tfx import v1 as tfx
+
+    from pipeline.dag import create_pipeline
+
+    workspace = config.workspace.rstrip("/")
+    pipeline = create_pipeline(
+        config,
+        pipeline_root=f"{workspace}/artifacts",
+        models=f"{workspace}/models",
+        fingerprint=tfx.dsl.experimental.RuntimeParameter(name=FINGERPRINT_PARAMETER, ptype=str, default=""),
+        beam_pipeline_args=[*_RUNNERS[config.beam.runner], *config.beam.options],
+    )
+    runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
+        config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
+            default_image=config.cluster.image or f"graftline:{__version__}",
+            use_pipeline_spec_2_1=target == "kubeflow",
+        )
+    )
+    job = runner.run(pipeline, write_out=False)
+    if target == "vertex":
+        text = json.dumps(job, indent=2, sort_keys=True)
+    else:
+        text = yaml.safe_dump(job["pipelineSpec"], sort_keys=True)
+    try:
+        output.write_text(text + "\n")
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+
+
+_RUNNERS = {
+    "direct": ["--runner=DirectRunner"],
+    "flink": ["--runner=FlinkRunner"],
+    "spark": ["--runner=SparkRunner"],
+    "dataflow": ["--runner=DataflowRunner"],
+}
+
+
+def warnings(config: Config) -> list[str]:
+    """A sentence for each path that looks like one of this machine."""
+    paths = {"images": config.images or "", "workspace": config.workspace}
+    if config.backbone.weights not in ("imagenet", "none"):
+        paths["backbone.weights"] = config.backbone.weights
+    return [
+        f"{key} is '{path}': every node of the cluster must find that path; if it is one of this machine, "
+        "give a URI such as gs://bucket/…"
+        for key, path in paths.items()
+        if "://" not in path
+    ]

@@ -1,0 +1,244 @@
+"""What a run refuses in its first second, and the lock that keeps two runs out of one workspace."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from PIL import Image
+
+from graftline.errors import UserError
+from pipeline import preflight
+from pipeline.config import load
+
+
+@pytest.fixture
+def images(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Two classes of two images."""
+    for label in ("cat", "dog"):
+        for number in range(2):
+            path = tmp_path / "images" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    return tmp_path / "images"
+
+
+def check(images: pathlib.Path | None, *overrides: str):
+    workspace = [] if images is None else [f"workspace={images.parent / 'ws'}"]
+    given = {} if images is None else {"images": str(images)}
+    return preflight.check(load(None, ["backbone.weights=none", *workspace, *overrides], given))
+
+
+def refusal(images: pathlib.Path | None, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        check(images, *overrides)
+    return str(caught.value)
+
+
+def test_a_good_config_passes_and_its_workspace_is_there(images: pathlib.Path):
+    layout = check(images)
+    assert layout.classes == ("cat", "dog")
+    assert len(layout.files) == 4
+    assert (images.parent / "ws").is_dir()
+
+
+def test_no_heavy_library_is_imported_by_the_checks(images: pathlib.Path):
+    program = (
+        "import sys; from pipeline import preflight; from pipeline.config import load; "
+        "preflight.check(load(None, ['backbone.weights=none'], {'images': sys.argv[1], 'workspace': sys.argv[2]})); "
+        "print([name for name in ('tensorflow', 'tfx', 'keras', 'apache_beam', 'numpy') if name in sys.modules])"
+    )
+    arguments = [sys.executable, "-c", program, str(images), str(images.parent / "ws")]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# --- images and workspace ---------------------------------------------------------------------------------------------
+
+
+def test_no_images_given_says_how_to_give_them():
+    assert refusal(None) == "no images are given: name their folder with --images DIR or in the config under 'images'"
+
+
+def test_a_missing_images_folder_is_named(tmp_path: pathlib.Path):
+    assert f"{tmp_path / 'nowhere'}: no such folder" in refusal(tmp_path / "nowhere")
+
+
+def test_a_wrong_input_leaves_no_workspace_behind(tmp_path: pathlib.Path):
+    refusal(tmp_path / "nowhere")
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_workspace_that_is_a_file_is_named_with_the_reason(images: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "file").write_text("")
+    assert refusal(images, f"workspace={tmp_path / 'file'}") == (
+        f"workspace {tmp_path / 'file'} cannot be made or written: File exists"
+    )
+
+
+def test_a_workspace_under_a_file_is_named_with_the_reason(images: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "file").write_text("")
+    assert refusal(images, f"workspace={tmp_path / 'file' / 'ws'}").endswith(
+        "cannot be made or written: Not a directory"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_workspace_that_may_not_be_written_is_named_with_the_reason(images: pathlib.Path, tmp_path: pathlib.Path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    assert refusal(images, f"workspace={closed}") == f"workspace {closed} cannot be made or written: Permission denied"
+
+
+@pytest.mark.parametrize("inside", ["", "ws", "cat/ws"])
+def test_a_workspace_inside_the_images_is_refused(images: pathlib.Path, inside: str):
+    assert "lies inside the images' folder" in refusal(images, f"workspace={images / inside}")
+
+
+def test_images_inside_the_workspace_are_fine(images: pathlib.Path):
+    assert check(images, f"workspace={images.parent}").classes == ("cat", "dog")
+
+
+def test_a_workspace_in_a_bucket_is_refused(images: pathlib.Path):
+    assert "gs://bucket/ws is a URI, but" in refusal(images, "workspace=gs://bucket/ws")
+
+
+# --- what needs no Keras to be found wrong ----------------------------------------------------------------------------
+
+
+def test_a_runner_elsewhere_is_refused(images: pathlib.Path):
+    assert refusal(images, "beam.runner=flink") == (
+        "beam.runner is flink, but a local run has its Beam stages here: set beam.runner=direct"
+    )
+
+
+def test_an_input_smaller_than_the_backbone_takes_is_refused(images: pathlib.Path):
+    assert refusal(images, "backbone.name=InceptionV3", "backbone.input_size=74") == (
+        "backbone.input_size is 74, but InceptionV3 needs at least 75 pixels"
+    )
+    check(images, "backbone.name=InceptionV3", "backbone.input_size=75")
+
+
+def test_phases_that_train_nothing_are_refused(images: pathlib.Path):
+    assert refusal(images, "feature_extraction.epochs=0", "fine_tuning.epochs=0").endswith("nothing would be trained")
+
+
+def test_an_index_in_quotes_is_refused(images: pathlib.Path):
+    assert refusal(images, "fine_tuning.unfreeze_from='-30'") == (
+        "fine_tuning.unfreeze_from is the text '-30'; an index goes without quotes: -30"
+    )
+
+
+def test_an_empty_landmark_is_refused(images: pathlib.Path):
+    assert "fine_tuning.unfreeze_from is empty" in refusal(images, "fine_tuning.unfreeze_from=''")
+
+
+def test_skipping_the_first_phase_is_warned_of():
+    assert preflight.warnings(load(None)) == []
+    (warning,) = preflight.warnings(load(None, ["feature_extraction.epochs=0"]))
+    assert warning.startswith("feature_extraction.epochs is 0: ")
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def write_zip(path: pathlib.Path, name: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, b"x")
+
+
+def test_weights_are_accepted_by_what_the_file_is_not_by_its_name(images: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "old").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    write_zip(tmp_path / "new", "model.weights.h5")
+    for weights in ("imagenet", "none", tmp_path / "old", tmp_path / "new"):
+        check(images, f"backbone.weights={weights}")
+
+
+def test_missing_weights_say_what_to_give(images: pathlib.Path):
+    assert refusal(images, "backbone.weights=nowhere.h5") == (
+        "backbone.weights: there is no file 'nowhere.h5'; "
+        "give imagenet, none, or the path of a .keras, .weights.h5 or .h5 file"
+    )
+
+
+def test_misspelt_weights_name_the_nearest(images: pathlib.Path):
+    assert "there is no file 'imagnet'; did you mean 'imagenet'? Or give" in refusal(images, "backbone.weights=imagnet")
+
+
+def test_a_file_that_holds_no_weights_is_refused_with_its_beginning(images: pathlib.Path, tmp_path: pathlib.Path):
+    page = tmp_path / "w.h5"
+    page.write_text("<!DOCTYPE html><html>")
+    assert f"{page} is no Keras weights file: starts with b'<!DOCTYPE html><'" in refusal(
+        images, f"backbone.weights={page}"
+    )
+
+
+def test_an_empty_weights_file_is_refused(images: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "w.h5").touch()
+    assert "is no Keras weights file: it is empty" in refusal(images, f"backbone.weights={tmp_path / 'w.h5'}")
+
+
+def test_a_zip_of_something_else_is_refused(images: pathlib.Path, tmp_path: pathlib.Path):
+    write_zip(tmp_path / "w.keras", "photo.jpg")
+    assert "a zip archive without model.weights.h5 in it" in refusal(images, f"backbone.weights={tmp_path / 'w.keras'}")
+
+
+def test_a_half_downloaded_zip_is_refused(images: pathlib.Path, tmp_path: pathlib.Path):
+    write_zip(tmp_path / "whole", "model.weights.h5")
+    (tmp_path / "half.keras").write_bytes((tmp_path / "whole").read_bytes()[:40])
+    assert "is no Keras weights file: starts with b'PK" in refusal(
+        images, f"backbone.weights={tmp_path / 'half.keras'}"
+    )
+
+
+def test_a_folder_as_weights_is_refused(images: pathlib.Path, tmp_path: pathlib.Path):
+    assert f"{tmp_path} is a folder" in refusal(images, f"backbone.weights={tmp_path}")
+
+
+# --- the lock ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_run(tmp_path: pathlib.Path):
+    """Another process that holds the workspace."""
+    program = (
+        "import sys; from pipeline import preflight\n"
+        "with preflight.lock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_in_the_same_workspace_is_told_of_the_first(tmp_path: pathlib.Path, other_run: subprocess.Popen):
+    with pytest.raises(UserError) as caught, preflight.lock(str(tmp_path)):
+        pass
+    assert str(caught.value) == (
+        f"another run (process {other_run.pid}) is under way in {tmp_path}; wait for it, or give another --workspace"
+    )
+
+
+def test_a_killed_run_leaves_its_workspace_free(tmp_path: pathlib.Path, other_run: subprocess.Popen):
+    other_run.kill()
+    other_run.wait()
+    with preflight.lock(str(tmp_path)):
+        assert (tmp_path / preflight.LOCK_FILE).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_run_that_fails_leaves_its_workspace_free(tmp_path: pathlib.Path):
+    with pytest.raises(ZeroDivisionError), preflight.lock(str(tmp_path)):
+        raise ZeroDivisionError
+    with preflight.lock(str(tmp_path)):
+        pass
+
+
+def test_runs_in_two_workspaces_do_not_meet(tmp_path: pathlib.Path, other_run: subprocess.Popen):
+    (tmp_path / "other").mkdir()
+    with preflight.lock(str(tmp_path / "other")):
+        assert other_run.poll() is None

@@ -1,0 +1,85 @@
+"""The boundary: where the graph is cut, and that training above it is training the whole."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import boundary, models
+from trainer.settings import BackboneSettings, HeadSettings
+
+
+def _grafted(name: str = "MobileNetV2", size: int = 32) -> models.Grafted:
+    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
+    models.calibrate(trunk, [np.random.default_rng(1).normal(size=(16, size, size, 3)).astype(np.float32)])
+    return models.graft_head(trunk, HeadSettings(), 3)
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> models.Grafted:
+    return _grafted()
+
+
+@pytest.mark.parametrize(
+    ("lowest", "cut_after"),
+    [
+        ("block_16_project", "block_16_depthwise_relu"),
+        ("block_14_expand", "block_13_project_BN"),
+        ("block_15_depthwise", "block_14_add"),
+    ],
+)
+def test_the_cut_is_the_last_single_tensor_under_the_lowest_layer(
+    mobilenet: models.Grafted, lowest: str, cut_after: str
+) -> None:
+    cut = boundary.find_cut(mobilenet.model, [mobilenet.model.get_layer(lowest)])
+    assert cut._keras_history.operation.name == cut_after
+
+
+def test_with_nothing_frozen_the_cut_is_the_input(mobilenet: models.Grafted) -> None:
+    assert boundary.find_cut(mobilenet.model, mobilenet.trunk.layers) is mobilenet.model.inputs[0]
+
+
+def test_with_all_frozen_the_cut_is_under_the_head(mobilenet: models.Grafted) -> None:
+    assert boundary.find_cut(mobilenet.model, mobilenet.head_layers) is mobilenet.pooled
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("MobileNetV2", 32), ("ResNet50", 32), ("DenseNet121", 32), ("MobileNetV3Small", 32)]
+)
+def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int, tmp_path: pathlib.Path) -> None:
+    grafted = _grafted(name, size)
+    lowest = next(layer for layer in grafted.trunk.layers[-20:] if layer.weights)
+    cut = boundary.find_cut(grafted.model, [lowest])
+    assert cut is not grafted.model.inputs[0]
+    pixels = np.random.default_rng(0).normal(size=(5, size, size, 3)).astype(np.float32)
+    batches = [(tf.constant(pixels[:3]), tf.constant([0, 1, 2])), (tf.constant(pixels[3:]), tf.constant([1, 0]))]
+    (pooled, at_cut), labels = boundary.compute(grafted.model, [grafted.pooled, cut], batches, tmp_path)
+    assert labels.tolist() == [0, 1, 2, 1, 0]
+    whole = keras.ops.convert_to_numpy(grafted.model(pixels, training=False))
+    assert whole.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
+    for tensor, values in ((grafted.pooled, pooled), (cut, at_cut)):
+        above = boundary.above(grafted.model, tensor)
+        np.testing.assert_allclose(above(np.array(values), training=False), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Grafted) -> None:
+    above = boundary.above(mobilenet.model, mobilenet.pooled)
+    assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
+
+
+def test_each_epoch_sees_every_row_once_in_an_order_of_the_seed_alone() -> None:
+    def epochs(seed: int) -> list[list[int]]:
+        data = boundary.Activations(np.arange(10.0)[:, None], np.arange(10), 4, seed)
+        orders = []
+        for _ in range(2):
+            orders.append([int(label) for index in range(len(data)) for label in data[index][1]])
+            data.on_epoch_end()
+        return orders
+
+    first, second = epochs(1)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert epochs(1) == [first, second]
+    assert epochs(2) != [first, second]

@@ -1,0 +1,119 @@
+"""Building the model: trunk, weights, head, and what is unfrozen of it."""
+
+import pathlib
+
+import keras
+import pytest
+
+from graftline.errors import UserError
+from tests import assets
+from trainer import models
+from trainer.settings import BackboneSettings, HeadSettings
+
+_SMALL = BackboneSettings(name="MobileNetV2", weights="none", input_size=32, options={"alpha": 0.35})
+
+
+@pytest.fixture(scope="module")
+def trunk() -> keras.Model:
+    return models.build_trunk(_SMALL)
+
+
+@pytest.mark.parametrize(
+    "name", ["MobileNetV2", "MobileNetV3Large", "MobileNetV3Small", "VGG16", "ResNet50", "DenseNet121"]
+)
+def test_backbones_build_by_name_without_their_classifier(name: str) -> None:
+    options = {"minimalistic": True} if "V3" in name else {}
+    built = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=32, options=options))
+    assert built.input_shape == (None, 32, 32, 3)
+    assert len(built.output_shape) == 4
+
+
+def test_the_head_is_grafted_as_set(trunk: keras.Model) -> None:
+    grafted = models.graft_head(trunk, HeadSettings(pooling="max", dense=[7], dropout=0.5), 3)
+    assert [type(layer).__name__ for layer in grafted.head_layers] == ["Dropout", "Dense", "Dropout", "Dense"]
+    assert grafted.pooled.shape == (None, 1280)
+    assert grafted.model.output_shape == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze_from", "first", "count"),
+    [
+        (-1, "out_relu", 1),
+        (-30, "block_13_project_BN", 30),
+        (149, "block_16_project", 5),
+        ("block_16_expand", "block_16_expand", 11),
+        ("all", "input_layer", 154),
+        ("none", None, 0),
+    ],
+)
+def test_unfreeze_from_slices_the_trunks_layers(
+    trunk: keras.Model, unfreeze_from: int | str, first: str, count: int
+) -> None:
+    layers = models.layers_to_unfreeze(trunk, unfreeze_from)
+    assert len(layers) == count
+    assert not layers or layers[0].name.startswith(first)
+
+
+def test_an_unknown_landmark_names_the_nearest(trunk: keras.Model) -> None:
+    with pytest.raises(UserError, match="no layer 'block_16_expnd'; did you mean 'block_16_expand'"):
+        models.layers_to_unfreeze(trunk, "block_16_expnd")
+
+
+@pytest.mark.parametrize("index", [-155, 154])
+def test_an_index_outside_the_trunk_names_the_range(trunk: keras.Model, index: int) -> None:
+    with pytest.raises(UserError, match=r"out of range: .* has 154 layers, so give -154\.\.153"):
+        models.layers_to_unfreeze(trunk, index)
+
+
+def test_an_option_that_the_builder_does_not_take_is_named() -> None:
+    with pytest.raises(UserError, match=r"backbone.options: VGG16 does not take \{'alpha': 1\}"):
+        models.build_trunk(BackboneSettings(name="VGG16", weights="none", input_size=32, options={"alpha": 1}))
+
+
+def test_a_size_that_the_backbone_cannot_take_is_named() -> None:
+    with pytest.raises(UserError, match="MobileNetV2 cannot be built with input_size 16"):
+        models.build_trunk(BackboneSettings(weights="none", input_size=16))
+
+
+def test_weights_are_loaded_from_a_file(trunk: keras.Model, tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "trunk.weights.h5")
+    trunk.save_weights(path)
+    loaded = models.build_trunk(_SMALL.model_copy(update={"weights": path}))
+    for ours, theirs in zip(loaded.get_weights(), trunk.get_weights(), strict=True):
+        assert (ours == theirs).all()
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "other.weights.h5")
+    models.build_trunk(_SMALL.model_copy(update={"options": {"alpha": 0.5}})).save_weights(path)
+    with pytest.raises(UserError, match=r"other.weights.h5' does not fit MobileNetV2 \{'alpha': 0.35\}"):
+        models.build_trunk(_SMALL.model_copy(update={"weights": path}))
+
+
+def test_a_missing_weights_file_is_named() -> None:
+    with pytest.raises(UserError, match="there is no file '/no/such.h5'"):
+        models.build_trunk(_SMALL.model_copy(update={"weights": "/no/such.h5"}))
+
+
+def test_imagenet_weights_that_cannot_be_had_say_what_to_do(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path), raising=False)
+    with pytest.raises(
+        UserError, match="ImageNet weights of MobileNetV2 could not be downloaded.*backbone.weights=FILE"
+    ):
+        models.build_trunk(BackboneSettings(options={"alpha": 1.4}))
+
+
+@assets.needs_assets
+def test_real_imagenet_weights_fit() -> None:
+    built = models.build_trunk(BackboneSettings(weights=str(assets.MOBILENET_V2_035), options={"alpha": 0.35}))
+    assert built.output_shape == (None, 7, 7, 1280)
+
+
+@assets.needs_assets
+def test_real_weights_of_another_width_are_refused() -> None:
+    with pytest.raises(UserError, match="does not fit MobileNetV2"):
+        models.build_trunk(BackboneSettings(weights=str(assets.MOBILENET_V2_035)))

@@ -1,0 +1,224 @@
+"""Two-phase training, weight by weight, and the export: served equals trained."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from graftline import features, signatures
+from tests import images
+from tests.conftest import Transformed
+from trainer import export, inputs, models, phases, reference, run_fn
+from trainer.settings import TrainerSettings
+
+_PARTS = {
+    "backbone": {"weights": "none", "input_size": 32, "options": {"alpha": 0.35}},
+    "head": {},
+    "training": {"batch_size": 16},
+    "feature_extraction": {"epochs": 3, "learning_rate": 0.01},
+    "fine_tuning": {"epochs": 2, "learning_rate": 0.0001, "unfreeze_from": "block_16_expand"},
+    "seed": 1,
+}
+
+
+def _fn_args(transformed: Transformed, out: pathlib.Path, **changed: object) -> types.SimpleNamespace:
+    return types.SimpleNamespace(
+        custom_config=json.loads(json.dumps({**_PARTS, **changed})),
+        transform_output=transformed.directory,
+        train_files=[transformed.train],
+        eval_files=[transformed.eval],
+        serving_model_dir=str(out / "model" / "Format-Serving"),
+        model_run_dir=str(out / "run"),
+    )
+
+
+def _weights(model: keras.Model) -> dict[str, np.ndarray]:
+    return {
+        variable.path: variable.numpy().copy() for variable in model.variables if "seed_generator" not in variable.path
+    }
+
+
+def _moved(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    return {path for path in before if before[path].tobytes() != after[path].tobytes()}
+
+
+@pytest.mark.parametrize("unfreeze_from", ["block_16_expand", "all"])
+def test_each_phase_moves_exactly_what_it_trains(
+    transformed: Transformed, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, unfreeze_from: str
+) -> None:
+    settings = TrainerSettings.model_validate(
+        {**_PARTS, "fine_tuning": {**_PARTS["fine_tuning"], "unfreeze_from": unfreeze_from}}
+    )
+    grafted = models.graft_head(models.build_trunk(settings.backbone), settings.head, 3)
+    snapshots = [_weights(grafted.model)]
+    train = phases.train
+
+    def and_snapshot(*args: object, **kwargs: object) -> phases.PhaseResult:
+        result = train(*args, **kwargs)  # type: ignore[arg-type]
+        assert result.kept, "a phase that was taken back would hide what moved"
+        snapshots.append(_weights(grafted.model))
+        return result
+
+    monkeypatch.setattr(phases, "train", and_snapshot)
+    args = _fn_args(transformed, tmp_path)
+    transform = tft.TFTransformOutput(transformed.directory)
+    results = run_fn.train(grafted, settings, args, transform, tmp_path / "scratch")
+    assert [result.name for result in results] == ["feature_extraction", "fine_tuning"]
+
+    head = {"probabilities/kernel", "probabilities/bias"}
+    assert _moved(snapshots[0], snapshots[1]) == head
+
+    unfrozen = models.layers_to_unfreeze(grafted.trunk, unfreeze_from)
+    norms = [layer for layer in grafted.trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    expected = {v.path for layer in unfrozen if layer not in norms for v in layer.variables} | head
+    assert len(norms) == 52
+    moved = _moved(snapshots[1], snapshots[2])
+    assert not moved & {v.path for layer in norms for v in layer.variables}
+    assert moved == expected
+
+
+def test_a_phase_that_makes_it_worse_is_taken_back() -> None:
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    model = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, activation="softmax")])
+    model.set_weights([np.array([[-5, 5], [0, 0], [0, 0], [0, 0]], np.float32), np.zeros(2, np.float32)])
+    before = [weight.copy() for weight in model.get_weights()]
+    wrong = tf.data.Dataset.from_tensor_slices((x, 1 - y)).batch(16)
+    settings = phases.PhaseSettings(epochs=2, learning_rate=0.5, patience=5)
+    result = phases.train("p", model, settings, wrong, tf.data.Dataset.from_tensor_slices((x, y)).batch(16))
+    assert not result.kept
+    assert result.val_accuracy == 1.0
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_phase_ends_at_its_plateau_or_at_its_epochs_and_says_which() -> None:
+    x, y = np.ones([8, 1], np.float32), np.zeros([8], np.int64)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+    def run(epochs: int, learning_rate: float) -> phases.PhaseResult:
+        model = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, activation="softmax")])
+        settings = phases.PhaseSettings(epochs=epochs, learning_rate=learning_rate, patience=2, min_delta=1e-3)
+        return phases.train("p", model, settings, data, data)
+
+    assert run(3, 0.1).ended == "epochs"
+    stopped = run(50, 1e-9)
+    assert (stopped.ended, stopped.epochs) == ("plateau", 3)
+
+
+@pytest.fixture(scope="module")
+def exported(transformed: Transformed, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The model artifact of a whole run_fn."""
+    out = tmp_path_factory.mktemp("exported")
+    run_fn.run_fn(_fn_args(transformed, out))  # type: ignore[arg-type]
+    return out / "model"
+
+
+def test_the_same_seed_gives_the_same_weights(
+    transformed: Transformed, exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run_fn.run_fn(_fn_args(transformed, tmp_path))  # type: ignore[arg-type]
+    ours, theirs = (keras.saving.load_model(root / "model.keras") for root in (exported, tmp_path / "model"))
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_served_equals_trained(exported: pathlib.Path) -> None:
+    references = reference.read(str(exported / reference.FILE))
+    assert len(references) == 18  # all of the eval split, among them every EXIF orientation
+    served = tf.saved_model.load(str(exported / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
+    got = served(image_bytes=tf.constant([r.image_bytes for r in references]))
+    expected = np.stack([r.probabilities for r in references])
+    assert expected.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
+    np.testing.assert_allclose(got[signatures.PROBABILITIES], expected, atol=1e-4)
+
+
+def test_the_signatures_agree_with_each_other(exported: pathlib.Path, transformed: Transformed) -> None:
+    functions = tf.saved_model.load(str(exported / "Format-Serving")).signatures
+    assert set(functions) == {"serving_default", "serving_examples", "transform_features", "embedding"}
+    examples = list(inputs.serialized([transformed.eval]).as_numpy_iterator())
+    parsed = [tf.train.Example.FromString(example).features.feature for example in examples]
+    files = [feature[features.IMAGE].bytes_list.value[0] for feature in parsed]
+    by_bytes = functions["serving_default"](image_bytes=tf.constant(files))
+    by_example = functions["serving_examples"](examples=tf.constant(examples))
+    for key, value in by_bytes.items():
+        assert value.shape[0] == 18
+        np.testing.assert_array_equal(value, by_example[key])
+    probabilities = by_bytes["probabilities"].numpy()
+    names = np.array(images.CLASSES)
+    assert [label.decode() for label in by_bytes["label"].numpy()] == names[probabilities.argmax(1)].tolist()
+    np.testing.assert_array_equal(by_bytes["score"], probabilities.max(1))
+    np.testing.assert_array_equal(by_bytes["top_k_scores"], -np.sort(-probabilities, axis=1))
+    assert [label.decode() for label in by_bytes["top_k_labels"].numpy()[:, 0]] == names[
+        probabilities.argmax(1)
+    ].tolist()
+    labels = [images.CLASSES.index(feature[features.LABEL].bytes_list.value[0].decode()) for feature in parsed]
+    assert functions["transform_features"](examples=tf.constant(examples))["label_index"].numpy().tolist() == labels
+    assert functions["embedding"](image_bytes=tf.constant(files))["embedding"].shape == (18, 1280)
+
+
+def test_more_images_than_a_chunk_and_none_at_all_are_answered(exported: pathlib.Path) -> None:
+    served = tf.saved_model.load(str(exported / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
+    files = [images.encoded(images.draw("rot", seed % 5)) for seed in range(70)]
+    got = served(image_bytes=tf.constant(files))["probabilities"].numpy()
+    assert got.shape == (70, 3)
+    np.testing.assert_allclose(got, np.tile(got[:5], (14, 1)), atol=1e-6)
+    assert served(image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 3)
+
+
+def test_the_saved_model_loads_where_only_tensorflow_can_be_imported(exported: pathlib.Path) -> None:
+    code = f"""
+import sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow_transform", "tfx", "tfx_bsl", "apache_beam", "trainer", "components", "keras_tuner"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Only())
+import tensorflow as tf
+model = tf.saved_model.load({str(exported / "Format-Serving")!r})
+image = tf.io.encode_jpeg(tf.zeros([20, 30, 3], tf.uint8))
+out = model.signatures["serving_default"](image_bytes=tf.stack([image]))
+print(out["probabilities"].shape, sorted({{v.dtype.name for v in model.signatures["serving_default"].variables}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "(1, 3) ['float32']"
+
+
+def test_labels_and_warmup_requests_ride_along(exported: pathlib.Path) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    served = exported / "Format-Serving"
+    assert (served / "assets" / features.LABELS_FILE).read_text().splitlines() == list(images.CLASSES)
+    (record,) = tf.data.TFRecordDataset(str(served / "assets.extra" / signatures.WARMUP_FILE)).as_numpy_iterator()
+    request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+    assert request.model_spec.signature_name == "serving_default"
+    image = tf.make_ndarray(request.inputs["image_bytes"])[0]
+    assert tf.io.decode_image(image).shape == (64, 64, 3)
+
+
+def test_the_keras_file_loads_and_goes_on_training(exported: pathlib.Path) -> None:
+    model = keras.saving.load_model(exported / run_fn.KERAS_FILE)
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    before = model.get_layer("probabilities").kernel.numpy().copy()
+    model.fit(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), np.array([0, 1, 2, 0]), verbose=0)
+    assert (model.get_layer("probabilities").kernel.numpy() != before).any()
+
+
+def test_the_history_of_both_phases_is_kept(exported: pathlib.Path) -> None:
+    story = json.loads((exported / run_fn.TRAINING_FILE).read_text())
+    assert story["labels"] == list(images.CLASSES)
+    assert [(p["name"], p["epochs"], len(p["history"]["val_loss"])) for p in story["phases"]] == [
+        ("feature_extraction", 3, 3),
+        ("fine_tuning", 2, 2),
+    ]
+
+
+def test_labels_are_read_in_the_models_order(transformed: Transformed) -> None:
+    assert export.read_labels(tft.TFTransformOutput(transformed.directory)) == list(images.CLASSES)
