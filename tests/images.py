@@ -13,7 +13,7 @@ _COLOURS = {"blue sky": (60, 90, 220), "green": (40, 180, 60), "rot": (210, 50, 
 def draw(label: str, seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     """A noisy image in its class' colour, `size` is (width, height)."""
     random = np.random.default_rng([seed, CLASSES.index(label)])
-    noise = random.normal(0, 40, (size[1], size[0], 3))
+    noise = random.normal(0, 15, (size[1], size[0], 3))
     return Image.fromarray(np.clip(np.array(_COLOURS[label]) + noise, 0, 255).astype(np.uint8))
 
 

@@ -38,6 +38,9 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     transform = tft.TFTransformOutput(fn_args.transform_output)
     labels = export.read_labels(transform)
     grafted = models.graft_head(models.build_trunk(settings.backbone), settings.head, len(labels))
+    if settings.backbone.weights == "none":
+        sample = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(_CALIBRATION_BATCHES)
+        models.calibrate(grafted.trunk, (pixels for pixels, _ in sample))
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="graftline-boundary-"))
     try:
         results = train(grafted, settings, fn_args, transform, scratch)
@@ -70,9 +73,6 @@ def train(
     scratch: pathlib.Path,
 ) -> list[phases.PhaseResult]:
     """Both phases; `grafted` holds the trained weights afterwards."""
-    if settings.backbone.weights == "none":
-        sample = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(_CALIBRATION_BATCHES)
-        models.calibrate(grafted.trunk, (pixels for pixels, _ in sample))
     unfrozen = models.layers_to_unfreeze(grafted.trunk, settings.fine_tuning.unfreeze_from)
     fine_tune = settings.fine_tuning.epochs > 0 and bool(unfrozen)
     trainable = [

@@ -173,6 +173,23 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
         predict_with_model(str(tmp_path), [])
 
 
+def test_a_model_whose_variables_are_lost_is_at_fault_not_the_images(tmp_path, photos):
+    import tensorflow as tf
+
+    class Lost(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def serving_default(self, image_bytes):
+            handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="nowhere")
+            score = tf.fill(tf.shape(image_bytes), tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32))
+            top = {"top_k_labels": image_bytes[:, None], "top_k_scores": score[:, None]}
+            return {"label": tf.identity(image_bytes), "score": score, **top}
+
+    module = Lost()
+    tf.saved_model.save(module, str(tmp_path / "lost"), signatures={"serving_default": module.serving_default})
+    with pytest.raises(UserError, match=r"lost cannot run \(Could not find variable nowhere\..*\); export it again"):
+        predict_with_model(str(tmp_path / "lost"), [str(photos / "a.JPG")])
+
+
 def test_several_models_ask_for_a_name(workspace):
     with pytest.raises(UserError, match=r"2 models in .*: colours, numbers; choose one with --name"):
         predict_with_model(str(workspace), [])

@@ -22,8 +22,8 @@ _PARTS = {
     "backbone": {"weights": "none", "input_size": 32, "options": {"alpha": 0.35}},
     "head": {},
     "training": {"batch_size": 16},
-    "feature_extraction": {"epochs": 3, "learning_rate": 0.01},
-    "fine_tuning": {"epochs": 2, "learning_rate": 0.0001, "unfreeze_from": "block_16_expand"},
+    "feature_extraction": {"epochs": 3, "learning_rate": 0.001},
+    "fine_tuning": {"epochs": 2, "learning_rate": 0.00003, "unfreeze_from": "block_16_expand"},
     "seed": 1,
 }
 
@@ -56,7 +56,10 @@ def test_each_phase_moves_exactly_what_it_trains(
     settings = TrainerSettings.model_validate(
         {**_PARTS, "fine_tuning": {**_PARTS["fine_tuning"], "unfreeze_from": unfreeze_from}}
     )
+    keras.utils.set_random_seed(1)
     grafted = models.graft_head(models.build_trunk(settings.backbone), settings.head, 3)
+    args, transform = _fn_args(transformed, tmp_path), tft.TFTransformOutput(transformed.directory)
+    models.calibrate(grafted.trunk, [pixels for pixels, _ in inputs.batches(args.train_files, transform, 32)])
     snapshots = [_weights(grafted.model)]
     train = phases.train
 
@@ -67,8 +70,6 @@ def test_each_phase_moves_exactly_what_it_trains(
         return result
 
     monkeypatch.setattr(phases, "train", and_snapshot)
-    args = _fn_args(transformed, tmp_path)
-    transform = tft.TFTransformOutput(transformed.directory)
     results = run_fn.train(grafted, settings, args, transform, tmp_path / "scratch")
     assert [result.name for result in results] == ["feature_extraction", "fine_tuning"]
 

@@ -1,0 +1,185 @@
+"""The whole job as a user runs it: a folder of images, the command, a served model; then the nights that follow.
+
+The tests of this file run in order and tell one story in one workspace.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from graftline import signatures
+from pipeline import cli, config
+from pipeline.report import RunSummary
+from tests import images
+
+_EXECUTOR_NODES = {
+    "ImageExampleGen",
+    "StatisticsGen",
+    "SchemaGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "Pusher",
+}
+_SETTINGS = [
+    "backbone.weights=none",
+    "backbone.input_size=32",
+    "backbone.options={alpha: 0.35}",
+    "feature_extraction.epochs=5",
+    "fine_tuning.epochs=1",
+    "data.max_bad_fraction=0.1",
+]
+
+
+@dataclass
+class Story:
+    """One workspace and its images; `first` is what the first run printed as JSON."""
+
+    images: pathlib.Path
+    workspace: pathlib.Path
+    first: dict
+
+    def run(self, *overrides: str) -> RunSummary:
+        """Another night, in this process: TFX is imported once."""
+        given = {"images": str(self.images), "workspace": str(self.workspace)}
+        return cli.run_pipeline(config.load(None, [*_SETTINGS, *overrides], given))
+
+    @property
+    def versions(self) -> list[str]:
+        """What a model server sees."""
+        return sorted(name for name in os.listdir(self.workspace / "models" / "photos") if name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    root = tmp_path_factory.mktemp("story")
+    photos = images.folder(root / "photos", 20)
+    (photos / "rot" / "cut off.jpg").write_bytes(images.encoded(images.draw("rot", 50))[:700])
+    (photos / "green" / "notes.jpg").write_text("not an image")
+    shutil.copy(photos / "green" / "0.jpg", photos / "green" / "copy of 0.jpg")
+    (photos / ".DS_Store").write_text("")
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "run",
+        "--images",
+        str(photos),
+        "--workspace",
+        str(root / "ws"),
+        "--json",
+    ]
+    for setting in _SETTINGS:
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Trainer" in done.stderr
+    assert "oneDNN" not in done.stderr, "TensorFlow's chatter belongs into the log"
+    return Story(photos, root / "ws", json.loads(done.stdout))
+
+
+def test_the_first_run_pushes_version_1_and_says_what_it_did(story: Story) -> None:
+    first = story.first
+    assert first["blessed"] is True
+    assert first["pushed_version"] == 1
+    assert first["pushed_path"] == str(story.workspace / "models" / "photos" / "1")
+    assert os.path.exists(os.path.join(first["pushed_path"], "saved_model.pb"))
+    assert (first["examples"], first["quarantined"], first["duplicates"]) == (60, 2, 1)
+    assert first["baseline_accuracy"] is None
+    assert first["accuracy"] >= 0.5
+    assert set(first["seconds"]) >= _EXECUTOR_NODES
+
+
+def test_what_was_left_out_is_listed_with_its_reason(story: Story) -> None:
+    listed = pathlib.Path(story.first["quarantine_file"]).read_text()
+    assert story.first["quarantine_file"].startswith(str(story.workspace))
+    assert "rot/cut off.jpg" in listed
+    assert "green/notes.jpg" in listed
+
+
+def test_served_over_grpc_equals_trained(story: Story) -> None:
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    from serving import locate
+    from serving.server import ModelServer
+    from trainer import reference
+
+    (artifact,) = (story.workspace / "artifacts" / "Trainer" / "model").iterdir()
+    references = reference.read(str(artifact / reference.FILE))
+    assert len(references) >= 6
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "photos"
+    request.inputs[signatures.IMAGE_BYTES].CopyFrom(tf.make_tensor_proto([r.image_bytes for r in references]))
+    with ModelServer(locate.find_models(str(story.workspace)), 0, 0) as server:
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    got = tf.make_ndarray(answer.outputs[signatures.PROBABILITIES])
+    expected = np.stack([r.probabilities for r in references])
+    assert expected.std(axis=0).max() > 0.01, "answers that are all alike would prove nothing"
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_second_run_with_nothing_changed_blesses_the_tie_and_adds_no_version(story: Story) -> None:
+    second = story.run()
+    assert set(second.cached) == _EXECUTOR_NODES - {"Evaluator", "Pusher"}
+    assert second.blessed
+    assert second.baseline_accuracy == second.accuracy == story.first["accuracy"]
+    assert (second.pushed_version, second.new_version) == (1, False)
+    assert story.versions == ["1"]
+
+
+def test_a_third_run_takes_every_node_from_the_cache(story: Story) -> None:
+    third = story.run()
+    assert set(third.cached) == _EXECUTOR_NODES
+    assert (third.pushed_version, third.new_version) == (1, False)
+
+
+def test_a_model_under_the_threshold_is_refused_and_the_served_one_stays(story: Story) -> None:
+    refused = story.run("gate.accuracy.min=0.9", "gate.cross_entropy.max=0.000001")
+    assert not refused.blessed
+    assert (refused.pushed_version, refused.pushed_path) == (None, None)
+    assert [check.metric for check in refused.checks if not check.passed][-1] == "cross_entropy"
+    assert story.versions == ["1"]
+
+
+def test_a_replaced_image_of_the_same_size_and_time_runs_ingest_again(story: Story) -> None:
+    path = story.images / "rot" / "3.jpg"
+    before, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-2] + b"\0\xd9" if data[-3:-2] != b"\0" else data[:-3] + b"\1" + data[-2:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = story.run()
+    assert "ImageExampleGen" not in again.cached
+
+
+def test_a_new_class_is_judged_without_the_old_model_and_says_so(story: Story) -> None:
+    images.folder(story.images / "x", 8, ("green",))
+    (story.images / "x" / "green").rename(story.images / "new class")
+    (story.images / "x").rmdir()
+    for number, path in enumerate(sorted((story.images / "new class").iterdir())):
+        image = images.draw("green", 200 + number).rotate(90, expand=True).point(lambda value: 255 - value)
+        path.write_bytes(images.encoded(image))
+    grown = story.run()
+    assert grown.classes == ["blue sky", "green", "new class", "rot"]
+    assert grown.baseline_accuracy is None
+    assert "new: new class" in grown.note
+
+
+def test_a_version_that_somebody_removed_is_put_back(story: Story) -> None:
+    story.run()
+    newest = story.versions[-1]
+    shutil.rmtree(story.workspace / "models")
+    back = story.run()
+    assert back.pushed_path is not None
+    assert os.path.exists(os.path.join(back.pushed_path, "saved_model.pb"))
+    assert newest
