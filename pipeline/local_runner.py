@@ -67,7 +67,7 @@ def _check_trunk(config: Config) -> None:
     """Builds the trunk and finds the layers to unfreeze, so that wrong weights are told in seconds, not after ingest."""
     from trainer import models
 
-    trunk = models.build_trunk(config.backbone)
+    trunk = models.build_trunk(config.backbone, config.head.cut_at)
     models.layers_to_unfreeze(trunk, config.fine_tuning.unfreeze_from)
 
 

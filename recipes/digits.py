@@ -50,7 +50,7 @@ def write_images(folder: pathlib.Path) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Only JSON on standard output.")
 def main(workspace: str, as_json: bool) -> int:
     """Train, judge, push and try a classifier of handwritten digits."""
-    from pipeline import config
+    from pipeline import config, console
 
     images = pathlib.Path(workspace) / FOLDER
     click.echo(f"{write_images(images):,} scans of digits in {images}", err=True)
@@ -62,7 +62,9 @@ def main(workspace: str, as_json: bool) -> int:
     samples = [str(sorted(images.glob(f"{digit}/*.png"))[0]) for digit in (3, 5, 8)]
     command = ["graftline", "predict", "--model", summary.pushed_path, *samples]
     click.echo(f"\n$ {shlex.join(command)}", err=as_json)
-    cli.print_predictions(cli.classify(samples, model=summary.pushed_path), as_json=False, err=as_json)
+    with console.captured(pathlib.Path(os.devnull)):  # this process has TFX in it, which has TensorFlow speak up
+        answers = cli.classify(samples, model=summary.pushed_path)
+    cli.print_predictions(answers, as_json=False, err=as_json)
     return cli.DONE if summary.blessed else cli.NOT_BLESSED
 
 

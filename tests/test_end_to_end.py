@@ -33,8 +33,11 @@ _SETTINGS = [
     "backbone.weights=none",
     "backbone.input_size=32",
     "backbone.options={alpha: 0.35}",
-    "feature_extraction.epochs=5",
+    "head.cut_at=block_2_add",
+    "feature_extraction.epochs=40",
+    "feature_extraction.learning_rate=0.01",
     "fine_tuning.epochs=1",
+    "fine_tuning.unfreeze_from=block_2_project",
     "data.max_bad_fraction=0.1",
 ]
 
@@ -67,9 +70,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     shutil.copy(photos / "green" / "0.jpg", photos / "green" / "copy of 0.jpg")
     (photos / ".DS_Store").write_text("")
     command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
+        str(pathlib.Path(sys.executable).with_name("graftline")),
         "run",
         "--images",
         str(photos),

@@ -23,7 +23,11 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput) -> None:
         super().__init__()
         # One graph with both outputs; it shares the model's layers. Weights stay float32 variables.
-        self.model = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, _width(pooled)])])
+        both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, _width(pooled)])])
+        # A tracked Keras 3 model saves each variable twice, and a TF1 session, which is how TensorFlow Serving runs a
+        # model, restores the one and reads the other (tensorflow issue 72963). So: the variables, not the model.
+        self._variables = [weight.value for weight in both.weights]
+        self._model = lambda pixels: both(pixels, training=False)
         self.transform = transform.transform_features_layer()
         self._classes = int(model.output.shape[-1])
         self._width = _width(pooled)
@@ -41,7 +45,7 @@ class Served(tf.Module):
         def step(start: tf.Tensor, probabilities: tf.Tensor, embedding: tf.Tensor) -> tuple[tf.Tensor, ...]:
             chunk = tf.reshape(image_bytes[start : start + _CHUNK], shape)
             pixels = self.transform({features.IMAGE: chunk})[features.PIXELS]
-            more = self.model(pixels, training=False)
+            more = self._model(pixels)
             return (
                 start + _CHUNK,
                 tf.concat([probabilities, more[0]], axis=0),

@@ -30,16 +30,29 @@ class Grafted:
         return [layer for layer in self.model.layers if id(layer) not in trunk and layer is not pooling]
 
 
-def build_trunk(settings: BackboneSettings) -> keras.Model:
-    """The trunk, without its classifier, with its weights loaded.
+def build_trunk(settings: BackboneSettings, cut_at: str | None = None) -> keras.Model:
+    """The trunk, without its classifier, with its weights loaded; it ends at the layer `cut_at` when given.
 
     Raises:
-      UserError: an option that the builder does not take, weights that cannot be downloaded, read or fitted.
+      UserError: an option that the builder does not take, weights that cannot be downloaded, read or fitted,
+        no such layer.
     """
+    trunk = _build(settings)
+    if settings.weights not in ("imagenet", "none"):
+        _load_weights(trunk, settings)
+    if cut_at is None:
+        return trunk
+    names = [layer.name for layer in trunk.layers]
+    if cut_at not in names:
+        raise UserError(f"head.cut_at: {trunk.name} has no layer '{cut_at}'{did_you_mean(cut_at, names)}")
+    return keras.Model(trunk.input, trunk.get_layer(cut_at).output, name=trunk.name)
+
+
+def _build(settings: BackboneSettings) -> keras.Model:
     row = backbones.get(settings.name)
     weights = "imagenet" if settings.weights == "imagenet" else None
     try:
-        trunk = row.builder(
+        return row.builder(
             include_top=False, weights=weights, input_shape=(settings.size, settings.size, 3), **settings.options
         )
     except TypeError as error:
@@ -53,9 +66,6 @@ def build_trunk(settings: BackboneSettings) -> keras.Model:
             "Put the file into $KERAS_HOME/models (~/.keras/models), give a weights file with "
             "--set backbone.weights=FILE, or start from random weights with --set backbone.weights=none"
         ) from error
-    if settings.weights not in ("imagenet", "none"):
-        _load_weights(trunk, settings)
-    return trunk
 
 
 def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:

@@ -37,7 +37,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     keras.utils.set_random_seed(settings.seed)
     transform = tft.TFTransformOutput(fn_args.transform_output)
     labels = export.read_labels(transform)
-    grafted = models.graft_head(models.build_trunk(settings.backbone), settings.head, len(labels))
+    grafted = models.graft_head(models.build_trunk(settings.backbone, settings.head.cut_at), settings.head, len(labels))
     if settings.backbone.weights == "none":
         sample = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(_CALIBRATION_BATCHES)
         models.calibrate(grafted.trunk, (pixels for pixels, _ in sample))

@@ -45,6 +45,7 @@ class BackboneSettings(Settings):
 class HeadSettings(Settings):
     """What is grafted onto the trunk."""
 
+    cut_at: str | None = Field(None, description="layer of the trunk that the head is grafted onto; its last when null")
     pooling: Literal["avg", "max", "flatten"] = Field(
         "avg", description="how the trunk's last feature map becomes a vector"
     )
@@ -67,11 +68,12 @@ class PhaseSettings(Settings):
 class FeatureExtractionSettings(PhaseSettings):
     """Phase 1: the head is trained on a frozen trunk."""
 
-    epochs: int = Field(60, ge=0, description="at most so many passes over the train split; 0 skips the phase")
+    epochs: int = Field(100, ge=0, description="at most so many passes over the train split; 0 skips the phase")
     learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")
     patience: int = Field(
         8, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
     )
+    min_delta: float = Field(0.001, ge=0, description="by how much the validation loss must fall to count as better")
 
 
 class FineTuningSettings(PhaseSettings):

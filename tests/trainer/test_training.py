@@ -141,6 +141,27 @@ def test_served_equals_trained(exported: pathlib.Path) -> None:
     np.testing.assert_allclose(got[signatures.PROBABILITIES], expected, atol=1e-4)
 
 
+def test_the_model_answers_in_a_session_as_tensorflow_serving_runs_it(exported: pathlib.Path) -> None:
+    """`tf.saved_model.load` hides variables that are saved twice; a session does not (tensorflow issue 72963)."""
+    references = reference.read(str(exported / reference.FILE))
+    directory = str(exported / "Format-Serving")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], directory)
+        signature = meta.signature_def[signatures.SERVING_DEFAULT]
+        got = session.run(
+            signature.outputs[signatures.PROBABILITIES].name,
+            {signature.inputs[signatures.IMAGE_BYTES].name: [r.image_bytes for r in references]},
+        )
+    np.testing.assert_allclose(got, np.stack([r.probabilities for r in references]), atol=1e-4)
+
+
+def test_each_weight_is_stored_once(exported: pathlib.Path) -> None:
+    trained = keras.saving.load_model(exported / "model.keras")
+    stored = tf.train.list_variables(str(exported / "Format-Serving" / "variables" / "variables"))
+    shapes = sorted(tuple(shape) for name, shape in stored if "CHECKPOINTABLE" not in name and shape)
+    assert shapes == sorted(tuple(weight.shape) for weight in trained.weights)
+
+
 def test_the_signatures_agree_with_each_other(exported: pathlib.Path, transformed: Transformed) -> None:
     functions = tf.saved_model.load(str(exported / "Format-Serving")).signatures
     assert set(functions) == {"serving_default", "serving_examples", "transform_features", "embedding"}
