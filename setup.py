@@ -10,7 +10,16 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "graftline" / "__init__.py").read_text()).group(1)  # type: ignore[union-attr]
 
 # What the command line, the config and the client need: seconds to install, no TensorFlow.
-LIGHT = ["click>=8.1", "pydantic>=2.7,<3", "PyYAML>=6", "rich>=13", "numpy>=1.23,<2", "pillow>=12.1", "grpcio>=1.60", "protobuf>=3.20,<4"]
+LIGHT = [
+    "click>=8.1",
+    "pydantic>=2.7,<3",
+    "PyYAML>=6",
+    "rich>=13",
+    "numpy>=1.23,<2",
+    "pillow>=12.1",
+    "grpcio>=1.60",
+    "protobuf>=3.20,<4",
+]
 
 # The newest TFX that installs on glibc < 2.39, with the bounds that its own metadata leaves out:
 # Beam 2.68 drops `dill` (tfx-bsl imports it), an open kfp range resolves to 1.4,
@@ -24,7 +33,16 @@ PIPELINE = [
     "scikit-learn>=1.5,<1.6",
 ]
 
-DEV = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff", "mypy", "import-linter", "types-PyYAML", "requests"]
+DEV = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "ruff",
+    "mypy",
+    "import-linter",
+    "types-PyYAML",
+    "requests",
+]
 
 setup(
     name="graftline",
@@ -33,7 +51,13 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.11",
-    packages=find_packages(include=[f"{room}{tail}" for room in ("graftline", "serving", "trainer", "components", "pipeline") for tail in ("", ".*")]),
+    packages=find_packages(
+        include=[
+            f"{room}{tail}"
+            for room in ("graftline", "serving", "trainer", "components", "pipeline")
+            for tail in ("", ".*")
+        ]
+    ),
     package_data={"pipeline": ["recipes/*.yaml"]},
     install_requires=LIGHT,
     extras_require={"pipeline": PIPELINE, "dev": DEV},

@@ -2,7 +2,7 @@
 
 
 def __getattr__(name: str) -> object:
-    """Kubeflow and Vertex import an artifact type by its type name, "components.Quarantine"; lazy, as it imports TFX."""
+    """Kubeflow and Vertex import an artifact type by its type name, "components.Quarantine". Lazy: it imports TFX."""
     if name == "Quarantine":
         from components.image_example_gen.artifacts import Quarantine
 

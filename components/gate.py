@@ -1,4 +1,4 @@
-"""The gate's metrics and thresholds, and the verdict that a person can read. `components.evaluator` applies them with TFMA."""
+"""The gate's metrics and thresholds, and the verdict that a person can read. `components.evaluator` applies them."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""From an image file's bytes to upright pixels, as TensorFlow ops: the only decoder of training, evaluation and serving."""
+"""From an image file's bytes to upright pixels, as TensorFlow ops: the one decoder of training, gate and serving."""
 
 import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The Transform's `preprocessing_fn`: the one graph in front of the model, in training, evaluation and serving alike."""
+"""The Transform's `preprocessing_fn`: the one graph in front of the model, in training, gate and serving alike."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The Pusher: publishes a blessed model as the next version, atomically, and adds none when that very model is served already.
+"""The Pusher: publishes a blessed model as the next version, atomically; the very model that is served adds none.
 
 TFX's own copies file by file into a directory named by the second, and says "pushed" when that was there already.
 """

@@ -1,4 +1,4 @@
-"""Names of the SavedModel's signatures, their inputs and outputs: the contract between trainer, Evaluator, server and client."""
+"""Names of the SavedModel's signatures, inputs and outputs: the contract of trainer, Evaluator, server and client."""
 
 SERVING_DEFAULT = "serving_default"  # image_bytes string [N] -> the PREDICTION outputs
 SERVING_EXAMPLES = "serving_examples"  # serialized tf.Examples string [N] -> the same outputs

@@ -199,7 +199,8 @@ def _times(run: RunSummary) -> Iterator[str]:
             f"{node} {'cached' if node in run.cached else seconds_text(seconds)}"
             for node, seconds in run.seconds.items()
         )
-        yield _row("Time", f"{seconds_text(sum(run.seconds.values()))} in all: {stages}")
+        all_of_it = run.startup_seconds + sum(run.seconds.values())
+        yield _row("Time", f"{seconds_text(all_of_it)} in all: start {seconds_text(run.startup_seconds)}, {stages}")
 
 
 def _next(run: RunSummary, workspace: str) -> Iterator[str]:

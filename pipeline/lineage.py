@@ -1,4 +1,4 @@
-"""Reads what a run left in ML Metadata: for each node the artifacts that it gave, and whether they came from the cache."""
+"""Reads what a run left in ML Metadata: each node's artifacts, and whether they came from the cache."""
 
 from dataclasses import dataclass
 from typing import Any

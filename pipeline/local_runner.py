@@ -48,7 +48,8 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
             str(workspace / METADATA_FILE)
         ),
     )
-    seconds = {"imports": time.monotonic() - began}
+    startup = time.monotonic() - began
+    seconds: dict[str, float] = {}
     watcher = _NodeWatcher(progress, seconds)
     absl_logging.set_verbosity(absl_logging.INFO)
     logger = absl_logging.get_absl_logger()
@@ -60,11 +61,11 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
         raise
     finally:
         logger.removeHandler(watcher)
-    return _summarise(config, workspace, seconds)
+    return _summarise(config, workspace, seconds, startup)
 
 
 def _check_trunk(config: Config) -> None:
-    """Builds the trunk and finds the layers to unfreeze, so that wrong weights are told in seconds, not after ingest."""
+    """Builds the trunk and finds the layers to unfreeze: wrong weights are told in seconds, not after ingest."""
     from trainer import models
 
     trunk = models.build_trunk(config.backbone, config.head.cut_at)
@@ -100,7 +101,7 @@ class _NodeWatcher(logging.Handler):
         self._node = ""
 
 
-def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float]) -> RunSummary:
+def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
     from components.image_example_gen import quarantine
     from pipeline import lineage
     from serving import publish
@@ -143,4 +144,5 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         new_version=new,
         quarantine_file=str(left_out / quarantine.CSV_NAME) if counts["quarantined"] else None,
         note=verdict.note,
+        startup_seconds=round(startup, 3),
     )

@@ -1,4 +1,4 @@
-"""Where real weights and photos lie, for the tests and benchmarks that use them; they are not part of the repository."""
+"""Where real weights and photos lie, for tests and benchmarks; they are not part of the repository."""
 
 import os
 import pathlib

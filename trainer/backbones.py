@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from graftline.errors import UserError, did_you_mean
 
-# How `keras.applications.<family>.preprocess_input` treats RGB pixels in 0..255 (keras/src/applications/imagenet_utils.py):
+# What `keras.applications.<family>.preprocess_input` does to RGB in 0..255 (keras/src/applications/imagenet_utils.py):
 #   tf     x / 127.5 - 1
 #   torch  (x / 255 - mean) / std, ImageNet's mean and deviation
 #   caffe  RGB to BGR, ImageNet's mean subtracted, not scaled
@@ -21,7 +21,7 @@ Preprocessing = Literal["tf", "torch", "caffe", "none"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row: `builder` is "module:function", `input_size` the native side in pixels, `min_size` the smallest that builds."""
+    """One row. `family` is its module, `input_size` the native side in pixels, `min_size` the smallest that builds."""
 
     name: str
     family: str
@@ -94,6 +94,7 @@ def get(name: str) -> Backbone:
     """
     if name not in BACKBONES:
         raise UserError(
-            f"backbone.name: there is no backbone '{name}'{did_you_mean(name, list(BACKBONES))} Known: {', '.join(BACKBONES)}"
+            f"backbone.name: there is no backbone '{name}'{did_you_mean(name, list(BACKBONES)) or '.'} "
+            f"Known: {', '.join(BACKBONES)}"
         )
     return BACKBONES[name]

@@ -1,4 +1,4 @@
-"""The boundary: what lies under the lowest trainable layer gives the same activations in every epoch, so it is run once.
+"""The boundary: what lies under the lowest trainable layer gives the same in every epoch, so it is run once.
 
 `find_cut` finds the last single tensor under the trainable layers, `compute` runs the frozen part and keeps the
 activations on disk, `Activations` feeds them to `fit`, and `above` is the model that trains on them. Everything under
@@ -112,7 +112,7 @@ def compute(
     for file in files:
         file.close()
     y = np.concatenate(labels) if labels else np.zeros([0], np.int64)
-    maps = [
+    maps: list[np.ndarray] = [
         np.memmap(path, np.float32, "r", shape=(len(y), *tensor.shape[1:]))
         for path, tensor in zip(paths, tensors, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The Trainer's `run_fn`: head on a frozen trunk, then fine-tuning of the upper trunk, then export. TFX calls it by import path."""
+"""The Trainer's `run_fn`, by import path: a head on the frozen trunk, then the upper trunk fine-tuned, then export."""
 
 import json
 import logging
@@ -23,8 +23,6 @@ KERAS_FILE = "model.keras"
 
 # Images in one pass of the frozen trunk.
 _FORWARD_BATCH = 32
-# Of those, what a random trunk's BatchNorm statistics are taken from.
-_CALIBRATION_BATCHES = 8
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
@@ -39,8 +37,8 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     labels = export.read_labels(transform)
     grafted = models.graft_head(models.build_trunk(settings.backbone, settings.head.cut_at), settings.head, len(labels))
     if settings.backbone.weights == "none":
-        sample = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(_CALIBRATION_BATCHES)
-        models.calibrate(grafted.trunk, (pixels for pixels, _ in sample))
+        ((pixels, _),) = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(1)
+        models.calibrate(grafted.trunk, pixels)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="graftline-boundary-"))
     try:
         results = train(grafted, settings, fn_args, transform, scratch)

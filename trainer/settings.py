@@ -1,4 +1,4 @@
-"""What a user can set about training: the `backbone`, `head`, `training`, `feature_extraction` and `fine_tuning` parts of the config.
+"""What a user can set about training: the parts of the config that the trainer reads.
 
 `pipeline.config` puts them into the one typed config; `trainer.run_fn` reads them back. Imports no Keras.
 """
@@ -88,8 +88,8 @@ class FineTuningSettings(PhaseSettings):
     )
     unfreeze_from: int | str = Field(
         -30,
-        description="what of the trunk is trained, as a Python slice of its layers: -30 the last 30, 149 from index 149 "
-        "(InputLayer is 0), a layer's name from that layer on, all, or none",
+        description="what of the trunk is trained, as a Python slice of its layers: -30 the last 30, 149 from index "
+        "149 (InputLayer is 0), a layer's name from that layer on, all, or none",
     )
 
 

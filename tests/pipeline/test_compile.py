@@ -62,7 +62,7 @@ def test_the_dag_compiles_to_a_valid_spec(
     spec = _spec(target, text)
     assert spec.pipeline_info.name == "graftline-photos"
     assert spec.schema_version == {"vertex": "2.0.0", "kubeflow": "2.1.0"}[target]
-    assert _NODES <= set(spec.root.dag.tasks)
+    assert set(spec.root.dag.tasks) >= _NODES
     assert compiling.FINGERPRINT_PARAMETER in spec.root.input_definitions.parameters
 
     executors = json_format.MessageToDict(spec.deployment_spec)["executors"]

@@ -13,7 +13,7 @@ from trainer.settings import BackboneSettings, HeadSettings
 
 def _grafted(name: str = "MobileNetV2", size: int = 32) -> models.Grafted:
     trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
-    models.calibrate(trunk, [np.random.default_rng(1).normal(size=(16, size, size, 3)).astype(np.float32)])
+    models.calibrate(trunk, np.random.default_rng(1).normal(size=(16, size, size, 3)).astype(np.float32))
     return models.graft_head(trunk, HeadSettings(), 3)
 
 

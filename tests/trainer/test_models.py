@@ -3,6 +3,7 @@
 import pathlib
 
 import keras
+import numpy as np
 import pytest
 
 from graftline.errors import UserError
@@ -91,7 +92,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: pathlib.Path) -> None
 
 
 def test_a_missing_weights_file_is_named() -> None:
-    with pytest.raises(UserError, match="there is no file '/no/such.h5'"):
+    with pytest.raises(UserError, match=r"there is no file '/no/such\.h5'"):
         models.build_trunk(_SMALL.model_copy(update={"weights": "/no/such.h5"}))
 
 
@@ -102,9 +103,27 @@ def test_imagenet_weights_that_cannot_be_had_say_what_to_do(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path), raising=False)
     with pytest.raises(
-        UserError, match="ImageNet weights of MobileNetV2 could not be downloaded.*backbone.weights=FILE"
+        UserError, match=r"ImageNet weights of MobileNetV2 could not be downloaded.*backbone.weights=FILE"
     ):
         models.build_trunk(BackboneSettings(options={"alpha": 1.4}))
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50", "EfficientNetB0"])
+def test_a_random_trunk_is_calibrated_so_that_images_come_through(name: str) -> None:
+    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=32))
+    pixels = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype(np.float32)
+    kernels = {v.path: v.numpy() for v in trunk.variables if "moving_variance" not in v.path}
+    models.calibrate(trunk, pixels)
+    features = keras.ops.convert_to_numpy(trunk(pixels, training=False))
+    assert 0.01 < features.std(axis=0).mean() < 10
+    assert all((kernels[v.path] == v.numpy()).all() for v in trunk.variables if v.path in kernels)
+
+
+def test_the_trunk_ends_where_it_is_cut() -> None:
+    cut = models.build_trunk(_SMALL, "block_2_add")
+    assert cut.layers[-1].name == "block_2_add"
+    with pytest.raises(UserError, match=r"head.cut_at: .* no layer 'block_2_ad'; did you mean 'block_2_add'"):
+        models.build_trunk(_SMALL, "block_2_ad")
 
 
 @assets.needs_assets
