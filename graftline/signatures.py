@@ -18,4 +18,6 @@ TOP_K = 5  # k = min(TOP_K, C)
 
 EMBEDDING_OUTPUT = "embedding"
 
+MODELS_METADATA = "graftline-models"  # gRPC trailing metadata of a NOT_FOUND: what our server serves, by commas
+
 WARMUP_FILE = "tf_serving_warmup_requests"  # in assets.extra/, a TFRecord of PredictionLog

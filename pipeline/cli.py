@@ -38,6 +38,7 @@ class Command(click.Command):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """As `click.Command.main`, always in standalone mode: ends the process."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's C++ side has nothing to say to a user
         kwargs["standalone_mode"] = False
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a file's odd name must not end a run at its last line
@@ -245,9 +246,6 @@ def classify(
 
     paths = client.find_images(images)
     if server is not None:
-        if name is None:
-            # The API has no call that lists the models of a server.
-            raise UserError(f"which model of the server at {server}? Give the name that it serves with --name")
         return client.predict_with_server(server, name, paths)
     return client.predict_with_model(str(model), paths, name)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftline.errors import UserError
-from graftline.signatures import IMAGE_BYTES, LABEL, SCORE, SERVING_DEFAULT, TOP_K_LABELS, TOP_K_SCORES
+from graftline.signatures import IMAGE_BYTES, LABEL, MODELS_METADATA, SCORE, SERVING_DEFAULT, TOP_K_LABELS, TOP_K_SCORES
 from serving.locate import find_model
 from serving.quick_tensorflow import import_tensorflow
 
@@ -163,10 +163,11 @@ def _split_target(target: str) -> str:
     return target
 
 
-def predict_with_server(target: str, name: str, paths: Sequence[str]) -> list[Prediction]:
+def predict_with_server(target: str, name: str | None, paths: Sequence[str]) -> list[Prediction]:
     """Classify files by the model `name` of the TF Serving compatible server at `target`, "HOST:GRPC_PORT".
 
-    One row for each path, in order; a bad image fails its own row only. Raises UserError when nothing answers at the
+    Without a name the only model of a `graftline serve` is meant; other servers cannot be asked for theirs. One row
+    for each path, in order; a bad image fails its own row only. Raises UserError when nothing answers at the
     address within CONNECT_SECONDS, or when the server has no such model or one with other signatures.
     """
     import grpc
@@ -180,7 +181,27 @@ def predict_with_server(target: str, name: str, paths: Sequence[str]) -> list[Pr
             raise UserError(
                 f"no model server answers at {target} (gRPC): start one with `graftline serve`, or correct --server"
             ) from error
-        return _classify_files(paths, _by_grpc(channel, target, name))
+        return _classify_files(paths, _by_grpc(channel, target, name or _only_model(channel, target)))
+
+
+def _only_model(channel: Any, target: str) -> str:
+    """The name of the one model that a server of ours serves. Raises UserError when there are more, or none is told."""
+    import_tensorflow()
+    import grpc
+    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = " "  # no model is called so
+    names: list[str] = []
+    try:
+        model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, timeout=CONNECT_SECONDS)
+    except grpc.RpcError as error:
+        told = dict(error.trailing_metadata() or ())
+        names = [name for name in str(told.get(MODELS_METADATA, "")).split(",") if name]
+    if len(names) == 1:
+        return names[0]
+    serves = f"It serves {', '.join(names)}: choose" if names else "It does not tell: give the name that it serves"
+    raise UserError(f"which model of the server at {target}? {serves} with --name")
 
 
 def _by_grpc(channel: Any, target: str, name: str) -> _Classify:

@@ -4,7 +4,7 @@ Called by `serving.server`. The other methods of both services answer UNIMPLEMEN
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -14,9 +14,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from graftline.signatures import SERVING_DEFAULT
+from graftline.signatures import MODELS_METADATA, SERVING_DEFAULT
 from serving.server import service
-from serving.server.errors import ServingError, invalid
+from serving.server.errors import Code, ServingError, invalid
 from serving.server.manager import ModelManager
 from serving.server.tensors import from_proto, to_proto
 
@@ -24,11 +24,17 @@ _logger = logging.getLogger(__name__)
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def _answer(context: Any, work: Callable[[], Any]) -> Any:
-    """The result of `work`, or its ServingError as a gRPC status. A fault of our own is logged and named INTERNAL."""
+def _answer(context: Any, names: Sequence[str], work: Callable[[], Any]) -> Any:
+    """The result of `work`, or its ServingError as a gRPC status. A fault of our own is logged and named INTERNAL.
+
+    `names` are the models served; a NOT_FOUND brings them along as trailing metadata.
+    """
     try:
         return work()
     except ServingError as error:
+        if error.code is Code.NOT_FOUND:
+            # The API cannot list models; a client of ours that was given no name finds the only one so.
+            context.set_trailing_metadata(((MODELS_METADATA, ",".join(names)),))
         context.abort(_STATUS[error.code.value], error.message)
     except Exception:
         _logger.exception("unexpected fault while answering a gRPC request")
@@ -43,7 +49,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Run a signature of a loaded model on the request's tensors."""
-        return _answer(context, lambda: self._predict(request))
+        return _answer(context, self._manager.names, lambda: self._predict(request))
 
     def _predict(self, request: Any) -> Any:
         if not request.HasField("model_spec"):
@@ -64,7 +70,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The signatures of a loaded model."""
-        return _answer(context, lambda: self._metadata(request))
+        return _answer(context, self._manager.names, lambda: self._metadata(request))
 
     def _metadata(self, request: Any) -> Any:
         if not request.HasField("model_spec"):
@@ -86,7 +92,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The states of a model's versions."""
-        return _answer(context, lambda: self._status(request))
+        return _answer(context, self._manager.names, lambda: self._status(request))
 
     def _status(self, request: Any) -> Any:
         if not request.HasField("model_spec"):

@@ -127,7 +127,7 @@ def test_config_prints_the_defaults_on_standard_output(tmp_path: pathlib.Path):
         (["predict", "--model", "m", "none.png"],
          "no such file or folder: none.png; name an image or a folder of images"),
         (["predict", "--server", "localhost:1", "images"],
-         "which model of the server at localhost:1? Give the name that it serves with --name"),
+         "no model server answers at localhost:1 (gRPC): start one with `graftline serve`, or correct --server"),
         (["predict", "--model", "none", "images"],
          "no model at none: no such folder; run `graftline run` first, or name another path"),
         (["serve", "none"],

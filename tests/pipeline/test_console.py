@@ -138,7 +138,7 @@ def test_the_summary_of_a_pushed_model():
         "Gate        accuracy 0.9500: at least 0.5000 was asked, passed",
         "            change of accuracy +0.0200: a change of at least +0.0000 was asked, passed",
         "Result      BLESSED. Pushed as version 3: /ws/models/pets/3",
-        "Time        3 min 08 s in all: ImageExampleGen 3.2 s, Trainer 3 min 05 s",
+        "Time        3 min 08 s in all: start 0.0 s, ImageExampleGen 3.2 s, Trainer 3 min 05 s",
         "Next        graftline serve 'my ws'",
         "            graftline predict --model /ws/models/pets/3 IMAGE…",
     ]
