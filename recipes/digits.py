@@ -59,7 +59,7 @@ def main(workspace: str, as_json: bool) -> int:
     cli.print_summary(summary, loaded, as_json)
     if summary.pushed_path is None:
         return cli.NOT_BLESSED
-    samples = [str(sorted(images.glob(f"{digit}/*.png"))[0]) for digit in (3, 5, 8)]
+    samples = [str(sorted(images.glob(f"{digit}/*.png"))[0]) for digit in (0, 4, 8)]
     command = ["graftline", "predict", "--model", summary.pushed_path, *samples]
     click.echo(f"\n$ {shlex.join(command)}", err=as_json)
     with console.captured(pathlib.Path(os.devnull)):  # this process has TFX in it, which has TensorFlow speak up

@@ -104,7 +104,7 @@ def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
         if not isinstance(operation, keras.layers.BatchNormalization):
             return functools.partial(operation, training=False) if _takes_training(operation) else operation
 
-        def scaled(x: keras.KerasTensor) -> keras.KerasTensor:
+        def scaled(x: keras.KerasTensor, **_: object) -> keras.KerasTensor:
             power = keras.ops.mean(keras.ops.square(x))
             operation.moving_variance.assign(keras.ops.full(operation.moving_variance.shape, power))
             return operation(x, training=False)

@@ -71,7 +71,7 @@ class FeatureExtractionSettings(PhaseSettings):
     epochs: int = Field(100, ge=0, description="at most so many passes over the train split; 0 skips the phase")
     learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")
     patience: int = Field(
-        8, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+        10, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
     )
     min_delta: float = Field(0.001, ge=0, description="by how much the validation loss must fall to count as better")
 
