@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import keras
 
-from trainer import models
+from trainer import boundary, models
 from trainer.settings import PhaseSettings
 
 Batches = object  # what keras.Model.fit takes
@@ -29,6 +29,16 @@ class PhaseResult:
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
+def trained(unfrozen: list[keras.Layer]) -> list[keras.Layer]:
+    """Those of the unfrozen layers that training moves: they have weights, and are no BatchNormalization."""
+    return [layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def cut_under(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> keras.KerasTensor:
+    """The boundary: the last single tensor under all that either phase trains."""
+    return boundary.find_cut(grafted.model, [*trained(unfrozen), *grafted.head_layers])
+
+
 def freeze(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> None:
     """Freezes the trunk but for `unfrozen`; the head stays trainable. Recompile after it.
 
@@ -36,9 +46,9 @@ def freeze(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> None:
     statistics inside `fit`, where `trunk(x, training=False)` is ignored (keras issue 20285).
     """
     grafted.model.trainable = True
-    keep = set(map(id, unfrozen))
+    keep = set(map(id, trained(unfrozen)))
     for layer in grafted.trunk.layers:
-        layer.trainable = id(layer) in keep and not isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = id(layer) in keep
 
 
 def optimizer(settings: PhaseSettings) -> keras.optimizers.Optimizer:

@@ -73,10 +73,7 @@ def train(
     """Both phases; `grafted` holds the trained weights afterwards."""
     unfrozen = models.layers_to_unfreeze(grafted.trunk, settings.fine_tuning.unfreeze_from)
     fine_tune = settings.fine_tuning.epochs > 0 and bool(unfrozen)
-    trainable = [
-        layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    cut = boundary.find_cut(grafted.model, [*trainable, *grafted.head_layers])
+    cut = phases.cut_under(grafted, unfrozen)
     frozen_part = cut is not grafted.model.inputs[0]
     # One pass over the images gives the inputs of both phases.
     tensors = [grafted.pooled, *([cut] if fine_tune and frozen_part else [])]
