@@ -30,4 +30,4 @@ bench: setup
 	.venv/bin/python -m benchmarks.against_plain_keras
 
 clean:
-	rm -rf .venv graftline-workspace
+	rm -rf .venv

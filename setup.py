@@ -58,7 +58,6 @@ setup(
             for tail in ("", ".*")
         ]
     ),
-    package_data={"pipeline": ["recipes/*.yaml"]},
     install_requires=LIGHT,
     extras_require={"pipeline": PIPELINE, "dev": DEV},
     entry_points={"console_scripts": ["graftline=pipeline.cli:main"]},

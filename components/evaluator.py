@@ -1,7 +1,9 @@
 """The Evaluator: TFX's own, with the gate's thresholds in, and a verdict that a person can read out."""
 
+import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +11,18 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tfx import types
-from tfx import v1 as tfx
 from tfx.components.evaluator import executor as tfx_executor
 from tfx.dsl.components.base import executor_spec
-from tfx.types import artifact_utils
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
+from tfx.types import artifact_utils, standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ExecutionParameter
 from tfx.utils import path_utils
 
 from components import gate
 from graftline import features, signatures
 
 _BASELINE = "baseline"
+_BASELINE_INPUT = "baseline_model"
 
 
 def eval_config(thresholds: Mapping[str, gate.Threshold]) -> tfma.EvalConfig:
@@ -37,10 +41,10 @@ def eval_config(thresholds: Mapping[str, gate.Threshold]) -> tfma.EvalConfig:
         if threshold.min_change is not None:
             if metric.higher_is_better:
                 spec.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
-                spec.change_threshold.absolute.value = threshold.min_change
+                spec.change_threshold.absolute.value = threshold.min_change - gate.ROUNDING
             else:
                 spec.change_threshold.direction = tfma.MetricDirection.LOWER_IS_BETTER
-                spec.change_threshold.absolute.value = -threshold.min_change
+                spec.change_threshold.absolute.value = gate.ROUNDING - threshold.min_change
         config = tfma.MetricConfig(class_name=metric.tfma_class, config=json.dumps({"name": name, **metric.config}))
         if spec.ByteSize():
             config.threshold.CopyFrom(spec)
@@ -75,13 +79,18 @@ def thresholds_of(config: tfma.EvalConfig) -> dict[str, gate.Threshold]:
         thresholds[name] = gate.Threshold(
             min=value.lower_bound.value if value.HasField("lower_bound") else None,
             max=value.upper_bound.value if value.HasField("upper_bound") else None,
-            min_change=sign * change.absolute.value if change.HasField("absolute") else None,
+            min_change=sign * change.absolute.value + gate.ROUNDING if change.HasField("absolute") else None,
         )
     return thresholds
 
 
 class Executor(tfx_executor.Executor):
-    """TFX's Evaluator, which keeps away from a baseline of other classes (it would crash) and writes the verdict."""
+    """TFX's Evaluator, against the model that is served, which writes the verdict.
+
+    The exec property `served` names the directory of the served version, or is empty when none is. It decides: the
+    Resolver finds the blessed model with the highest artifact id, which another may have replaced since. Where
+    `served` is not given (on a cluster) the Resolver's model is the baseline.
+    """
 
     def Do(  # noqa: N802
         self,
@@ -90,18 +99,27 @@ class Executor(tfx_executor.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Evaluates, blesses or not, and writes `verdict.json` into the evaluation."""
-        note = ""
-        if input_dict.get("baseline_model"):
-            theirs, ours = (_labels(input_dict[key]) for key in ("baseline_model", "model"))
-            if theirs != ours:
-                # TFMA's comparison of different label sets crashes (tfx issue 4390).
-                input_dict = {key: value for key, value in input_dict.items() if key != "baseline_model"}
-                note = "the served model knows other classes, so the value thresholds alone decided: " + _difference(
-                    theirs, ours
-                )
-        else:
-            note = "no model is served yet, so the value thresholds alone decided"
-        super().Do(input_dict, output_dict, exec_properties)
+        inputs = dict(input_dict)
+        with contextlib.ExitStack() as stack:
+            served = exec_properties.get("served")
+            if served is not None:
+                inputs.pop(_BASELINE_INPUT, None)
+            if served:
+                inputs[_BASELINE_INPUT] = [_as_artifact(served, stack.enter_context(tempfile.TemporaryDirectory()))]
+            note = ""
+            if not inputs.get(_BASELINE_INPUT):
+                note = "no model is served yet, so the value thresholds alone decided"
+            else:
+                theirs, ours = (_labels(inputs[key]) for key in (_BASELINE_INPUT, "model"))
+                if theirs != ours:
+                    # TFMA's comparison of different label sets crashes (tfx issue 4390).
+                    del inputs[_BASELINE_INPUT]
+                    note = "the served model knows other classes, so the value thresholds alone decided: "
+                    note += _difference(theirs, ours)
+            super().Do(inputs, output_dict, exec_properties)
+        if served and inputs.get(_BASELINE_INPUT):
+            blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+            blessing.set_string_custom_property("baseline_model_uri", served)
         config = json_format.Parse(exec_properties["eval_config"], tfma.EvalConfig())
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
         candidate, baseline = _metrics(evaluation)
@@ -117,16 +135,59 @@ class Executor(tfx_executor.Executor):
             file.write(verdict.to_json())
 
 
-class Evaluator(tfx.components.Evaluator):
-    """See Executor."""
+class EvaluatorSpec(standard_component_specs.EvaluatorSpec):
+    """TFX's, and what is served."""
 
+    PARAMETERS = {  # noqa: RUF012
+        **standard_component_specs.EvaluatorSpec.PARAMETERS,
+        "served": ExecutionParameter(type=str, optional=True),
+        "code": ExecutionParameter(type=str, optional=True),
+    }
+
+
+class Evaluator(BaseBeamComponent):
+    """See Executor. Outputs `evaluation` and `blessing`, as TFX's own."""
+
+    SPEC_CLASS = EvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        examples: types.BaseChannel,
+        model: types.BaseChannel,
+        baseline_model: types.BaseChannel,
+        eval_config: tfma.EvalConfig,
+        served: str | None,
+        code: str,
+    ) -> None:
+        """Makes the node; it evaluates on the eval split. `code` is there for the cache key only."""
+        super().__init__(
+            EvaluatorSpec(
+                examples=examples,
+                model=model,
+                baseline_model=baseline_model,
+                eval_config=eval_config,
+                example_splits=json.dumps([features.EVAL]),
+                code=code,
+                evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
+                blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+                **({} if served is None else {"served": served}),
+            )
+        )
+
+
+def _as_artifact(saved_model: str, folder: str) -> types.Artifact:
+    """A Model artifact at `folder` whose serving model is the SavedModel."""
+    artifact = standard_artifacts.Model()
+    artifact.uri = folder
+    os.symlink(saved_model, path_utils.serving_model_dir(folder))
+    return artifact
 
 
 def _labels(model: list[types.Artifact]) -> list[str]:
     directory = path_utils.serving_model_path(artifact_utils.get_single_uri(model))
     with tf.io.gfile.GFile(os.path.join(directory, "assets", features.LABELS_FILE), "rb") as file:
-        return file.read().decode().splitlines()
+        return features.parse_labels(file.read())
 
 
 def _difference(theirs: list[str], ours: list[str]) -> str:

@@ -25,6 +25,8 @@ METRICS: dict[str, Metric] = {
     "cross_entropy": Metric("SparseCategoricalCrossentropy", False, {}),
 }
 EXAMPLE_COUNT = "example_count"
+# 0.80 - 0.81 is -0.010000000000000009: a change is held against its bound with this much to spare.
+ROUNDING = 1e-9
 
 
 class Threshold(BaseModel):
@@ -89,5 +91,7 @@ def check(
             checks.append(Check(name, "max", threshold.max, value, value <= threshold.max))
         if threshold.min_change is not None and name in baseline:
             better = value - baseline[name] if METRICS[name].higher_is_better else baseline[name] - value
-            checks.append(Check(name, "min_change", threshold.min_change, better, better >= threshold.min_change))
+            checks.append(
+                Check(name, "min_change", threshold.min_change, better, better >= threshold.min_change - ROUNDING)
+            )
     return checks

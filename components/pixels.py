@@ -49,7 +49,9 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     high, low = tf.where(little, u16(tiff + 6), u16(tiff + 4)), tf.where(little, u16(tiff + 4), u16(tiff + 6))
     directory = tiff + tf.where(high < 4, high * 65536 + low, size)
     entries = directory + 2 + 12 * tf.range(tf.minimum(u16(directory), _MAX_IFD_ENTRIES))
-    found = tf.boolean_mask(u16(entries + 8), (u16(entries) == _ORIENTATION_TAG) & (u16(entries + 2) == 3))
+    kind = u16(entries + 2)  # SHORT, or against the standard LONG
+    values = tf.where(kind == 4, u16(entries + tf.where(little, 8, 10)), u16(entries + 8))
+    found = tf.boolean_mask(values, (u16(entries) == _ORIENTATION_TAG) & ((kind == 3) | (kind == 4)))
     value = tf.concat([found, [1]], axis=0)[0]
     jpeg = (at(tf.constant(0)) == 0xFF) & (at(tf.constant(1)) == 0xD8)
     return tf.where(jpeg & (segment + 4 < size) & is_exif(segment) & (value >= 1) & (value <= 8), value, 1)

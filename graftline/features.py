@@ -17,6 +17,15 @@ LABEL_INDEX = "label_index"  # int64 [N], index into LABELS_FILE
 
 LABELS_FILE = "labels.txt"  # asset of the Transform and of the SavedModel: sorted class names, one a line
 
+
+def parse_labels(data: bytes) -> list[str]:
+    """The class names in the order of the model's outputs, from the bytes of a LABELS_FILE.
+
+    By newline alone: `str.splitlines` would also cut at U+2028 and its like, which a class name may hold.
+    """
+    return data.decode().removesuffix("\n").split("\n")
+
+
 TRAIN = "train"
 EVAL = "eval"
 SPLITS = (TRAIN, EVAL)

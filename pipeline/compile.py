@@ -19,7 +19,7 @@ FINGERPRINT_PARAMETER = "images_fingerprint"
 def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> None:
     """Compiles the DAG.
 
-    Paths of the config go into the spec as they stand: on a cluster they are URIs, or paths of its nodes.
+    Paths of the config go into the spec as they stand: they are paths of the cluster's nodes.
 
     Args:
       config: what to run; `cluster.image` is the container image that has graftline installed.
@@ -71,13 +71,11 @@ _RUNNERS = {
 
 
 def warnings(config: Config) -> list[str]:
-    """A sentence for each path that looks like one of this machine."""
+    """A sentence for each path: ingest, weights and push go to mounted file systems so far, not to object stores."""
     paths = {"images": config.images or "", "workspace": config.workspace}
     if config.backbone.weights not in ("imagenet", "none"):
         paths["backbone.weights"] = config.backbone.weights
     return [
-        f"{key} is '{path}': every node of the cluster must find that path; if it is one of this machine, "
-        "give a URI such as gs://bucket/…"
+        f"{key} is '{path}': every node of the cluster must find it under that path, on a volume that all mount"
         for key, path in paths.items()
-        if "://" not in path
     ]

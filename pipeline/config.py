@@ -109,10 +109,10 @@ class Config(Settings):
         for metric in gate:
             if metric not in METRICS:
                 raise ValueError(f"made of the metrics {', '.join(METRICS)}{did_you_mean(metric, list(METRICS))}")
-        if all(bound is None for threshold in gate.values() for _, bound in threshold):
-            # TFMA neither blesses nor rejects without a threshold, and nothing would ever be pushed.
+        if all(threshold.min is None and threshold.max is None for threshold in gate.values()):
+            # With none TFMA neither blesses nor rejects; with changes alone it blesses any first model.
             raise ValueError(
-                "at least one threshold, for example gate.accuracy.min=0.5: without one no model is ever pushed"
+                "at least one min or max, for example gate.accuracy.min=0.5: without one nothing judges a first model"
             )
         return gate
 

@@ -144,10 +144,11 @@ def _few(names: list[str], most: int = 8) -> str:
 def _training(run: RunSummary) -> Iterator[str]:
     for number, phase in enumerate(run.phases):
         epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
+        taken_back = "" if phase.kept else "; it did no good and was taken back"
         yield _row(
             "" if number else "Training",
             f"{phase.name}: {epochs}, accuracy {phase.accuracy:.4f} in training, "
-            f"{phase.val_accuracy:.4f} on the eval split; ended: {phase.ended}",
+            f"{phase.val_accuracy:.4f} on the eval split; ended: {phase.ended}{taken_back}",
         )
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import pathlib
+import uuid
+import zlib
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -24,6 +26,7 @@ def create_pipeline(
     pipeline_root: str,
     models: str,
     fingerprint: Any = "",
+    served: str | None = None,
     report_dir: str = "",
     beam_pipeline_args: list[str] | None = None,
     metadata_connection_config: Any = None,
@@ -35,6 +38,7 @@ def create_pipeline(
       pipeline_root: where artifacts go.
       models: directory of served models; the Pusher's is `<models>/<model name>`.
       fingerprint: of the images' content (or a RuntimeParameter that brings it): a changed image re-runs ingest.
+      served: directory of the version that is served now, "" when none is; None where that is not known.
       report_dir: where ingest leaves a copy of its quarantine list, also when it fails; none when empty.
       beam_pipeline_args: for the Beam stages.
       metadata_connection_config: MLMD's, for a local run.
@@ -109,7 +113,8 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         eval_config=eval_config(config.gate),
-        example_splits=[features.EVAL],
+        served=served,
+        code=code_hash("components/evaluator.py", "components/gate.py", "graftline"),
     )
 
     # A blessed model becomes the next version, seen whole or not at all.
@@ -119,6 +124,11 @@ def create_pipeline(
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{models}/{config.model_name}")
         ),
+        # For the cache key alone: a push is taken from the cache only while what it pushed is still what is served.
+        custom_config={
+            "served": uuid.uuid4().hex if served == "" else served,
+            "code": code_hash("components/pusher.py", "serving/publish.py", "graftline"),
+        },
     )
 
     return tfx.dsl.Pipeline(
@@ -143,9 +153,10 @@ def create_pipeline(
 
 def pipeline_name(config: Config) -> str:
     """Of the TFX pipeline. The baseline is looked for under this name, so each served model has its own."""
-    # Vertex takes lower-case letters, digits and hyphens only.
-    plain = "".join(character if character.isalnum() else "-" for character in config.model_name.lower())
-    return f"graftline-{plain}".strip("-")
+    # Vertex takes lower-case letters, digits and hyphens only; names that differ must stay different.
+    plain = "".join(character if character.isalnum() else "-" for character in config.model_name.lower()).strip("-")
+    tail = "" if plain == config.model_name else f"-{zlib.crc32(config.model_name.encode()):08x}"
+    return f"graftline-{plain}{tail}"
 
 
 def code_hash(*paths: str) -> str:

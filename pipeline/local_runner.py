@@ -42,6 +42,7 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
         pipeline_root=str(workspace / ARTIFACTS),
         models=str(workspace / MODELS),
         fingerprint=fingerprint,
+        served=_served(workspace / MODELS / config.model_name),
         report_dir=str(workspace / QUARANTINE),
         beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1", *config.beam.options],
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
@@ -66,10 +67,23 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
 
 def _check_trunk(config: Config) -> None:
     """Builds the trunk and finds the layers to unfreeze: wrong weights are told in seconds, not after ingest."""
+    import keras
+
     from trainer import models
 
     trunk = models.build_trunk(config.backbone, config.head.cut_at)
-    models.layers_to_unfreeze(trunk, config.fine_tuning.unfreeze_from)
+    if config.fine_tuning.epochs > 0:
+        models.layers_to_unfreeze(trunk, config.fine_tuning.unfreeze_from)
+    # Keras numbers the layers that it names itself: the Trainer, in this process, must find the same names.
+    keras.utils.clear_session()
+
+
+def _served(base_path: pathlib.Path) -> str:
+    """Directory of the version that a model server takes up: the highest. Empty when there is none."""
+    from serving import locate
+
+    versions = locate.scan_versions(str(base_path)) if base_path.is_dir() else {}
+    return versions[max(versions)] if versions else ""
 
 
 class _NodeWatcher(logging.Handler):
@@ -104,7 +118,6 @@ class _NodeWatcher(logging.Handler):
 def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
     from components.image_example_gen import quarantine
     from pipeline import lineage
-    from serving import publish
     from trainer.run_fn import TRAINING_FILE
 
     run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / METADATA_FILE)))
@@ -120,10 +133,6 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
     if pushed.get("pushed"):
         version, path = int(pushed["pushed_version"]), str(pushed["pushed_destination"])
         new = bool(pushed["new_version"]) and not nodes["Pusher"].cached
-        if not pathlib.Path(path).is_dir():
-            # The push is cached, but somebody removed the version since.
-            again = publish.publish(str(model / "Format-Serving"), str(pathlib.Path(path).parent))
-            version, path, new = again.version, again.path, again.new
     return RunSummary(
         run_id=run_id,
         blessed=verdict.blessed,
@@ -137,7 +146,8 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         seconds={node: round(value, 3) for node, value in seconds.items()},
         classes=training["labels"],
         phases=[
-            Phase(p["name"], p["epochs"], p["accuracy"], p["val_accuracy"], p["ended"]) for p in training["phases"]
+            Phase(p["name"], p["epochs"], p["accuracy"], p["val_accuracy"], p["ended"], p["kept"])
+            for p in training["phases"]
         ],
         checks=verdict.checks,
         cached=[name for name, node in nodes.items() if node.cached],

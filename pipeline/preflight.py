@@ -87,15 +87,20 @@ def _check_weights(path: pathlib.Path) -> None:
             start = file.read(16)
     except OSError as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror}") from None
+    suffix = ""
     if start.startswith(_HDF5):
-        return
+        suffix = ".h5"
     if start.startswith(_ZIP) and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith(".weights.h5") for name in archive.namelist()):
-                return
-        raise UserError(
-            f"backbone.weights: {path} is no Keras weights file: a zip archive without model.weights.h5 in it"
-        )
+            if not any(name.endswith(".weights.h5") for name in archive.namelist()):
+                raise UserError(
+                    f"backbone.weights: {path} is no Keras weights file: a zip archive without model.weights.h5 in it"
+                )
+        suffix = ".keras"
+    if suffix and path.suffix not in (suffix, ".hdf5"):
+        raise UserError(f"backbone.weights: {path}: Keras goes by the name's end: call it {path}{suffix}")
+    if suffix:
+        return
     found = f"starts with {start!r}" if start else "it is empty"
     raise UserError(f"backbone.weights: {path} is no Keras weights file: {found}; {give}")
 
@@ -104,6 +109,10 @@ def check_phases(config: "Config") -> None:
     """Raises UserError for phases that train nothing, or a landmark that can be none."""
     if config.feature_extraction.epochs == config.fine_tuning.epochs == 0:
         raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: nothing would be trained")
+    if config.feature_extraction.epochs == 0 and config.fine_tuning.unfreeze_from == "none":
+        raise UserError(
+            "feature_extraction.epochs is 0 and fine_tuning.unfreeze_from is none: nothing would be trained"
+        )
     landmark = config.fine_tuning.unfreeze_from
     if isinstance(landmark, str):
         if not landmark.strip():
@@ -125,7 +134,7 @@ def warnings(config: "Config") -> list[str]:
             "whose large gradients can spoil pretrained features"
         )
     if config.fine_tuning.epochs > 0 and config.fine_tuning.unfreeze_from == "none":
-        found.append("fine_tuning.unfreeze_from is none: the second phase trains only the head once more")
+        found.append("fine_tuning.unfreeze_from is none: there will be no second phase")
     return found
 
 
@@ -166,7 +175,11 @@ def lock(workspace: str) -> Iterator[None]:
     """
     path = pathlib.Path(workspace) / LOCK_FILE
     # Opened for appending: truncating before the lock is held would wipe the other run's number.
-    with path.open("a+") as file:
+    try:
+        opened = path.open("a+")
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror}; it belongs to another user's run?") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,6 +15,7 @@ class Phase:
     accuracy: float
     val_accuracy: float
     ended: str
+    kept: bool = True  # False when it did no good and its weights were taken back
 
 
 @dataclass(frozen=True)

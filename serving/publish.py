@@ -127,13 +127,15 @@ def publish(saved_model_dir: str, base_path: str, keep: int | None = None) -> Pu
     A reader of `base_path` sees the new version whole or not at all, also if this process is killed. Several pushers
     may call at once: they take turns. `keep` versions, the newest, are kept (None: all); at least 1.
 
-    Raises UserError when `saved_model_dir` holds no SavedModel, RuntimeError when it changes while it is being copied,
-    OSError (disk full, permission) with nothing pushed.
+    Raises UserError when `saved_model_dir` holds no SavedModel or `base_path` is a URI, RuntimeError when the model
+    changes while it is being copied, OSError (disk full, permission) with nothing pushed.
     """
     if keep is not None and keep < 1:
         raise ValueError(f"keep={keep}: at least the newest version is kept")
     if not os.path.isfile(os.path.join(saved_model_dir, SAVED_MODEL)):
         raise UserError(f"nothing to push: {saved_model_dir} holds no {SAVED_MODEL}; name the folder of a SavedModel")
+    if "://" in base_path:
+        raise UserError(f"{base_path} is a URI, but a push goes to a mounted file system: give a path")
     base_path = os.path.abspath(base_path)
     os.makedirs(base_path, exist_ok=True)
     with _sole_pusher(base_path):

@@ -4,6 +4,7 @@ The tests of this file run in order and tell one story in one workspace.
 """
 
 import base64
+import itertools
 import json
 import os
 import pathlib
@@ -118,7 +119,7 @@ def test_served_over_grpc_equals_trained(story: Story) -> None:
 
     (artifact,) = (story.workspace / "artifacts" / "Trainer" / "model").iterdir()
     references = reference.read(str(artifact / reference.FILE))
-    assert len(references) >= 6
+    assert 6 <= len(references) <= reference.COUNT
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "photos"
     request.inputs[signatures.IMAGE_BYTES].CopyFrom(tf.make_tensor_proto([r.image_bytes for r in references]))
@@ -177,14 +178,27 @@ def test_a_new_class_is_judged_without_the_old_model_and_says_so(story: Story) -
     assert "new: new class" in grown.note
 
 
+def test_a_model_that_returns_is_held_against_the_one_that_is_served_then(story: Story) -> None:
+    """A, B, A, B: each time the candidate comes from the cache, and the baseline is what the push before it left."""
+    lenient = "gate.accuracy.min_change=-1"
+    served: list[RunSummary] = []
+    for seed in (1, 2, 1, 2):
+        served.append(story.run(lenient, f"seed={seed}"))
+        assert served[-1].blessed
+        assert served[-1].pushed_path is not None
+        assert pathlib.Path(served[-1].pushed_path).name == max(story.versions, key=int), "the newest is what it says"
+    assert [run.new_version for run in served] == [True] * 4
+    assert "Trainer" in served[2].cached
+    for before, run in itertools.pairwise(served):
+        assert run.baseline_accuracy == before.accuracy
+
+
 def test_a_version_that_somebody_removed_is_put_back(story: Story) -> None:
-    story.run()
-    newest = story.versions[-1]
     shutil.rmtree(story.workspace / "models")
-    back = story.run()
-    assert back.pushed_path is not None
-    assert os.path.exists(os.path.join(back.pushed_path, "saved_model.pb"))
-    assert newest
+    back = story.run("seed=2")
+    assert back.baseline_accuracy is None
+    assert (back.pushed_version, back.new_version) == (1, True)
+    assert story.versions == ["1"]
 
 
 @assets.needs_assets

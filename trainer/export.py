@@ -1,7 +1,6 @@
 """Writes the SavedModel: the Transform's graph and the Keras model behind the signatures of `graftline.signatures`."""
 
 import os
-from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
@@ -105,12 +104,10 @@ def read_labels(transform: tft.TFTransformOutput) -> list[str]:
     """The class names in the order of the model's outputs."""
     path = os.path.join(transform.transform_savedmodel_dir, "assets", features.LABELS_FILE)
     with tf.io.gfile.GFile(path, "rb") as file:
-        return file.read().decode().splitlines()
+        return features.parse_labels(file.read())
 
 
-def export(
-    model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput, directory: str
-) -> Mapping[str, Callable[..., _Outputs]]:
+def export(model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput, directory: str) -> None:
     """Writes the SavedModel with its warm-up requests.
 
     Args:
@@ -118,9 +115,6 @@ def export(
       pooled: the tensor that `embedding` serves.
       transform: the Transform's output.
       directory: where to.
-
-    Returns:
-      The functions behind the signatures.
     """
     served = Served(model, pooled, transform)
     functions = {
@@ -131,7 +125,6 @@ def export(
     }
     tf.saved_model.save(served, directory, signatures=functions)
     _write_warmup(directory)
-    return functions
 
 
 def _write_warmup(directory: str) -> None:

@@ -60,9 +60,12 @@ def _build(settings: BackboneSettings) -> keras.Model:
     except TypeError as error:
         raise UserError(f"backbone.options: {row.name} does not take {dict(settings.options)}: {error}") from error
     except ValueError as error:
+        if weights is not None and os.path.sep in str(error):  # a damaged file in Keras' cache
+            raise UserError(f"backbone.weights: {error}; remove the file, and it is downloaded again") from error
         raise UserError(f"backbone: {row.name} cannot be built with input_size {settings.size}: {error}") from error
-    # Keras raises a bare Exception when a download fails.
-    except Exception as error:
+    except Exception as error:  # Keras raises a bare one when a download fails
+        if weights is None:
+            raise
         raise UserError(
             f"backbone.weights: the ImageNet weights of {row.name} could not be downloaded ({error}). "
             "Put the file into $KERAS_HOME/models (~/.keras/models), give a weights file with "
@@ -80,7 +83,7 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
         else:
             trunk.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
         raise UserError(
             f"backbone.weights: '{path}' does not fit {settings.name} {dict(settings.options) or ''} without its "
             f"classifier ({reason}): give the weights of this backbone and these backbone.options (no_top)"
@@ -152,8 +155,8 @@ def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
 def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[keras.Layer]:
     """The trunk's layers from `unfreeze_from` on: -30 the last 30, 149 from index 149, a layer's name, "all", "none".
 
-    Layers are counted as in `trunk.layers`, where the InputLayer is 0. BatchNormalization is among them;
-    `trainer.phases` keeps it frozen.
+    Layers are counted as in `trunk.layers`, where the InputLayer is 0; the last 30 of 19 are all. BatchNormalization
+    is among them; `trainer.phases` keeps it frozen.
 
     Raises:
       UserError: no such layer; the message names the nearest.
@@ -164,10 +167,10 @@ def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[ker
     if unfreeze_from == "all":
         return list(layers)
     if isinstance(unfreeze_from, int):
-        if not -count <= unfreeze_from < count:
+        if unfreeze_from >= count:
             raise UserError(
                 f"fine_tuning.unfreeze_from: {unfreeze_from} is out of range: {trunk.name} has {count} layers, "
-                f"so give {-count}..{count - 1}, a layer's name, all or none"
+                f"so give at most {count - 1}, a layer's name, all or none"
             )
         return list(layers[unfreeze_from:])
     names = [layer.name for layer in layers]

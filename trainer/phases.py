@@ -12,7 +12,7 @@ Batches = object  # what keras.Model.fit takes
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """How a phase went: `ended` is "plateau" (the validation loss stopped improving), "epochs" or "skipped".
+    """How a phase went: `ended` is "plateau" (the validation loss stopped improving) or "epochs".
 
     `history` holds a list for each of Keras' logs; `kept` is False when the weights from before the phase were better
     on the validation loss and were put back.
@@ -94,6 +94,7 @@ def train(
     history = model.fit(
         train_batches,
         validation_data=val_batches,
+        shuffle=False,  # the batches come in an order of our seed already
         epochs=settings.epochs,
         callbacks=[stopping, *(callbacks or [])],
         verbose=0,

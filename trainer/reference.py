@@ -35,7 +35,9 @@ def _upright(image_bytes: bytes) -> np.ndarray:
     """Pixels uint8 [h, w, 3] by TensorFlow's decoder, turned as Pillow reads the file's orientation."""
     pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False).numpy()
     with Image.open(io.BytesIO(image_bytes)) as image:
-        orientation = image.getexif().get(0x0112, 1) if image.format in ("JPEG", "MPO") else 1
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b"") if image.format in ("JPEG", "MPO") else b"")
+        orientation = exif.get(0x0112, 1)
     if orientation == 1:
         return pixels
     upright = Image.fromarray(pixels)

@@ -32,6 +32,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     `training.json`; TensorBoard logs go to `fn_args.model_run_dir`.
     """
     settings = TrainerSettings.model_validate(fn_args.custom_config)
+    keras.utils.clear_session()  # Keras numbers layers that have no name: count anew, as where the names were checked
     keras.utils.set_random_seed(settings.seed)
     transform = tft.TFTransformOutput(fn_args.transform_output)
     labels = export.read_labels(transform)
@@ -72,7 +73,7 @@ def train(
 ) -> list[phases.PhaseResult]:
     """Both phases; `grafted` holds the trained weights afterwards."""
     unfrozen = models.layers_to_unfreeze(grafted.trunk, settings.fine_tuning.unfreeze_from)
-    fine_tune = settings.fine_tuning.epochs > 0 and bool(unfrozen)
+    fine_tune = settings.fine_tuning.epochs > 0 and bool(phases.trained(unfrozen))
     cut = phases.cut_under(grafted, unfrozen)
     frozen_part = cut is not grafted.model.inputs[0]
     # One pass over the images gives the inputs of both phases.

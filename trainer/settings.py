@@ -3,11 +3,14 @@
 `pipeline.config` puts them into the one typed config; `trainer.run_fn` reads them back. Imports no Keras.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trainer import backbones
+
+# Arguments of the builders that would make another model than the one around them expects.
+_NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
 
 
 class Settings(BaseModel):
@@ -36,6 +39,14 @@ class BackboneSettings(Settings):
         backbones.get(name)
         return name
 
+    @field_validator("options")
+    @classmethod
+    def _ours_to_set(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in options:
+            if key in _NOT_OPTIONS:
+                raise ValueError(f"without '{key}', which Graftline sets itself")
+        return options
+
     @property
     def size(self) -> int:
         """Side of the square input, pixels."""
@@ -49,7 +60,9 @@ class HeadSettings(Settings):
     pooling: Literal["avg", "max", "flatten"] = Field(
         "avg", description="how the trunk's last feature map becomes a vector"
     )
-    dense: list[int] = Field([], description="units of hidden dense layers (ReLU), in order; empty for a linear head")
+    dense: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="units of hidden dense layers (ReLU), in order; empty for a linear head"
+    )
     dropout: float = Field(0.2, ge=0, lt=1, description="rate of the dropout before each dense layer, in training only")
 
 

@@ -105,7 +105,10 @@ def _guard(data: bytes, found: str) -> int | Quarantined:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        # Not Image.getexif(): that goes on to read XMP, which the graph that serves does not.
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION_TAG, 1))
     except _HEADER_ERRORS:  # damaged EXIF does not spoil the image
         return 1
 

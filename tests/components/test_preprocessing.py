@@ -40,14 +40,15 @@ def test_images_are_turned_as_a_viewer_turns_them(orientation: int) -> None:
     np.testing.assert_array_equal(pixels.decode_upright(tf.constant(data)), np.asarray(ImageOps.exif_transpose(stored)))
 
 
+@pytest.mark.parametrize("kind", [3, 4], ids=["SHORT", "LONG"])
 @pytest.mark.parametrize("byte_order", [b"II", b"MM"])
-def test_exif_is_read_in_both_byte_orders_and_after_other_segments(byte_order: bytes) -> None:
+def test_exif_is_read_in_both_byte_orders_and_after_other_segments(byte_order: bytes, kind: int) -> None:
     order = "little" if byte_order == b"II" else "big"
 
     def number(value: int, width: int) -> bytes:
         return value.to_bytes(width, order)  # type: ignore[arg-type]
 
-    entries = [(0x010F, 2, b"abcd"), (0x0112, 3, number(6, 2) + b"\0\0")]
+    entries = [(0x010F, 2, b"abcd"), (0x0112, kind, number(6, 2) + b"\0\0" if kind == 3 else number(6, 4))]
     ifd = number(len(entries), 2) + b"".join(number(t, 2) + number(k, 2) + number(1, 4) + v for t, k, v in entries)
     body = b"Exif\0\0" + byte_order + number(42, 2) + number(8, 4) + ifd + number(0, 4)
     jpeg = images.encoded(images.draw("rot", 1))
@@ -77,6 +78,25 @@ def test_real_photos_are_turned_as_pillow_turns_them(path: pathlib.Path) -> None
     got = pixels.decode_upright(tf.constant(path.read_bytes())).numpy().astype(int)
     assert got.shape == expected.shape
     assert np.abs(got - expected).mean() < 2  # two JPEG decoders
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "VGG16", "DenseNet121", "MobileNetV3Large"])
+def test_a_file_becomes_what_keras_would_make_of_it(name: str) -> None:
+    """One backbone of each mode: tf, caffe, torch, none."""
+    row = backbones.get(name)
+    data = images.encoded(images.draw("green", 3, (90, 60)))
+    image = keras.ops.image.resize(np.float32(tf.io.decode_image(data, channels=3)), (32, 32), antialias=True)
+    expected = row.preprocess_input(keras.ops.convert_to_numpy(image).copy())
+    got = preprocessing.preprocess(pixels.decode_batch(tf.constant([data]), 32), row.preprocessing)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+def test_the_transforms_output_is_what_keras_would_make_of_the_file(transformed: Transformed) -> None:
+    layer = tf.function(tft.TFTransformOutput(transformed.directory).transform_features_layer())
+    data = images.encoded(images.draw("green", 3, (90, 60)))
+    image = keras.ops.image.resize(np.float32(tf.io.decode_image(data, channels=3)), (32, 32), antialias=True)
+    expected = keras.applications.mobilenet_v2.preprocess_input(keras.ops.convert_to_numpy(image).copy())
+    np.testing.assert_allclose(layer({features.IMAGE: tf.constant([[data]])})[features.PIXELS][0], expected, atol=1e-4)
 
 
 def test_resizing_is_antialiased_as_keras_does_it() -> None:

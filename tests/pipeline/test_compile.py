@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import socket
 
 import pytest
@@ -91,15 +92,20 @@ def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
     assert import_utils.import_class_by_path("components.evaluator.Executor") is Executor
 
 
-def test_a_local_path_is_pointed_out() -> None:
-    local = config.load(None, ["backbone.weights=none"], {"images": "photos", "workspace": "gs://bucket/ws"})
-    (warning,) = compiling.warnings(local)
-    assert warning.startswith("images is 'photos'")
+def test_every_path_is_pointed_out_as_one_of_the_cluster() -> None:
+    local = config.load(None, ["backbone.weights=none"], {"images": "photos", "workspace": "/mnt/graftline"})
+    assert [warning.split(":")[0] for warning in compiling.warnings(local)] == [
+        "images is 'photos'",
+        "workspace is '/mnt/graftline'",
+    ]
 
 
 def test_each_model_has_a_pipeline_of_its_own_so_that_its_baseline_is_its_own() -> None:
-    names = [pipeline_name(config.load(None, [f"model.name={name}"], {})) for name in ("cats", "Dogs_2")]
-    assert names == ["graftline-cats", "graftline-dogs-2"]
+    served = ("cats", "Dogs_2", "dogs-2", "dogs.2", "dogs-2_")
+    names = [pipeline_name(config.load(None, [f"model.name={name}"], {})) for name in served]
+    assert len(set(names)) == len(served)
+    assert names[0] == "graftline-cats"
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
 
 
 def test_an_edited_source_changes_the_cache_key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

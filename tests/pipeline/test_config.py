@@ -198,7 +198,8 @@ def test_a_metric_that_is_null_has_no_threshold():
 )
 def test_a_gate_without_a_threshold_is_refused(overrides: list[str]):
     assert message(None, *overrides).endswith(
-        "but must be at least one threshold, for example gate.accuracy.min=0.5: without one no model is ever pushed"
+        "but must be at least one min or max, for example gate.accuracy.min=0.5: "
+        "without one nothing judges a first model"
     )
 
 

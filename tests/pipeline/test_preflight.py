@@ -148,11 +148,24 @@ def write_zip(path: pathlib.Path, name: str) -> None:
         archive.writestr(name, b"x")
 
 
-def test_weights_are_accepted_by_what_the_file_is_not_by_its_name(images: pathlib.Path, tmp_path: pathlib.Path):
-    (tmp_path / "old").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    write_zip(tmp_path / "new", "model.weights.h5")
-    for weights in ("imagenet", "none", tmp_path / "old", tmp_path / "new"):
+def test_weights_of_each_kind_are_accepted(images: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "old.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    write_zip(tmp_path / "new.keras", "model.weights.h5")
+    for weights in ("imagenet", "none", tmp_path / "old.h5", tmp_path / "new.keras"):
         check(images, f"backbone.weights={weights}")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_weights_that_keras_would_not_know_by_their_name_are_told_the_right_one(
+    images: pathlib.Path, tmp_path: pathlib.Path, suffix: str
+):
+    if suffix == ".h5":
+        (tmp_path / "weights").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    else:
+        write_zip(tmp_path / "weights", "model.weights.h5")
+    assert f"Keras goes by the name's end: call it {tmp_path}/weights{suffix}" in refusal(
+        images, f"backbone.weights={tmp_path}/weights"
+    )
 
 
 def test_missing_weights_say_what_to_give(images: pathlib.Path):

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import boundary, models
-from trainer.settings import BackboneSettings, HeadSettings
+from trainer import boundary, models, phases
+from trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
 
 
 def _grafted(name: str = "MobileNetV2", size: int = 32) -> models.Grafted:
     trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
     models.calibrate(trunk, np.random.default_rng(1).normal(size=(16, size, size, 3)).astype(np.float32))
-    return models.graft_head(trunk, HeadSettings(), 3)
+    grafted = models.graft_head(trunk, HeadSettings(), 3)
+    kernel = grafted.model.get_layer("probabilities").kernel
+    kernel.assign(np.random.default_rng(2).normal(0, 0.01, kernel.shape))  # it begins at zero
+    return grafted
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,36 @@ def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int, tmp_p
 def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Grafted) -> None:
     above = boundary.above(mobilenet.model, mobilenet.pooled)
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
+
+
+def test_training_above_the_boundary_is_training_the_whole(tmp_path: pathlib.Path) -> None:
+    """Same seed, same order, no dropout: the plain way over the images gives the same weights."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 48)
+    pixels = (random.normal(size=(48, 32, 32, 3)) + labels[:, None, None, None]).astype(np.float32)
+    settings = FineTuningSettings(epochs=3, learning_rate=1e-4, patience=9)
+
+    def trained(cached: bool) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        trunk = models.build_trunk(BackboneSettings(weights="none", input_size=32, options={"alpha": 0.35}))
+        models.calibrate(trunk, pixels)
+        grafted = models.graft_head(trunk, HeadSettings(dropout=0.0), 3)
+        unfrozen = models.layers_to_unfreeze(trunk, "block_15_expand")
+        phases.freeze(grafted, unfrozen)
+        x, model = pixels, grafted.model
+        if cached:
+            cut = phases.cut_under(grafted, unfrozen)
+            (x,), _ = boundary.compute(grafted.model, [cut], [(tf.constant(pixels), tf.constant(labels))], tmp_path)
+            model = boundary.above(grafted.model, cut)
+        batches = boundary.Activations(x, labels, 16, seed=5)
+        result = phases.train("fine_tuning", model, settings, batches, boundary.Activations(x, labels, 16))
+        assert result.kept
+        return [variable.numpy() for variable in grafted.model.trainable_variables]
+
+    plain, above = trained(False), trained(True)
+    assert len(plain) > 2
+    for one, other in zip(plain, above, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
 
 
 def test_each_epoch_sees_every_row_once_in_an_order_of_the_seed_alone() -> None:

@@ -60,10 +60,14 @@ def test_an_unknown_landmark_names_the_nearest(trunk: keras.Model) -> None:
         models.layers_to_unfreeze(trunk, "block_16_expnd")
 
 
-@pytest.mark.parametrize("index", [-155, 154])
-def test_an_index_outside_the_trunk_names_the_range(trunk: keras.Model, index: int) -> None:
-    with pytest.raises(UserError, match=r"out of range: .* has 154 layers, so give -154\.\.153"):
-        models.layers_to_unfreeze(trunk, index)
+def test_an_index_beyond_the_trunk_names_its_length(trunk: keras.Model) -> None:
+    with pytest.raises(UserError, match=r"out of range: .* has 154 layers, so give at most 153"):
+        models.layers_to_unfreeze(trunk, 154)
+
+
+def test_the_last_30_of_a_shorter_trunk_are_all_of_it() -> None:
+    short = models.build_trunk(BackboneSettings(name="VGG16", weights="none", input_size=32))
+    assert models.layers_to_unfreeze(short, -30) == short.layers
 
 
 def test_an_option_that_the_builder_does_not_take_is_named() -> None:
