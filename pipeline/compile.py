@@ -33,6 +33,8 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         raise UserError(
             "images is not set: name the folder of images that the cluster reads, such as gs://bucket/photos"
         )
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output} cannot be written: there is no folder {output.parent}")
     from tfx import v1 as tfx
 
     from pipeline.dag import create_pipeline

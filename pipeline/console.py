@@ -25,6 +25,7 @@ from rich.text import Text
 from pipeline.report import Check, RunSummary
 
 PREPARING = "Preparing"  # what stands on the line before the first node: importing TFX takes most of it
+_FEW_IMAGES = 30  # in the eval split; one image more or less is then 3 points of accuracy
 _WIDTH = 20  # of the column of node names; the longest is StatisticsGen's kin, "ServingValidator"
 
 
@@ -130,6 +131,12 @@ def _row(name: str, text: str) -> str:
 def _data(run: RunSummary) -> Iterator[str]:
     classes = f" of {len(run.classes)} classes ({_few(run.classes)})" if run.classes else ""
     yield _row("Images", f"{run.examples:,} stored{classes}")
+    if run.splits:
+        yield _row("", f"{run.splits['train']:,} to train on, {run.splits['eval']:,} to evaluate on")
+        if run.splits["eval"] < _FEW_IMAGES:
+            yield _row("", f"WARNING: an accuracy measured on {run.splits['eval']} images says little")
+    if run.conflicts:
+        yield _row("", f"WARNING: {run.conflicts:,} pictures lie in several classes; summary.json of ingest names them")
     if run.duplicates:
         yield _row("", f"{run.duplicates:,} left out: the same content as another file")
     if run.quarantined:

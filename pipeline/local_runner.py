@@ -154,5 +154,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         new_version=new,
         quarantine_file=str(left_out / quarantine.CSV_NAME) if counts["quarantined"] else None,
         note=verdict.note,
+        splits=counts["by_split"],
+        conflicts=counts["conflicts"],
         startup_seconds=round(startup, 3),
     )

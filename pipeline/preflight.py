@@ -78,7 +78,8 @@ def check_backbone(backbone: BackboneSettings) -> None:
 def _check_weights(path: pathlib.Path) -> None:
     give = "give imagenet, none, or the path of a .keras, .weights.h5 or .h5 file"
     if not path.exists():
-        near = did_you_mean(str(path), ["imagenet", "none"])
+        # A path is not a misspelt keyword; `none` would be a costly thing to follow.
+        near = "" if path.suffix or len(path.parts) > 1 else did_you_mean(str(path), ["imagenet", "none"])
         raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {give}")
     if path.is_dir():
         raise UserError(f"backbone.weights: {path} is a folder; {give}")

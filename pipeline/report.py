@@ -38,6 +38,8 @@ class RunSummary:
     cached: list[str] = field(default_factory=list)  # node ids whose outputs came from the cache
     new_version: bool = False  # False when the very same model was there already
     quarantine_file: str | None = None
+    splits: dict[str, int] = field(default_factory=dict)  # records by split
+    conflicts: int = 0  # pictures that lie under several labels
     startup_seconds: float = 0.0  # imports and checks before the first node
     note: str = ""  # what the gate has to say beside its checks
 

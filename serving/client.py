@@ -237,10 +237,15 @@ def _by_grpc(channel: Any, target: str, name: str) -> _Classify:
                 raise UserError(f"the model server at {target} gave no answer in {ANSWER_SECONDS:.0f} s") from error
             if code.name not in _IMAGE_CODES:
                 raise _broken(f"model '{name}' at {target}", details) from error
-            raise _BatchError(details) from error
+            raise _BatchError(_first_line(details)) from error
         return {output: from_proto(output, response.outputs[output]) for output in OUTPUTS}
 
     return classify
+
+
+def _first_line(message: str) -> str:
+    """Without the names of the graph's nodes that TensorFlow adds, a line each."""
+    return message.split("\n")[0].strip()
 
 
 def _foreign(model: str, details: str) -> UserError:
@@ -284,7 +289,7 @@ def predict_with_model(path: str, paths: Sequence[str], name: str | None = None)
         except ServingError as error:
             if error.code.name not in _IMAGE_CODES:
                 raise _broken(directory, error.message) from error
-            raise _BatchError(error.message) from error
+            raise _BatchError(_first_line(error.message)) from error
 
     with model:
         rows = _classify_files(paths, classify)

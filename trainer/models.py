@@ -85,8 +85,9 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
         raise UserError(
-            f"backbone.weights: '{path}' does not fit {settings.name} {dict(settings.options) or ''} without its "
-            f"classifier ({reason}): give the weights of this backbone and these backbone.options (no_top)"
+            f"backbone.weights: '{path}' does not fit {settings.name} with backbone.options {dict(settings.options)} "
+            f"({reason}): give weights of this backbone that were saved without its classifier (Keras' no_top files), "
+            "and the options that they were trained with, such as alpha"
         ) from error
 
 

@@ -69,6 +69,7 @@ def train(
     train_batches: Batches,
     val_batches: Batches,
     callbacks: list[keras.callbacks.Callback] | None = None,
+    may_be_taken_back: bool = True,
 ) -> PhaseResult:
     """Compiles and trains until the validation loss stops improving or the epochs are over; keeps the best weights.
 
@@ -78,6 +79,7 @@ def train(
       settings: of the phase.
       train_batches, val_batches: batches of (inputs, label index), for `fit`.
       callbacks: more of them.
+      may_be_taken_back: puts the weights from before back when no epoch was better; not for a head that knows nothing.
     """
     # XLA on CPU made a MobileNetV2 forward pass 15-20 times slower than the oneDNN path, so jit_compile is off.
     model.compile(
@@ -100,8 +102,8 @@ def train(
         verbose=0,
     ).history
     best = stopping.best_epoch
-    # A phase never leaves the model worse than it found it.
-    kept = history["val_loss"][best] <= before["loss"]
+    # A phase never leaves a trained model worse than it found it.
+    kept = not may_be_taken_back or history["val_loss"][best] <= before["loss"]
     if not kept:
         for variable, value in zip(model.trainable_variables, weights_before, strict=True):
             variable.assign(value)

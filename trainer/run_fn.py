@@ -40,7 +40,11 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     if settings.backbone.weights == "none":
         ((pixels, _),) = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(1)
         models.calibrate(grafted.trunk, pixels)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix="graftline-boundary-"))
+    # Beside the logs, on the workspace's disk: /tmp may be memory. An object store can't be mapped.
+    local = "://" not in fn_args.model_run_dir
+    if local:
+        os.makedirs(fn_args.model_run_dir, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix="boundary-", dir=fn_args.model_run_dir if local else None))
     try:
         results = train(grafted, settings, fn_args, transform, scratch)
     finally:
@@ -98,7 +102,13 @@ def train(
         name = "feature_extraction"
         results.append(
             phases.train(
-                name, head, settings.feature_extraction, from_cache(0, "train"), from_cache(0, "eval"), logs(name)
+                name,
+                head,
+                settings.feature_extraction,
+                from_cache(0, "train"),
+                from_cache(0, "eval"),
+                logs(name),
+                may_be_taken_back=False,
             )
         )
     if fine_tune:
@@ -114,7 +124,10 @@ def train(
             upper = grafted.model
             train_data = inputs.batches(fn_args.train_files, transform, size, seed)
             eval_data = inputs.batches(fn_args.eval_files, transform, size)
-        results.append(phases.train(name, upper, settings.fine_tuning, train_data, eval_data, logs(name)))
+        head_is_trained = bool(results)
+        results.append(
+            phases.train(name, upper, settings.fine_tuning, train_data, eval_data, logs(name), head_is_trained)
+        )
     if not results:
         raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: there is nothing to train")
     return results

@@ -148,6 +148,13 @@ def require_usable(summary: Summary, images: str, max_bad_fraction: float, csv_p
         raise UserError(
             f"{images}: only class '{usable[0]}' has images that can be decoded, two classes are needed at least.{told}"
         )
+    for label, counts in summary.by_class.items():
+        if min(counts[split] for split in SPLITS) == 0:
+            left = sum(counts[split] for split in SPLITS)
+            raise UserError(
+                f"{images}: class '{label}' is left with {left} usable image{'' if left == 1 else 's'}, but needs at "
+                f"least 2 different ones, to train and to evaluate on.{told} Add images to it, or remove the class."
+            )
     for split, verb in ((TRAIN, "train"), (EVAL, "evaluate")):
         if not summary.by_split[split]:
             raise UserError(

@@ -95,6 +95,8 @@ class LoadedModel:
             found = self._session.run(fetches, feeds)
         except tf.errors.OpError as error:
             raise _error(error) from error
+        except UnicodeDecodeError as error:  # TensorFlow quotes the bytes that it could not parse
+            raise ServingError(Code.INVALID_ARGUMENT, "Could not parse the input's bytes") from error
         except (ValueError, TypeError) as error:  # a feed or fetch that the graph itself does not know
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
         return {name: np.asarray(found[name], object if isinstance(found[name], bytes) else None) for name in outputs}

@@ -91,7 +91,9 @@ def test_weights_are_loaded_from_a_file(trunk: keras.Model, tmp_path: pathlib.Pa
 def test_weights_of_another_backbone_are_refused(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "other.weights.h5")
     models.build_trunk(_SMALL.model_copy(update={"options": {"alpha": 0.5}})).save_weights(path)
-    with pytest.raises(UserError, match=r"other.weights.h5' does not fit MobileNetV2 \{'alpha': 0.35\}"):
+    with pytest.raises(
+        UserError, match=r"other.weights.h5' does not fit MobileNetV2 with backbone.options \{'alpha': 0.35\}"
+    ):
         models.build_trunk(_SMALL.model_copy(update={"weights": path}))
 
 
