@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from trainer import backbones
 
 # Arguments of the builders that would make another model than the one around them expects.
-_NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
+NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
 
 
 class Settings(BaseModel):
@@ -43,7 +43,7 @@ class BackboneSettings(Settings):
     @classmethod
     def _ours_to_set(cls, options: dict[str, Any]) -> dict[str, Any]:
         for key in options:
-            if key in _NOT_OPTIONS:
+            if key in NOT_OPTIONS:
                 raise ValueError(f"without '{key}', which Graftline sets itself")
         return options
 

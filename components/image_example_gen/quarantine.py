@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from components.image_example_gen.decoding import Quarantined
 from components.image_example_gen.plan import Plan, Row
 from graftline.errors import UserError
-from graftline.features import EVAL, SPLITS, TRAIN
+from graftline.features import SPLITS
 
 CSV_NAME = "quarantine.csv"
 SUMMARY_NAME = "summary.json"
@@ -131,7 +131,8 @@ def require_usable(summary: Summary, images: str, max_bad_fraction: float, csv_p
         csv_path: where the user finds the list of refused files; "" when it was not kept.
 
     Raises:
-        UserError: no image, fewer than two classes with images, a split without images, or too many bad files.
+        UserError: no image, fewer than two classes with images, a class without images in a split, or too many bad
+            files.
     """
     where = f" The whole list: {csv_path}." if csv_path else ""
     told = f"{_commonest(summary)}{where}"
@@ -154,11 +155,6 @@ def require_usable(summary: Summary, images: str, max_bad_fraction: float, csv_p
             raise UserError(
                 f"{images}: class '{label}' is left with {left} usable image{'' if left == 1 else 's'}, but needs at "
                 f"least 2 different ones, to train and to evaluate on.{told} Add images to it, or remove the class."
-            )
-    for split, verb in ((TRAIN, "train"), (EVAL, "evaluate")):
-        if not summary.by_split[split]:
-            raise UserError(
-                f"{images}: no image is left to {verb} on: each class needs two different images.{told} Add images."
             )
 
 

@@ -15,6 +15,7 @@ from graftline.errors import UserError
 from pipeline import config
 from pipeline.config import Config, load
 from trainer import backbones
+from trainer.settings import NOT_OPTIONS
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ _configs = st.builds(
         weights=_folder,
         input_size=st.none() | st.integers(1, 1000),
         options=st.dictionaries(
-            st.text(string.ascii_lowercase, min_size=1),
+            st.text(string.ascii_lowercase, min_size=1).filter(lambda key: key not in NOT_OPTIONS),
             st.none() | st.booleans() | st.floats(-9, 9) | st.integers() | _text,
         ),
     ),
@@ -362,3 +363,10 @@ def test_a_given_name_wins():
 def test_any_folder_gives_a_name_that_the_config_itself_accepts(folder: str):
     name = config.name_from_folder(f"/data/{folder.replace(chr(0), '')}")
     assert config.ModelSettings(name=name).name == name
+
+
+@pytest.mark.parametrize("option", NOT_OPTIONS)
+def test_an_option_that_graftline_sets_itself_is_refused(option: str):
+    assert f"backbone.options is {{{option}: null}}, but must be without '{option}'" in message(
+        None, f"backbone.options={{{option}: null}}"
+    )

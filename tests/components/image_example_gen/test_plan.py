@@ -149,7 +149,7 @@ def test_too_many_bad_files_are_refused_with_counts_reasons_and_what_to_do() -> 
     [
         (BAD, "none of 2 files is an image that can be decoded. Why: not an image (2, such as a/bad0.jpg)."),
         (FOUR[:2], "only class 'a' has images that can be decoded, two classes are needed at least."),
-        ((FOUR[0], FOUR[2]), "no image is left to evaluate on: each class needs two different images."),
+        ((FOUR[0], FOUR[2]), "class 'a' is left with 1 usable image, but needs at least 2 different ones"),
     ],
 )
 def test_data_that_can_train_nothing_is_refused(rows: tuple[Row, ...], told: str) -> None:
