@@ -244,3 +244,30 @@ def test_the_history_of_both_phases_is_kept(exported: pathlib.Path) -> None:
 
 def test_labels_are_read_in_the_models_order(transformed: Transformed) -> None:
     assert export.read_labels(tft.TFTransformOutput(transformed.directory)) == list(images.CLASSES)
+
+
+def test_bytes_that_are_no_example_get_one_clear_error_from_our_server(exported: pathlib.Path) -> None:
+    from serving.server.errors import ServingError
+    from serving.server.models import LoadedModel
+
+    model = LoadedModel(str(exported / "Format-Serving"))
+    image = images.encoded(images.draw("rot", 1))
+    with model, pytest.raises(ServingError) as caught:
+        model.predict(signatures.SERVING_EXAMPLES, {signatures.EXAMPLES: np.array([image], object)})
+    assert caught.value.code.name == "INVALID_ARGUMENT"
+    assert caught.value.message.startswith("Could not parse")
+    model.retire()
+
+
+def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    model = keras.Sequential(
+        [keras.Input([4]), keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")]
+    )
+    wrong = tf.data.Dataset.from_tensor_slices((x, 1 - y)).batch(16)
+    right = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    settings = phases.PhaseSettings(epochs=2, learning_rate=0.1, patience=5)
+    result = phases.train("p", model, settings, right, wrong, may_be_taken_back=False)
+    assert result.kept
+    assert np.abs(model.get_weights()[0]).max() > 0
