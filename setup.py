@@ -31,6 +31,7 @@ PIPELINE = [
     "setuptools<81",
     "tensorflow-serving-api==2.16.1",
     "scikit-learn>=1.5,<1.6",
+    "matplotlib>=3.10,<3.11",
 ]
 
 DEV = [

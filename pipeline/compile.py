@@ -44,6 +44,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         config,
         pipeline_root=f"{workspace}/artifacts",
         models=f"{workspace}/models",
+        state=workspace,
         fingerprint=tfx.dsl.experimental.RuntimeParameter(name=FINGERPRINT_PARAMETER, ptype=str, default=""),
         beam_pipeline_args=[*_RUNNERS[config.beam.runner], *config.beam.options],
     )

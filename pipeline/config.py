@@ -20,7 +20,9 @@ from components.gate import METRICS, Threshold
 from graftline.errors import UserError, did_you_mean
 from pipeline import yaml12
 from trainer.settings import (
+    AugmentationSettings,
     BackboneSettings,
+    BoundaryCacheSettings,
     FeatureExtractionSettings,
     FineTuningSettings,
     HeadSettings,
@@ -99,7 +101,8 @@ class Config(Settings):
         description="What a model must reach on the eval split to be pushed: thresholds of each metric "
         f"({', '.join(METRICS)}). A metric that is null has none.",
     )
-    augmentation: Literal["off"] = Field("off", description="off: images are trained as they are")
+    augmentation: AugmentationSettings = AugmentationSettings()
+    boundary_cache: BoundaryCacheSettings = BoundaryCacheSettings()
     beam: BeamSettings = BeamSettings()
     cluster: ClusterSettings = ClusterSettings()
 

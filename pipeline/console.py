@@ -157,6 +157,13 @@ def _training(run: RunSummary) -> Iterator[str]:
             f"{phase.name}: {epochs}, accuracy {phase.accuracy:.4f} in training, "
             f"{phase.val_accuracy:.4f} on the eval split; ended: {phase.ended}{taken_back}",
         )
+    if run.activations.get("reused"):
+        computed, reused = run.activations["computed"], run.activations["reused"]
+        yield _row("", f"frozen part of the trunk: run for {computed:,} images, known from earlier runs for {reused:,}")
+    for note in run.training_notes:
+        yield _row("", note)
+    if run.report_dir is not None:
+        yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")
 
 
 _BOUND = {"min": "at least", "max": "at most", "min_change": "a change of at least"}

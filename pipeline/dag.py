@@ -28,6 +28,7 @@ def create_pipeline(
     fingerprint: Any = "",
     served: str | None = None,
     report_dir: str = "",
+    state: str = "",
     beam_pipeline_args: list[str] | None = None,
     metadata_connection_config: Any = None,
 ) -> tfx.dsl.Pipeline:
@@ -40,10 +41,14 @@ def create_pipeline(
       fingerprint: of the images' content (or a RuntimeParameter that brings it): a changed image re-runs ingest.
       served: directory of the version that is served now, "" when none is; None where that is not known.
       report_dir: where ingest leaves a copy of its quarantine list, also when it fails; none when empty.
+      state: folder or URI of what the Trainer keeps from run to run: checkpoints and activations; none when empty.
       beam_pipeline_args: for the Beam stages.
       metadata_connection_config: MLMD's, for a local run.
     """
     size = config.backbone.size
+    preprocessing_code = code_hash(
+        "components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline"
+    )
 
     # Images to TFRecords of tf.Examples, split by content hash; what cannot be decoded is quarantined.
     example_gen = ImageExampleGen(
@@ -73,14 +78,15 @@ def create_pipeline(
         preprocessing_fn="components.preprocessing.preprocessing_fn",
         materialize=False,
         disable_statistics=True,
-        custom_config={
-            "backbone": config.backbone.name,
-            "input_size": size,
-            "code": code_hash(
-                "components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline"
-            ),
-        },
+        custom_config={"backbone": config.backbone.name, "input_size": size, "code": preprocessing_code},
     )
+
+    # The last model that was blessed: what a warm start goes on from and, on a cluster, what the gate compares with.
+    baseline = tfx.dsl.Resolver(
+        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id("baseline")
 
     # A new head on the frozen trunk; then the upper trunk at a very low learning rate; then the SavedModel.
     trainer = tfx.components.Trainer(
@@ -88,6 +94,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
+        base_model=baseline.outputs["model"] if config.training.warm_start else None,
         train_args=tfx.proto.TrainArgs(splits=[features.TRAIN]),
         eval_args=tfx.proto.EvalArgs(splits=[features.EVAL]),
         custom_config=TrainerSettings(
@@ -96,18 +103,17 @@ def create_pipeline(
             training=config.training,
             feature_extraction=config.feature_extraction,
             fine_tuning=config.fine_tuning,
+            augmentation=config.augmentation,
+            boundary_cache=config.boundary_cache,
             seed=config.seed,
+            state=state,
+            preprocessing=preprocessing_code,
             code=code_hash("trainer", "graftline"),
             weights_sha256=_weights_hash(config.backbone.weights),
         ).model_dump(mode="json"),
     )
 
     # The gate: thresholds on the eval split, and against the model that is served, on the same examples.
-    baseline = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
-    ).with_id("baseline")
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
@@ -140,8 +146,8 @@ def create_pipeline(
             schema_gen,
             example_validator,
             transform,
-            trainer,
             baseline,
+            trainer,
             evaluator,
             pusher,
         ],

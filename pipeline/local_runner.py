@@ -44,6 +44,7 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
         fingerprint=fingerprint,
         served=_served(workspace / MODELS / config.model_name),
         report_dir=str(workspace / QUARANTINE),
+        state=str(workspace),
         beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1", *config.beam.options],
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
             str(workspace / METADATA_FILE)
@@ -118,7 +119,7 @@ class _NodeWatcher(logging.Handler):
 def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
     from components.image_example_gen import quarantine
     from pipeline import lineage
-    from trainer.run_fn import TRAINING_FILE
+    from trainer.run_fn import REPORT, TRAINING_FILE
 
     run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / METADATA_FILE)))
     verdict = gate.Verdict.from_json(
@@ -149,6 +150,9 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
             Phase(p["name"], p["epochs"], p["accuracy"], p["val_accuracy"], p["ended"], p["kept"])
             for p in training["phases"]
         ],
+        activations=training["activations"],
+        training_notes=training["notes"],
+        report_dir=str(model / REPORT),
         checks=verdict.checks,
         cached=[name for name, node in nodes.items() if node.cached],
         new_version=new,

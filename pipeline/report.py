@@ -34,6 +34,9 @@ class RunSummary:
     seconds: dict[str, float]
     classes: list[str] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
+    activations: dict[str, int] = field(default_factory=dict)  # images run through the frozen trunk, and not again
+    training_notes: list[str] = field(default_factory=list)
+    report_dir: str | None = None  # curves, confusion matrix, mistakes
     checks: list[Check] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)  # node ids whose outputs came from the cache
     new_version: bool = False  # False when the very same model was there already

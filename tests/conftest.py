@@ -1,5 +1,6 @@
 """Fixtures that several rooms' tests share."""
 
+import hashlib
 import pathlib
 from dataclasses import dataclass
 
@@ -44,8 +45,10 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
         with tf.io.TFRecordWriter(paths[split]) as writer:
             for seed in seeds:
                 for label in images.CLASSES:
+                    image = images.encoded(images.draw(label, seed), orientation=seed % 8 + 1)
                     values = {
-                        features.IMAGE: images.encoded(images.draw(label, seed), orientation=seed % 8 + 1),
+                        features.IMAGE: image,
+                        features.SHA256: hashlib.sha256(image).hexdigest().encode(),
                         features.LABEL: label.encode(),
                         features.FILENAME: f"{label}/{seed}.jpg".encode(),
                     }

@@ -35,7 +35,7 @@ class Served(tf.Module):
         self._image_spec = inputs.raw_features(transform, [features.IMAGE])
         self._label_spec = inputs.raw_features(transform, [features.LABEL])
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def _forward(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Probabilities float32 [N, C] and embedding float32 [N, D], chunk by chunk."""
         count = tf.shape(image_bytes)[0]
@@ -73,24 +73,24 @@ class Served(tf.Module):
             signatures.TOP_K_SCORES: scores,
         }
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
     def serving_default(self, image_bytes: tf.Tensor) -> _Outputs:
         """Files' bytes, string [N], to predictions."""
         return self._predictions(image_bytes)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
     def serving_examples(self, examples: tf.Tensor) -> _Outputs:
         """Serialized tf.Examples, string [N], to predictions: what the Evaluator calls."""
         parsed = tf.io.parse_example(examples, self._image_spec)
         return self._predictions(tf.reshape(parsed[features.IMAGE], [-1]))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
     def transform_features(self, examples: tf.Tensor) -> _Outputs:
         """Serialized tf.Examples, string [N], to the label's index int64 [N], for TFMA."""
         parsed = tf.io.parse_example(examples, self._label_spec)
         return {features.LABEL_INDEX: tf.reshape(self.transform(parsed)[features.LABEL_INDEX], [-1])}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
     def embedding(self, image_bytes: tf.Tensor) -> _Outputs:
         """Files' bytes, string [N], to the pooled feature vector, float32 [N, D]."""
         return {signatures.EMBEDDING_OUTPUT: self._forward(image_bytes)[1]}

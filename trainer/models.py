@@ -32,14 +32,25 @@ class Grafted:
         return [layer for layer in self.model.layers if id(layer) not in trunk and layer is not pooling]
 
 
-def build_trunk(settings: BackboneSettings, cut_at: str | None = None) -> keras.Model:
+def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision: str = "float32") -> keras.Model:
     """The trunk, without its classifier, with its weights loaded; it ends at the layer `cut_at` when given.
+
+    Args:
+      settings: of the backbone.
+      cut_at: name of its last layer.
+      precision: Keras' dtype policy of its layers. In "mixed_bfloat16" and "mixed_float16" they compute in 16 bits;
+        weights are float32 variables in each (Micikevicius et al., https://arxiv.org/abs/1710.03740).
 
     Raises:
       UserError: an option that the builder does not take, weights that cannot be downloaded, read or fitted,
         no such layer.
     """
-    trunk = _build(settings)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)  # Keras' builders take no dtype
+    try:
+        trunk = _build(settings)
+    finally:
+        keras.config.set_dtype_policy(policy)
     if settings.weights not in ("imagenet", "none"):
         _load_weights(trunk, settings)
     if cut_at is None:
@@ -109,7 +120,7 @@ def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
             return functools.partial(operation, training=False) if _takes_training(operation) else operation
 
         def scaled(x: keras.KerasTensor, **_: object) -> keras.KerasTensor:
-            power = keras.ops.mean(keras.ops.square(x))
+            power = keras.ops.mean(keras.ops.square(keras.ops.cast(x, "float32")))  # float16 ends at 65,504
             operation.moving_variance.assign(keras.ops.full(operation.moving_variance.shape, power))
             return operation(x, training=False)
 

@@ -1,21 +1,28 @@
 """The two phases of transfer learning: what is frozen in each, and one phase of training as it goes."""
 
-from dataclasses import dataclass, field
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import keras
+import numpy as np
 
-from trainer import boundary, models
-from trainer.settings import PhaseSettings
-
-Batches = object  # what keras.Model.fit takes
+from graftline.errors import UserError
+from trainer import boundary, losses, models, optimizers
+from trainer.activations import Batches
+from trainer.checkpoints import Checkpoint, Checkpoints
+from trainer.settings import PhaseSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """How a phase went: `ended` is "plateau" (the validation loss stopped improving) or "epochs".
+    """How a phase went.
 
-    `history` holds a list for each of Keras' logs; `kept` is False when the weights from before the phase were better
-    on the validation loss and were put back.
+    `ended` is "plateau" (the validation loss stopped improving), "epochs", or "nan" (the loss was no longer a number).
+    `best_epoch`, from 0, is the one whose weights were kept; -1, and `kept` False, when those from before the phase
+    had the lower validation loss. `history` holds a list for each of Keras' logs. `note` says what went wrong.
     """
 
     name: str
@@ -25,8 +32,24 @@ class PhaseResult:
     val_accuracy: float
     val_loss: float
     trainable_weights: int
+    best_epoch: int
     kept: bool = True
     history: dict[str, list[float]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of the model that a phase trains, from the boundary to the probabilities, and its batches.
+
+    `layers` are those that train, lower to upper; `head` are those of them that make the head, the last.
+    """
+
+    model: keras.Model
+    layers: Sequence[keras.Layer]
+    head: Sequence[keras.Layer]
+    train: Batches
+    val: Batches
 
 
 def trained(unfrozen: list[keras.Layer]) -> list[keras.Layer]:
@@ -51,71 +74,211 @@ def freeze(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> None:
         layer.trainable = id(layer) in keep
 
 
-def optimizer(settings: PhaseSettings) -> keras.optimizers.Optimizer:
-    """A fresh optimizer as the phase asks for it."""
-    kinds = {
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "rmsprop": keras.optimizers.RMSprop,
-        "sgd": lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
-    }
-    return kinds[settings.optimizer](settings.learning_rate)
-
-
 def train(
     name: str,
-    model: keras.Model,
+    part: Part,
     settings: PhaseSettings,
-    train_batches: Batches,
-    val_batches: Batches,
-    callbacks: list[keras.callbacks.Callback] | None = None,
+    training: TrainingSettings,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoints: Checkpoints | None = None,
+    resume: Checkpoint | None = None,
+    finished: Sequence[PhaseResult] = (),
     may_be_taken_back: bool = True,
 ) -> PhaseResult:
     """Compiles and trains until the validation loss stops improving or the epochs are over; keeps the best weights.
 
     Args:
       name: of the phase.
-      model: its `trainable` flags are set.
+      part: its `trainable` flags are set.
       settings: of the phase.
-      train_batches, val_batches: batches of (inputs, label index), for `fit`.
+      training: what both phases share.
       callbacks: more of them.
-      may_be_taken_back: puts the weights from before back when no epoch was better; not for a head that knows nothing.
+      checkpoints: where the state after each epoch is saved.
+      resume: a state that an earlier run of this phase saved.
+      finished: the phases before; they are saved with the state.
+      may_be_taken_back: counts the validation loss before the phase as that of an epoch, whose weights are put back
+        when no other is better; not for a head that knows nothing.
+
+    Raises:
+      UserError: the loss was not a number before any epoch was finished.
     """
+    model = part.model
+    optimizer = optimizers.build(settings, steps_per_epoch(part.train, training), part.layers, part.head)
     # XLA on CPU made a MobileNetV2 forward pass 15-20 times slower than the oneDNN path, so jit_compile is off.
     model.compile(
-        optimizer=optimizer(settings),
-        loss=keras.losses.SparseCategoricalCrossentropy(),
+        optimizer=optimizer,
+        loss=losses.build(training.label_smoothing),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,
     )
-    before = model.evaluate(val_batches, verbose=0, return_dict=True)
-    weights_before = [variable.numpy() for variable in model.trainable_variables]
-    stopping = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=settings.patience, min_delta=settings.min_delta, restore_best_weights=True
-    )
-    history = model.fit(
-        train_batches,
-        validation_data=val_batches,
-        shuffle=False,  # the batches come in an order of our seed already
-        epochs=settings.epochs,
-        callbacks=[stopping, *(callbacks or [])],
-        verbose=0,
-    ).history
-    best = stopping.best_epoch
-    # A phase never leaves a trained model worse than it found it.
-    kept = not may_be_taken_back or history["val_loss"][best] <= before["loss"]
-    if not kept:
-        for variable, value in zip(model.trainable_variables, weights_before, strict=True):
+    watch = _Watch(name, part, settings, checkpoints, finished)
+    if resume is not None:
+        watch.restore(resume)
+        logging.info("%s goes on after epoch %d", name, watch.epochs)
+    elif may_be_taken_back:
+        watch.begin(model.evaluate(part.val.for_fit, verbose=0, return_dict=True))
+    weights = losses.class_weights(part.train.labels) if training.class_weights == "balanced" else None
+    if not watch.over:
+        model.fit(
+            part.train.for_fit,
+            validation_data=part.val.for_fit,
+            shuffle=False,  # the batches come in an order of our seed already
+            initial_epoch=watch.epochs,
+            epochs=settings.epochs,
+            callbacks=[watch, *callbacks],
+            class_weight=weights,
+            verbose=0,
+        )
+    return watch.result()
+
+
+def steps_per_epoch(batches: Batches, training: TrainingSettings) -> int:
+    """Batches in an epoch."""
+    return -(-len(batches.labels) // training.batch_size)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Keeps the best weights, stops on a plateau or when the loss is no number, and saves the state of each epoch."""
+
+    def __init__(
+        self,
+        name: str,
+        part: Part,
+        settings: PhaseSettings,
+        checkpoints: Checkpoints | None,
+        finished: Sequence[PhaseResult],
+    ) -> None:
+        super().__init__()
+        self._name, self._part, self._settings = name, part, settings
+        self._checkpoints, self._finished = checkpoints, finished
+        self.history: dict[str, list[float]] = {}
+        self._best_loss, self._best_epoch = math.inf, -1
+        self._best: list[np.ndarray] = []
+        self._before: dict[str, float] = {}
+        self._ended, self._note = "", ""
+        self._failed_at: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many are finished."""
+        return len(self.history.get("loss", []))
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to train."""
+        return bool(self._ended) or self.epochs >= self._settings.epochs
+
+    def begin(self, before: Mapping[str, float]) -> None:
+        """The model's metrics before the phase are what the epochs must beat."""
+        self._before = dict(before)
+        if math.isfinite(before["loss"]):
+            self._best_loss, self._best = before["loss"], self._values(self._part.model.trainable_variables)
+
+    # --- Keras' hooks -------------------------------------------------------------------------------------------------
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Sets the order of the batches."""
+        self._part.train.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Stops at the first step whose loss is no number."""
+        if logs and not math.isfinite(logs["loss"]):
+            self._failed_at = batch
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Judges the epoch."""
+        logs = dict(logs or {})
+        if self._failed_at is not None or not math.isfinite(logs["val_loss"]):
+            where = f"epoch {epoch + 1}" + ("" if self._failed_at is None else f", step {self._failed_at + 1}")
+            self._fail(where)
+            return
+        for key, value in {**logs, "learning_rate": float(self.model.optimizer.learning_rate)}.items():
+            self.history.setdefault(key, []).append(float(value))
+        if logs["val_loss"] < self._best_loss - self._settings.min_delta:
+            self._best_loss, self._best_epoch = logs["val_loss"], epoch
+            self._best = self._values(self.model.trainable_variables)
+        elif epoch - self._best_epoch >= max(self._settings.patience, 1):
+            self._ended = "plateau"
+            self.model.stop_training = True
+        if self._checkpoints is not None:
+            self._checkpoints.save(*self._state())
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def _fail(self, where: str) -> None:
+        advice = (
+            f"lower {self._name}.learning_rate (now {self._settings.learning_rate:g}) or set {self._name}.clip_norm"
+        )
+        if not self._best:
+            raise UserError(
+                f"{self._name}: the loss was no longer a number at {where}, nothing is trained yet; {advice}"
+            )
+        kept = f"epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "before the phase"
+        self._ended = "nan"
+        self._note = f"the loss was no longer a number at {where}; the weights of {kept} were kept; {advice}"
+        logging.warning("%s: %s", self._name, self._note)
+        self.model.stop_training = True
+
+    def result(self) -> PhaseResult:
+        """Puts the best weights back and says how the phase went."""
+        variables = self._part.model.trainable_variables
+        for variable, value in zip(variables, self._best, strict=True):
             variable.assign(value)
-    ran = len(history["loss"])
-    return PhaseResult(
-        name=name,
-        epochs=ran,
-        ended="plateau" if stopping.stopped_epoch else "epochs",
-        accuracy=history["accuracy"][best],
-        val_accuracy=history["val_accuracy"][best] if kept else before["accuracy"],
-        val_loss=history["val_loss"][best] if kept else before["loss"],
-        trainable_weights=sum(variable.shape.num_elements() for variable in model.trainable_variables),
-        kept=kept,
-        history={key: [float(value) for value in values] for key, values in history.items()},
-    )
+        best, history = self._best_epoch, self.history
+        return PhaseResult(
+            name=self._name,
+            epochs=self.epochs,
+            ended=self._ended or "epochs",
+            accuracy=history["accuracy"][max(best, 0)] if self.epochs else math.nan,
+            val_accuracy=history["val_accuracy"][best] if best >= 0 else self._before["accuracy"],
+            val_loss=self._best_loss,
+            trainable_weights=sum(math.prod(variable.shape) for variable in variables),
+            best_epoch=best,
+            kept=best >= 0,
+            history=history,
+            note=self._note,
+        )
+
+    # --- the state of an epoch ----------------------------------------------------------------------------------------
+
+    def _moving(self) -> dict[str, Sequence[keras.Variable]]:
+        """All that an epoch changes: weights, the optimizer's variables, the state of dropout's random numbers."""
+        model = self._part.model
+        weights = set(map(id, model.weights))
+        seeds = [variable for variable in model.variables if id(variable) not in weights]
+        return {"weights": model.trainable_variables, "optimizer": model.optimizer.variables, "seeds": seeds}
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        arrays = {
+            f"{kind}.{number}": value
+            for kind, variables in self._moving().items()
+            for number, value in enumerate(self._values(variables))
+        }
+        arrays |= {f"best.{number}": value for number, value in enumerate(self._best)}
+        meta = {
+            "phase": self._name,
+            "finished": [asdict(result) for result in self._finished],
+            "history": self.history,
+            "best_loss": self._best_loss,
+            "best_epoch": self._best_epoch,
+            "before": self._before,
+            "ended": self._ended,
+        }
+        return meta, arrays
+
+    def restore(self, state: Checkpoint) -> None:
+        """Takes up what `_state` gave."""
+        model, meta, arrays = self._part.model, state.meta, state.arrays
+        model.optimizer.build(model.trainable_variables)
+        for kind, variables in self._moving().items():
+            for number, variable in enumerate(variables):
+                variable.assign(arrays[f"{kind}.{number}"])
+        self.history = {key: list(values) for key, values in meta["history"].items()}
+        self._best_loss, self._best_epoch = meta["best_loss"], meta["best_epoch"]
+        self._best = [arrays[f"best.{number}"] for number in range(len(model.trainable_variables))]
+        self._before, self._ended = dict(meta["before"]), meta["ended"]
+
+    @staticmethod
+    def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+        return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]

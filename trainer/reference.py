@@ -6,7 +6,7 @@ pixels on purpose, and for that use only.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -19,6 +19,8 @@ from trainer import backbones, inputs
 
 FILE = "reference_predictions.tfrecord"
 COUNT = 32
+
+Predict = Callable[[np.ndarray], np.ndarray]  # pixels float32 [n, size, size, 3] to probabilities [n, C]
 _PROBABILITIES = "probabilities"
 
 
@@ -45,18 +47,18 @@ def _upright(image_bytes: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(upright))
 
 
-def compute(model: keras.Model, backbone: str, size: int, file_patterns: Sequence[str]) -> list[Reference]:
+def compute(predict: Predict, backbone: str, size: int, records: inputs.Records) -> list[Reference]:
     """References for the first COUNT records.
 
     Args:
-      model: pixels float32 [N, size, size, 3] to probabilities [N, C].
+      predict: the trained model.
       backbone: name, for its `preprocess_input`.
       size: pixels.
-      file_patterns: TFRecords of the eval split.
+      records: the eval split.
     """
     preprocess_input = backbones.get(backbone).preprocess_input
     names, files, batch = [], [], []
-    for record in inputs.serialized(file_patterns).take(COUNT).as_numpy_iterator():
+    for record in records.read(range(min(COUNT, len(records)))):
         feature = tf.train.Example.FromString(record).features.feature
         image_bytes = feature[features.IMAGE].bytes_list.value[0]
         resized = keras.ops.image.resize(
@@ -67,7 +69,7 @@ def compute(model: keras.Model, backbone: str, size: int, file_patterns: Sequenc
         batch.append(preprocess_input(keras.ops.convert_to_numpy(resized).copy()))
     if not batch:
         return []
-    probabilities = keras.ops.convert_to_numpy(model(np.stack(batch), training=False))
+    probabilities = predict(np.stack(batch))
     return [Reference(*row) for row in zip(names, files, probabilities, strict=True)]
 
 

@@ -1,140 +1,200 @@
 """The Trainer's `run_fn`, by import path: a head on the frozen trunk, then the upper trunk fine-tuned, then export."""
 
 import json
-import logging
 import os
 import pathlib
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
 from graftline.errors import UserError
-from trainer import boundary, export, inputs, models, phases, reference
+from trainer import augmentation, boundary, checkpoints, export, feeds, models, phases, reference, report
+from trainer import warm_start as warm_starts
+from trainer.inputs import Pixels, Records
 from trainer.settings import TrainerSettings
 
 TRAINING_FILE = "training.json"
 KERAS_FILE = "model.keras"
+REPORT = "report"
 
-# Images in one pass of the frozen trunk.
-_FORWARD_BATCH = 32
+# Images that a random trunk is scaled by.
+_CALIBRATION = 32
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains and exports.
 
-    Writes the SavedModel to `fn_args.serving_model_dir`, and beside it `model.keras`, the reference predictions and
-    `training.json`; TensorBoard logs go to `fn_args.model_run_dir`.
+    Writes the SavedModel to `fn_args.serving_model_dir`, and beside it `model.keras`, the reference predictions,
+    `training.json` and the report; TensorBoard logs go to `fn_args.model_run_dir`.
     """
     settings = TrainerSettings.model_validate(fn_args.custom_config)
     keras.utils.clear_session()  # Keras numbers layers that have no name: count anew, as where the names were checked
     keras.utils.set_random_seed(settings.seed)
-    transform = tft.TFTransformOutput(fn_args.transform_output)
-    labels = export.read_labels(transform)
-    grafted = models.graft_head(models.build_trunk(settings.backbone, settings.head.cut_at), settings.head, len(labels))
-    if settings.backbone.weights == "none":
-        ((pixels, _),) = inputs.batches(fn_args.train_files, transform, _FORWARD_BATCH).take(1)
-        models.calibrate(grafted.trunk, pixels)
-    # Beside the logs, on the workspace's disk: /tmp may be memory. An object store can't be mapped.
+    beside = os.path.dirname(fn_args.serving_model_dir)
+    # Beside the logs, on the workspace's disk: /tmp may be memory. An object store has no files to read from.
     local = "://" not in fn_args.model_run_dir
     if local:
         os.makedirs(fn_args.model_run_dir, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="boundary-", dir=fn_args.model_run_dir if local else None))
     try:
-        results = train(grafted, settings, fn_args, transform, scratch)
+        run = Run(settings, fn_args, scratch)
+        outcome = run.train()
+        drawing = report.start(
+            os.path.join(beside, REPORT),
+            run.labels,
+            [asdict(result) for result in outcome.results],
+            outcome.predictions,
+            lambda rows: dict(zip(rows, run.val.images(rows), strict=True)),
+            run.grafted,
+            run.unfrozen if run.fine_tunes else [],
+            run.cut,
+        )
+        references = reference.compute(
+            run.predictor(outcome.part), settings.backbone.name, settings.backbone.size, run.val
+        )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    for result in results:
-        logging.info(
-            "%s: %d epochs, ended by %s, val_accuracy %.4f",
-            result.name,
-            result.epochs,
-            result.ended,
-            result.val_accuracy,
-        )
-
-    export.export(grafted.model, grafted.pooled, transform, fn_args.serving_model_dir)
-    beside = os.path.dirname(fn_args.serving_model_dir)
-    _save_keras(grafted.model, os.path.join(beside, KERAS_FILE))
-    references = reference.compute(grafted.model, settings.backbone.name, settings.backbone.size, fn_args.eval_files)
+    export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
+    _save_keras(run.grafted.model, settings, os.path.join(beside, KERAS_FILE))
     reference.write(references, os.path.join(beside, reference.FILE))
-    summary: dict[str, Any] = {"labels": labels, "phases": [asdict(result) for result in results]}
+    summary: dict[str, Any] = {
+        "labels": run.labels,
+        "phases": [asdict(result) for result in outcome.results],
+        "activations": run.activations,
+        "notes": run.notes,
+    }
     with tf.io.gfile.GFile(os.path.join(beside, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary, indent=2))
+    drawing.finish()
+    run.checkpoints.remove()
 
 
-def train(
-    grafted: models.Grafted,
-    settings: TrainerSettings,
-    fn_args: tfx.components.FnArgs,
-    transform: tft.TFTransformOutput,
-    scratch: pathlib.Path,
-) -> list[phases.PhaseResult]:
-    """Both phases; `grafted` holds the trained weights afterwards."""
-    unfrozen = models.layers_to_unfreeze(grafted.trunk, settings.fine_tuning.unfreeze_from)
-    fine_tune = settings.fine_tuning.epochs > 0 and bool(phases.trained(unfrozen))
-    cut = phases.cut_under(grafted, unfrozen)
-    frozen_part = cut is not grafted.model.inputs[0]
-    # One pass over the images gives the inputs of both phases.
-    tensors = [grafted.pooled, *([cut] if fine_tune and frozen_part else [])]
-    cached: dict[str, tuple[list[Any], Any]] = {}
-    for split, files in (("train", fn_args.train_files), ("eval", fn_args.eval_files)):
-        batches = inputs.batches(files, transform, _FORWARD_BATCH)
-        cached[split] = boundary.compute(grafted.model, tensors, batches, scratch / split)
-    size, seed = settings.training.batch_size, settings.seed
+@dataclass(frozen=True)
+class Outcome:
+    """What training gives: how the phases went, the part that the last one trained, and what the model says of eval."""
 
-    def from_cache(index: int, split: str) -> boundary.Activations:
-        arrays, labels = cached[split]
-        return boundary.Activations(arrays[index], labels, size, seed if split == "train" else None)
+    results: list[phases.PhaseResult]
+    part: phases.Part
+    predictions: report.Predictions
 
-    def logs(name: str) -> list[keras.callbacks.Callback]:
-        return [keras.callbacks.TensorBoard(os.path.join(fn_args.model_run_dir, name), write_graph=False)]
 
-    results = []
-    if settings.feature_extraction.epochs > 0:
-        phases.freeze(grafted, [])
-        head = boundary.above(grafted.model, grafted.pooled)
-        name = "feature_extraction"
-        results.append(
-            phases.train(
+class Run:
+    """One run of the trainer: model, data and what is cached, put together from the settings."""
+
+    def __init__(self, settings: TrainerSettings, fn_args: tfx.components.FnArgs, scratch: pathlib.Path) -> None:
+        self.settings, self._logs = settings, fn_args.model_run_dir
+        self.notes: list[str] = []
+        self.transform = tft.TFTransformOutput(fn_args.transform_output)
+        self.labels = export.read_labels(self.transform)
+        self.train_records = Records(fn_args.train_files, self.labels)
+        self.val = Records(fn_args.eval_files, self.labels)
+        augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.name)
+        self._pixels = Pixels(self.transform, augment)
+
+        trunk = models.build_trunk(settings.backbone, settings.head.cut_at, settings.training.precision)
+        self.grafted = models.graft_head(trunk, settings.head, len(self.labels))
+        if settings.backbone.weights == "none":
+            some = np.arange(min(_CALIBRATION, len(self.train_records)))
+            ((pixels, _),) = self._pixels.batches(self.train_records, lambda: some, _CALIBRATION)
+            models.calibrate(trunk, pixels)
+        base = fn_args.base_model if settings.training.warm_start else None
+        if base:
+            beside = os.path.dirname(base.rstrip("/"))
+            files = [os.path.join(beside, name) for name in (KERAS_FILE, TRAINING_FILE)]
+            self.notes.append(warm_starts.load(self.grafted, self.labels, *files))
+        self.unfrozen = models.layers_to_unfreeze(trunk, settings.fine_tuning.unfreeze_from)
+        self.fine_tunes = settings.fine_tuning.epochs > 0 and bool(phases.trained(self.unfrozen))
+        self._phases: list[tuple[str, keras.KerasTensor, list[keras.Layer]]] = []
+        if settings.feature_extraction.epochs > 0:
+            self._phases.append(("feature_extraction", self.grafted.pooled, []))
+        if self.fine_tunes:
+            self._phases.append(("fine_tuning", phases.cut_under(self.grafted, self.unfrozen), self.unfrozen))
+        if not self._phases:
+            raise UserError("feature_extraction.epochs is 0 and nothing is fine-tuned: there is nothing to train")
+        self.cut = self._phases[-1][1]
+        self.checkpoints = checkpoints.Checkpoints(
+            f"{settings.state}/checkpoints" if settings.state else "", self._checkpoint_key(base)
+        )
+        # One pass over the images gives the inputs of both phases.
+        tensors = list({id(cut): cut for _, cut, _ in self._phases}.values())
+        self._feeds = feeds.Feeds(
+            settings, self.grafted.model, tensors, self.train_records, self.val, self._pixels, scratch
+        )
+        self.notes += self._feeds.notes
+
+    @property
+    def activations(self) -> dict[str, int]:
+        """How many images (augmented views of them) were run through the frozen part, and how many had been before."""
+        return {"computed": self._feeds.computed, "reused": self._feeds.reused}
+
+    def predictor(self, part: phases.Part) -> reference.Predict:
+        """The trained model as a function of pixels float32 [n, size, size, 3], not by way of the exported graph."""
+        if self.cut is self.grafted.model.inputs[0]:
+            return lambda pixels: part.model.predict(pixels, verbose=0)
+        frozen = self._feeds.frozen(self.cut)
+        return lambda pixels: part.model.predict(frozen(tf.constant(pixels)), verbose=0)
+
+    def train(self) -> Outcome:
+        """Both phases; `grafted` holds the trained weights afterwards."""
+        resume = self.checkpoints.load()
+        results = [] if resume is None else [phases.PhaseResult(**result) for result in resume.meta["finished"]]
+        for name, cut, unfrozen in self._phases:
+            part = self._part(cut, unfrozen)
+            if name in [result.name for result in results]:
+                continue
+            phases.freeze(self.grafted, unfrozen)
+            resumed = resume if resume is not None and resume.meta["phase"] == name else None
+            if resumed is not None:
+                self.notes.append(
+                    f"{name} went on after epoch {len(resumed.meta['history']['loss'])}, from a checkpoint"
+                )
+            result = phases.train(
                 name,
-                head,
-                settings.feature_extraction,
-                from_cache(0, "train"),
-                from_cache(0, "eval"),
-                logs(name),
-                may_be_taken_back=False,
+                part,
+                getattr(self.settings, name),
+                self.settings.training,
+                [keras.callbacks.TensorBoard(os.path.join(self._logs, name), write_graph=False)],
+                self.checkpoints,
+                resumed,
+                results,
+                may_be_taken_back=bool(results),
             )
+            results.append(result)
+            self.notes += [f"{name}: {result.note}"] if result.note else []
+        return Outcome(results, part, self._predictions(part))
+
+    def _part(self, cut: keras.KerasTensor, unfrozen: list[keras.Layer]) -> phases.Part:
+        head = [layer for layer in self.grafted.head_layers if layer.weights]
+        train, val = self._feeds.batches("train", cut), self._feeds.batches("val", cut)
+        return phases.Part(
+            boundary.above(self.grafted.model, cut), [*phases.trained(unfrozen), *head], head, train, val
         )
-    if fine_tune:
-        phases.freeze(grafted, unfrozen)
-        name = "fine_tuning"
-        if frozen_part:
-            upper, train_data, eval_data = (
-                boundary.above(grafted.model, cut),
-                from_cache(1, "train"),
-                from_cache(1, "eval"),
-            )
-        else:
-            upper = grafted.model
-            train_data = inputs.batches(fn_args.train_files, transform, size, seed)
-            eval_data = inputs.batches(fn_args.eval_files, transform, size)
-        head_is_trained = bool(results)
-        results.append(
-            phases.train(name, upper, settings.fine_tuning, train_data, eval_data, logs(name), head_is_trained)
-        )
-    if not results:
-        raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: there is nothing to train")
-    return results
+
+    def _predictions(self, part: phases.Part) -> report.Predictions:
+        probabilities = part.model.predict(part.val.for_fit, verbose=0)
+        return report.Predictions(self.val.filenames, self.val.labels, probabilities)
+
+    def _checkpoint_key(self, base: str | None) -> str:
+        settings = self.settings.model_dump(mode="json", exclude={"state", "boundary_cache"})
+        images = [[key.hex() for key in records.keys] for records in (self.train_records, self.val)]
+        labels = [records.labels.tolist() for records in (self.train_records, self.val)]
+        return checkpoints.key(settings, self.labels, images, labels, base or "")
 
 
-def _save_keras(model: keras.Model, path: str) -> None:
-    """Keras writes to local files only; the artifact may be on an object store."""
+def _save_keras(model: keras.Model, settings: TrainerSettings, path: str) -> None:
+    """Compiled with Keras' own parts, so that `keras.saving.load_model(path).fit(…)` goes on anywhere.
+
+    Keras writes to local files only; the artifact may be on an object store.
+    """
+    rate = settings.fine_tuning.learning_rate
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, KERAS_FILE)
         model.save(local)

@@ -15,7 +15,7 @@ from graftline.errors import UserError
 from pipeline import config
 from pipeline.config import Config, load
 from trainer import backbones
-from trainer.settings import NOT_OPTIONS
+from trainer.settings import NOT_OPTIONS, AugmentationSettings
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_every_key_of_the_printed_defaults_has_a_comment_above_it():
     assert bare == metrics  # their keys below them are commented
 
 
-def test_the_printed_defaults_are_also_what_a_yaml_1_1_reader_expects_but_for_off():
+def test_the_printed_defaults_are_also_what_a_yaml_1_1_reader_expects():
     read = yaml.safe_load(config.defaults_as_yaml())
     assert read["fine_tuning"]["learning_rate"] == 1e-5
     assert set(read) == set(Config.model_fields)
@@ -78,7 +78,10 @@ def test_a_config_cannot_be_changed():
 @pytest.mark.parametrize(
     ("override", "value"),
     [
-        ("augmentation=off", "off"),
+        ("augmentation=off", AugmentationSettings()),
+        ("augmentation={flip: both, zoom: .2}", AugmentationSettings(flip="both", zoom=0.2)),
+        ("augmentation.flip=none", "none"),
+        ("augmentation.rotation=.1", 0.1),
         ("backbone.weights=none", "none"),
         ("fine_tuning.learning_rate=1e-5", 1e-5),
         ("fine_tuning.learning_rate=.5", 0.5),
@@ -96,6 +99,12 @@ def test_a_config_cannot_be_changed():
         ("images=2024-01-31", "2024-01-31"),
         ("backbone.input_size=null", None),
         ("images=", None),
+        ("fine_tuning.optimizer_options={weight_decay: 1e-4, amsgrad: true}", {"weight_decay": 1e-4, "amsgrad": True}),
+        ("fine_tuning.schedule=cosine", "cosine"),
+        ("fine_tuning.warmup_epochs=.5", 0.5),
+        ("fine_tuning.clip_norm=null", None),
+        ("training.class_weights=none", "none"),
+        ("training.precision=mixed_bfloat16", "mixed_bfloat16"),
     ],
 )
 def test_an_override_is_read_as_the_key_needs_it(override: str, value: Any):
@@ -110,8 +119,17 @@ def test_a_file_is_read_with_the_scalars_of_yaml_1_2(write):
     read = load(
         write("augmentation: off\nfine_tuning: {learning_rate: 1e-5}\nbackbone: {weights: none}\nmodel: {name: no}")
     )
-    assert (read.augmentation, read.fine_tuning.learning_rate, read.backbone.weights) == ("off", 1e-5, "none")
+    assert (read.augmentation.enabled, read.fine_tuning.learning_rate, read.backbone.weights) == (False, 1e-5, "none")
     assert read.model.name == "no"
+
+
+def test_augmentation_is_a_section_or_the_word_off_and_an_override_lies_over_either(write):
+    path = write("augmentation:\n  flip: horizontal\n  rotation: 0.05\n")
+    assert load(path).augmentation == AugmentationSettings(flip="horizontal", rotation=0.05)
+    assert load(path, ["augmentation.flip=both"]).augmentation == AugmentationSettings(flip="both", rotation=0.05)
+    assert load(path, ["augmentation=off"]).augmentation == AugmentationSettings()
+    path = write("augmentation: off")
+    assert load(path, ["augmentation.views=0"]).augmentation == AugmentationSettings(views=0)
 
 
 def test_overrides_lie_over_the_file_and_given_values_over_both(write):
@@ -153,6 +171,25 @@ _configs = st.builds(
         config.FineTuningSettings,
         learning_rate=st.floats(1e-300, 1e10),
         unfreeze_from=st.integers(-500, 500) | _text,
+        optimizer=st.just("sgd"),
+        optimizer_options=st.fixed_dictionaries(
+            {}, optional={"momentum": st.floats(0, 0.99), "nesterov": st.booleans(), "weight_decay": st.floats(0, 1)}
+        ),
+        schedule=st.sampled_from(["constant", "cosine", "exponential"]),
+        warmup_epochs=st.floats(0, 9),
+        clip_norm=st.none() | st.floats(1e-300, 1e10),
+        layer_decay=st.floats(0, 1, exclude_min=True),
+    ),
+    training=st.builds(
+        config.TrainingSettings,
+        label_smoothing=st.floats(0, 1, exclude_max=True),
+        class_weights=st.sampled_from(["none", "balanced"]),
+    ),
+    augmentation=st.builds(
+        AugmentationSettings,
+        flip=st.sampled_from(["none", "horizontal", "vertical", "both"]),
+        crop=st.floats(0, 1),
+        views=st.integers(0, 9),
     ),
     gate=st.dictionaries(
         st.sampled_from(sorted(METRICS)),
@@ -222,6 +259,7 @@ def test_an_unknown_key_in_a_file_names_the_file_the_whole_key_and_the_nearest(w
         ("finetuning.epochs=3", "--set: unknown key 'finetuning'; did you mean 'fine_tuning'?"),
         ("Seed=3", "--set: unknown key 'Seed'; did you mean 'seed'?"),
         ("batch_size=3", "--set: unknown key 'batch_size'; did you mean 'training.batch_size'?"),
+        ("augmentation.rotate=0.1", "--set: unknown key 'augmentation.rotate'; did you mean 'augmentation.rotation'?"),
         ("gate.accuracy.mim=0.9", "--set: unknown key 'gate.accuracy.mim'; did you mean 'gate.accuracy.min'?"),
         ("model.xyz=1", "--set: unknown key 'model.xyz'; known here: name"),
     ],
@@ -259,11 +297,31 @@ def test_no_misspelt_key_is_passed_over_in_silence(key: str, tail: str):
         ("fine_tuning.unfreeze_from=[1]", "fine_tuning.unfreeze_from is [1], but must be a whole number or "
          "text (a number as a name goes in quotes)"),
         ("fine_tuning=3", "fine_tuning is 3, but must be a section of keys"),
-        ("augmentation=strong", "augmentation is 'strong', but must be 'off'"),
+        ("augmentation=strong", "augmentation is 'strong', but must be 'off' or a section of keys"),
+        ("augmentation=false", "augmentation is false, but must be 'off' or a section of keys"),
+        ("augmentation.flip=left", "augmentation.flip is 'left', but must be 'none', 'horizontal', 'vertical' "
+         "or 'both'"),
+        ("augmentation.rotation=90", "augmentation.rotation is 90, but must be at most 0.5"),
+        ("augmentation.zoom=1", "augmentation.zoom is 1, but must be less than 1"),
         ("model.name=a/b", "model.name is 'a/b', but must be letters, digits, '.', '_' and '-', "
          "beginning with a letter or digit"),
         ("gate.accuracy.min=.nan", "gate.accuracy.min is nan, but must be a finite number"),
         ("training.batch_size=", "training.batch_size is null, but must be a whole number"),
+        ("training.label_smoothing=1", "training.label_smoothing is 1, but must be less than 1"),
+        ("training.precision=bfloat16", "training.precision is 'bfloat16', but must be 'float32', 'mixed_bfloat16' or "
+         "'mixed_float16'"),
+        ("fine_tuning.layer_decay=0", "fine_tuning.layer_decay is 0, but must be greater than 0"),
+        ("fine_tuning.clip_norm=0", "fine_tuning.clip_norm is 0, but must be greater than 0"),
+        ("fine_tuning.warmup_epochs=10", "fine_tuning.warmup_epochs is 10, but must be less than epochs, which is 10"),
+        ("fine_tuning.optimizer_options.momentum=0.9", "fine_tuning.optimizer_options is {momentum: 0.9}, but must be "
+         "made of the options of adam: beta_1, beta_2, epsilon, amsgrad, weight_decay, gradient_accumulation_steps"),
+        ("fine_tuning.optimizer_options={beta1: 0.5}", "fine_tuning.optimizer_options is {beta1: 0.5}, but must be "
+         "made of the options of adam: beta_1, beta_2, epsilon, amsgrad, weight_decay, gradient_accumulation_steps; "
+         "did you mean 'beta_1'?"),
+        ("fine_tuning.optimizer_options={beta_1: high}", "fine_tuning.optimizer_options is {beta_1: high}, but must be "
+         "with a beta_1 that is a valid number"),
+        ("fine_tuning.optimizer_options={learning_rate: 1}", "fine_tuning.optimizer_options is {learning_rate: 1}, but "
+         "must be without 'learning_rate': it is a key of its own, beside optimizer_options"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_the_key_what_was_found_and_what_is_expected(override: str, expected: str):
@@ -363,6 +421,19 @@ def test_a_given_name_wins():
 def test_any_folder_gives_a_name_that_the_config_itself_accepts(folder: str):
     name = config.name_from_folder(f"/data/{folder.replace(chr(0), '')}")
     assert config.ModelSettings(name=name).name == name
+
+
+def test_a_warm_up_may_be_as_long_as_it_likes_where_the_phase_is_skipped():
+    assert load(None, ["fine_tuning.epochs=0", "fine_tuning.warmup_epochs=3"]).fine_tuning.warmup_epochs == 3
+
+
+def test_options_are_judged_by_the_optimizer_that_is_asked_for(write):
+    path = write("fine_tuning: {optimizer_options: {momentum: 0.5}, optimizer: sgd}")
+    assert load(path).fine_tuning.optimizer_options == {"momentum": 0.5}
+    assert "the options of adamw" in message(path, "fine_tuning.optimizer=adamw")
+    assert message(path, "fine_tuning.optimizer=sdg") == (
+        "--set: fine_tuning.optimizer is 'sdg', but must be 'adam', 'adamw', 'rmsprop' or 'sgd'"
+    )
 
 
 @pytest.mark.parametrize("option", NOT_OPTIONS)

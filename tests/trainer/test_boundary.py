@@ -1,14 +1,13 @@
 """The boundary: where the graph is cut, and that training above it is training the whole."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer import backbones, boundary, models, phases
-from trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
+from trainer.activations import Activations
+from trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings, TrainingSettings
 
 
 def _pixels(name: str, count: int, size: int) -> np.ndarray:
@@ -58,20 +57,18 @@ def test_with_all_frozen_the_cut_is_under_the_head(mobilenet: models.Grafted) ->
 @pytest.mark.parametrize(
     ("name", "size"), [("MobileNetV2", 32), ("ResNet50", 32), ("DenseNet121", 32), ("MobileNetV3Small", 32)]
 )
-def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int, tmp_path: pathlib.Path) -> None:
+def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int) -> None:
     grafted = _grafted(name, size)
     lowest = next(layer for layer in grafted.trunk.layers[-20:] if layer.weights)
     cut = boundary.find_cut(grafted.model, [lowest])
     assert cut is not grafted.model.inputs[0]
     pixels = _pixels(name, 5, size)
-    batches = [(tf.constant(pixels[:3]), tf.constant([0, 1, 2])), (tf.constant(pixels[3:]), tf.constant([1, 0]))]
-    (pooled, at_cut), labels = boundary.compute(grafted.model, [grafted.pooled, cut], batches, tmp_path)
-    assert labels.tolist() == [0, 1, 2, 1, 0]
+    pooled, at_cut = boundary.Frozen(grafted.model, [grafted.pooled, cut])(tf.constant(pixels))
     whole = keras.ops.convert_to_numpy(grafted.model(pixels, training=False))
     assert whole.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
     for tensor, values in ((grafted.pooled, pooled), (cut, at_cut)):
         above = boundary.above(grafted.model, tensor)
-        np.testing.assert_allclose(above(np.array(values), training=False), whole, rtol=3e-5, atol=1e-6)
+        np.testing.assert_allclose(above(values, training=False), whole, rtol=3e-5, atol=1e-6)
 
 
 def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Grafted) -> None:
@@ -79,7 +76,7 @@ def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Graf
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
 
 
-def test_training_above_the_boundary_is_training_the_whole(tmp_path: pathlib.Path) -> None:
+def test_training_above_the_boundary_is_training_the_whole() -> None:
     """Same seed, same order, no dropout: the plain way over the images gives the same weights."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 48)
@@ -96,10 +93,12 @@ def test_training_above_the_boundary_is_training_the_whole(tmp_path: pathlib.Pat
         x, model = pixels, grafted.model
         if cached:
             cut = phases.cut_under(grafted, unfrozen)
-            (x,), _ = boundary.compute(grafted.model, [cut], [(tf.constant(pixels), tf.constant(labels))], tmp_path)
+            x = boundary.Frozen(grafted.model, [cut])(tf.constant(pixels))[0].numpy()
             model = boundary.above(grafted.model, cut)
-        batches = boundary.Activations(x, labels, 16, seed=5)
-        result = phases.train("fine_tuning", model, settings, batches, boundary.Activations(x, labels, 16))
+        head = [model.get_layer("probabilities")]
+        layers = [*phases.trained(unfrozen), *head]
+        part = phases.Part(model, layers, head, Activations(x, labels, 16, seed=5), Activations(x, labels, 16))
+        result = phases.train("fine_tuning", part, settings, TrainingSettings(batch_size=16))
         assert result.kept
         return [variable.numpy() for variable in grafted.model.trainable_variables]
 
@@ -111,11 +110,11 @@ def test_training_above_the_boundary_is_training_the_whole(tmp_path: pathlib.Pat
 
 def test_each_epoch_sees_every_row_once_in_an_order_of_the_seed_alone() -> None:
     def epochs(seed: int) -> list[list[int]]:
-        data = boundary.Activations(np.arange(10.0)[:, None], np.arange(10), 4, seed)
+        data = Activations(np.arange(10.0)[:, None], np.arange(10), 4, seed)
         orders = []
-        for _ in range(2):
+        for epoch in range(2):
+            data.epoch = epoch
             orders.append([int(label) for index in range(len(data)) for label in data[index][1]])
-            data.on_epoch_end()
         return orders
 
     first, second = epochs(1)

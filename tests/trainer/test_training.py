@@ -15,8 +15,9 @@ import tensorflow_transform as tft
 from graftline import features, signatures
 from tests import images
 from tests.conftest import Transformed
-from trainer import export, inputs, models, phases, reference, run_fn
-from trainer.settings import TrainerSettings
+from trainer import export, models, phases, reference, run_fn
+from trainer.activations import Activations
+from trainer.settings import TrainerSettings, TrainingSettings
 
 _PARTS = {
     "backbone": {"weights": "none", "input_size": 32, "options": {"alpha": 0.35}},
@@ -36,7 +37,17 @@ def _fn_args(transformed: Transformed, out: pathlib.Path, **changed: object) -> 
         eval_files=[transformed.eval],
         serving_model_dir=str(out / "model" / "Format-Serving"),
         model_run_dir=str(out / "run"),
+        base_model=None,
     )
+
+
+def _part(model: keras.Model, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]) -> phases.Part:
+    """A part that trains all of a model, on batches that do not change from epoch to epoch."""
+
+    def batches(x: np.ndarray, y: np.ndarray) -> Activations:
+        return Activations(x, y, 16)  # type: ignore[arg-type]
+
+    return phases.Part(model, model.layers, model.layers, batches(*train), batches(*val))
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:
@@ -53,13 +64,11 @@ def _moved(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[s
 def test_each_phase_moves_exactly_what_it_trains(
     transformed: Transformed, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, unfreeze_from: str
 ) -> None:
-    settings = TrainerSettings.model_validate(
-        {**_PARTS, "fine_tuning": {**_PARTS["fine_tuning"], "unfreeze_from": unfreeze_from}}
-    )
+    fine_tuning = {**_PARTS["fine_tuning"], "unfreeze_from": unfreeze_from}
+    args = _fn_args(transformed, tmp_path, fine_tuning=fine_tuning)
     keras.utils.set_random_seed(1)
-    grafted = models.graft_head(models.build_trunk(settings.backbone), settings.head, 3)
-    args, transform = _fn_args(transformed, tmp_path), tft.TFTransformOutput(transformed.directory)
-    models.calibrate(grafted.trunk, next(iter(inputs.batches(args.train_files, transform, 32)))[0])
+    run = run_fn.Run(TrainerSettings.model_validate(args.custom_config), args, tmp_path / "scratch")  # type: ignore[arg-type]
+    grafted = run.grafted
     snapshots = [_weights(grafted.model)]
     train = phases.train
 
@@ -70,8 +79,7 @@ def test_each_phase_moves_exactly_what_it_trains(
         return result
 
     monkeypatch.setattr(phases, "train", and_snapshot)
-    results = run_fn.train(grafted, settings, args, transform, tmp_path / "scratch")
-    assert [result.name for result in results] == ["feature_extraction", "fine_tuning"]
+    assert [result.name for result in run.train().results] == ["feature_extraction", "fine_tuning"]
 
     head = {"probabilities/kernel", "probabilities/bias"}
     assert _moved(snapshots[0], snapshots[1]) == head
@@ -91,9 +99,8 @@ def test_a_phase_that_makes_it_worse_is_taken_back() -> None:
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, activation="softmax")])
     model.set_weights([np.array([[-5, 5], [0, 0], [0, 0], [0, 0]], np.float32), np.zeros(2, np.float32)])
     before = [weight.copy() for weight in model.get_weights()]
-    wrong = tf.data.Dataset.from_tensor_slices((x, 1 - y)).batch(16)
     settings = phases.PhaseSettings(epochs=2, learning_rate=0.5, patience=5)
-    result = phases.train("p", model, settings, wrong, tf.data.Dataset.from_tensor_slices((x, y)).batch(16))
+    result = phases.train("p", _part(model, (x, 1 - y), (x, y)), settings, TrainingSettings(batch_size=16))
     assert not result.kept
     assert result.val_accuracy == 1.0
     for ours, theirs in zip(model.get_weights(), before, strict=True):
@@ -102,16 +109,15 @@ def test_a_phase_that_makes_it_worse_is_taken_back() -> None:
 
 def test_a_phase_ends_at_its_plateau_or_at_its_epochs_and_says_which() -> None:
     x, y = np.ones([8, 1], np.float32), np.zeros([8], np.int64)
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
 
     def run(epochs: int, learning_rate: float) -> phases.PhaseResult:
         model = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, activation="softmax")])
         settings = phases.PhaseSettings(epochs=epochs, learning_rate=learning_rate, patience=2, min_delta=1e-3)
-        return phases.train("p", model, settings, data, data)
+        return phases.train("p", _part(model, (x, y), (x, y)), settings, TrainingSettings(batch_size=16))
 
     assert run(3, 0.1).ended == "epochs"
     stopped = run(50, 1e-9)
-    assert (stopped.ended, stopped.epochs) == ("plateau", 3)
+    assert (stopped.ended, stopped.epochs) == ("plateau", 2)  # the loss before counts
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +171,7 @@ def test_each_weight_is_stored_once(exported: pathlib.Path) -> None:
 def test_the_signatures_agree_with_each_other(exported: pathlib.Path, transformed: Transformed) -> None:
     functions = tf.saved_model.load(str(exported / "Format-Serving")).signatures
     assert set(functions) == {"serving_default", "serving_examples", "transform_features", "embedding"}
-    examples = list(inputs.serialized([transformed.eval]).as_numpy_iterator())
+    examples = list(tf.data.TFRecordDataset([transformed.eval]).as_numpy_iterator())
     parsed = [tf.train.Example.FromString(example).features.feature for example in examples]
     files = [feature[features.IMAGE].bytes_list.value[0] for feature in parsed]
     by_bytes = functions["serving_default"](image_bytes=tf.constant(files))
@@ -227,7 +233,6 @@ def test_labels_and_warmup_requests_ride_along(exported: pathlib.Path) -> None:
 
 def test_the_keras_file_loads_and_goes_on_training(exported: pathlib.Path) -> None:
     model = keras.saving.load_model(exported / run_fn.KERAS_FILE)
-    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
     before = model.get_layer("probabilities").kernel.numpy().copy()
     model.fit(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), np.array([0, 1, 2, 0]), verbose=0)
     assert (model.get_layer("probabilities").kernel.numpy() != before).any()
@@ -265,9 +270,8 @@ def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
     model = keras.Sequential(
         [keras.Input([4]), keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")]
     )
-    wrong = tf.data.Dataset.from_tensor_slices((x, 1 - y)).batch(16)
-    right = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
     settings = phases.PhaseSettings(epochs=2, learning_rate=0.1, patience=5)
-    result = phases.train("p", model, settings, right, wrong, may_be_taken_back=False)
+    part = _part(model, (x, y), (x, 1 - y))
+    result = phases.train("p", part, settings, TrainingSettings(batch_size=16), may_be_taken_back=False)
     assert result.kept
     assert np.abs(model.get_weights()[0]).max() > 0

@@ -1,0 +1,417 @@
+"""The report of a training run: real figures by the real program, and what becomes of it when something fails."""
+
+import csv
+import json
+import logging
+import math
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tests import images
+from trainer import figures, models, phases, report
+from trainer.settings import BackboneSettings, HeadSettings
+
+# The last is in no eval image; "accuracy" is also a line of scikit-learn's report.
+_HOSTILE = ["$a_$", "日本語", "שלום עולם", "a very long name " * 20, 'two\nlines\tand, "quotes"', "accuracy", "absent"]
+_PICTURES = {"learning_curves.png", "confusion_matrix.png", "mistakes.png", "model.png"}
+_EVERYTHING = _PICTURES | {
+    *("history.csv", "history.json", "model.txt", "predictions.csv", "confusion_matrix.csv"),
+    *("classification_report.json", "classification_report.txt"),
+}
+
+
+def _grafted(classes: int, dense: tuple[int, ...] = ()) -> models.Grafted:
+    backbone = BackboneSettings(name="MobileNetV2", weights="none", input_size=32, options={"alpha": 0.35})
+    return models.graft_head(models.build_trunk(backbone), HeadSettings(dense=dense), classes)
+
+
+@pytest.fixture(scope="module")
+def grafted() -> models.Grafted:
+    return _grafted(len(_HOSTILE))
+
+
+def _parts(grafted: models.Grafted, unfreeze_from: str = "block_16_expand") -> tuple[Any, Any, Any]:
+    unfrozen = models.layers_to_unfreeze(grafted.trunk, unfreeze_from)
+    phases.freeze(grafted, unfrozen)
+    return grafted, unfrozen, phases.cut_under(grafted, unfrozen)
+
+
+def _phase(name: str, val_loss: Sequence[float], best: int, **changed: object) -> dict[str, Any]:
+    """A phase as `asdict` gives it, that ended with the weights of epoch `best`, from 0."""
+    history = {
+        "loss": [value + 0.1 for value in val_loss],
+        "accuracy": [0.5 + epoch / 1000 for epoch in range(len(val_loss))],
+        "val_loss": list(val_loss),
+        "val_accuracy": [0.4 + epoch / 1000 for epoch in range(len(val_loss))],
+        "learning_rate": [1e-3] * len(val_loss),
+    }
+    return {
+        "name": name,
+        "epochs": len(val_loss),
+        "ended": "plateau",
+        "accuracy": history["accuracy"][best],
+        "val_accuracy": history["val_accuracy"][best],
+        "val_loss": history["val_loss"][best],
+        "kept": True,
+        "history": history,
+        **changed,
+    }
+
+
+_TWO_PHASES = [_phase("feature_extraction", [1.0, 0.7, 0.5, 0.6], 2), _phase("fine_tuning", [0.45, 0.40], 1)]
+
+
+def _predictions(classes: int, seen: int, count: int, right: float) -> report.Predictions:
+    """Of `count` images of the first `seen` classes; about `right` of them are right."""
+    random = np.random.default_rng(5)
+    labels = np.concatenate([np.arange(seen), random.integers(0, seen, count - seen)])
+    probabilities = random.dirichlet(np.full(classes, 0.3), count).astype(np.float32)
+    probabilities[np.arange(count), labels] += random.random(count) < right
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return report.Predictions([f"{label}/{row}.jpg" for row, label in enumerate(labels)], labels, probabilities)
+
+
+def _colour(row: int) -> tuple[int, int, int]:
+    return (row * 37 % 200, row * 91 % 200, row * 53 % 200)
+
+
+def _file(row: int) -> bytes:
+    return images.encoded(Image.new("RGB", (60, 60), _colour(row)), "PNG")
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    folder: pathlib.Path
+    predictions: report.Predictions
+    asked: list[int]
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def hostile(grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory) -> _Drawn:
+    """Hostile names, two phases; the surest mistake's file is damaged and that of the second is missing."""
+    folder = tmp_path_factory.mktemp("hostile") / "report"
+    predictions = _predictions(len(_HOSTILE), len(_HOSTILE) - 1, 150, 0.7)
+    asked: list[int] = []
+
+    def files(rows: Sequence[int]) -> Mapping[int, bytes]:
+        asked.extend(rows)
+        return {rows[0]: _file(rows[0])[:60], **{row: _file(row) for row in rows[2:]}}
+
+    pending = report.start(str(folder), _HOSTILE, _TWO_PHASES, predictions, files, *_parts(grafted))
+    assert pending._process is not None and pending._folder is not None
+    pending._process.wait()
+    stderr = pathlib.Path(pending._folder.name, "inputs", "stderr").read_text()
+    assert pending.finish(), stderr
+    return _Drawn(folder, predictions, asked, stderr)
+
+
+def _assert_is_a_picture(path: pathlib.Path, least: tuple[int, int] = (600, 300)) -> None:
+    with Image.open(path) as image:
+        assert least[0] <= image.width <= 6000 and least[1] <= image.height <= 3000
+        low, high = np.asarray(image.convert("L")).min(), np.asarray(image.convert("L")).max()
+    assert low < 100 and high == 255, f"{path.name} is blank"
+
+
+def test_everything_is_there_and_nothing_is_said(hostile: _Drawn) -> None:
+    assert {path.name for path in hostile.folder.iterdir()} == _EVERYTHING
+    assert hostile.stderr == ""
+    for name in _PICTURES:
+        _assert_is_a_picture(hostile.folder / name)
+
+
+def test_the_history_has_a_row_for_each_epoch(hostile: _Drawn) -> None:
+    rows = _rows(hostile.folder / "history.csv")
+    expected = [
+        {"phase": phase["name"], "epoch": epoch + 1, **{log: values[epoch] for log, values in phase["history"].items()}}
+        for phase in _TWO_PHASES
+        for epoch in range(phase["epochs"])
+    ]
+    assert rows == [{key: str(value) for key, value in row.items()} for row in expected]
+    assert json.loads((hostile.folder / "history.json").read_text()) == _TWO_PHASES
+
+
+def test_the_predictions_are_those_of_the_model(hostile: _Drawn) -> None:
+    predictions, rows = hostile.predictions, _rows(hostile.folder / "predictions.csv")
+    assert [row["filename"] for row in rows] == predictions.filenames
+    assert [row["label"] for row in rows] == [_HOSTILE[label] for label in predictions.labels]
+    best = predictions.probabilities.argmax(axis=1)
+    assert [row["predicted"] for row in rows] == [_HOSTILE[label] for label in best]
+    assert [np.float32(row["score"]) for row in rows] == list(predictions.probabilities.max(axis=1))
+    assert [row["correct"] == "true" for row in rows] == list(best == predictions.labels)
+
+
+def test_the_confusion_matrix_counts_every_image_once(hostile: _Drawn) -> None:
+    rows = _rows(hostile.folder / "confusion_matrix.csv")
+    assert [row["true \\ predicted"] for row in rows] == _HOSTILE
+    matrix = np.array([[int(row[label]) for label in _HOSTILE] for row in rows])
+    expected = np.zeros_like(matrix)
+    np.add.at(expected, (hostile.predictions.labels, hostile.predictions.predicted), 1)
+    np.testing.assert_array_equal(matrix, expected)
+    assert matrix.sum() == 150
+    assert matrix[-1].sum() == 0 < matrix[:, -1].sum()  # no such image, but some were taken for it
+
+
+def test_the_classification_report_has_every_class(hostile: _Drawn) -> None:
+    found = json.loads((hostile.folder / "classification_report.json").read_text())
+    names = [name if name != "accuracy" else "accuracy (class)" for name in _HOSTILE]
+    assert list(found) == [*names, "accuracy", "macro avg", "weighted avg"]
+    true, said = hostile.predictions.labels, hostile.predictions.predicted
+    assert found["accuracy"] == pytest.approx(np.mean(true == said))
+    for index, name in enumerate(names):
+        assert found[name]["support"] == np.sum(true == index)
+        hits, taken = np.sum((true == index) & (said == index)), np.sum(said == index)
+        assert found[name]["precision"] == pytest.approx(hits / taken)
+    assert found["absent"]["recall"] == 0
+    lines = (hostile.folder / "classification_report.txt").read_text(encoding="utf-8").splitlines()
+    assert any("日本語" in line for line in lines)
+    assert any("two\\nlines\\tand" in line for line in lines)
+    assert max(map(len, lines)) < 120
+
+
+def test_only_the_surest_mistakes_are_looked_up_and_they_are_shown_in_order(hostile: _Drawn) -> None:
+    predictions, rows = hostile.predictions, hostile.asked
+    scores = predictions.probabilities.max(axis=1)
+    wrong = predictions.probabilities.argmax(axis=1) != predictions.labels
+    assert len(rows) == report.MISTAKES < wrong.sum()
+    assert wrong[rows].all()
+    assert list(scores[rows]) == sorted(scores[wrong], reverse=True)[: report.MISTAKES]
+    with Image.open(hostile.folder / "mistakes.png") as sheet:
+        grid = sheet.convert("RGB")
+    step_x, step_y = 240 + 18, 240 + 62 + 18
+    middles = [grid.getpixel((18 + 120 + n % 6 * step_x, 60 + 120 + n // 6 * step_y)) for n in range(len(rows))]
+    grey = (0xBB, 0xBB, 0xBB)
+    assert middles == [grey, grey, *(_colour(row) for row in rows[2:])]
+
+
+def test_rows_of_mistakes() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.8, 0.2], [0.6, 0.4]], np.float32)
+    predictions = report.Predictions(list("abcde"), np.array([0, 0, 0, 1, 0]), probabilities)
+    assert report.most_confident_mistakes(predictions).tolist() == [1, 3, 2]  # 1 and 3 are equally sure
+    assert report.most_confident_mistakes(predictions, 1).tolist() == [1]
+    right = report.Predictions(["a"], np.array([0]), probabilities[:1])
+    assert report.most_confident_mistakes(right).tolist() == []
+    nobody = report.Predictions([], np.zeros(0, np.int64), np.zeros([0, 2], np.float32))
+    assert report.most_confident_mistakes(nobody).tolist() == []
+
+
+def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: models.Grafted, tmp_path: pathlib.Path) -> None:
+    labels = [f"class {index}" for index in range(120)]  # more than can be named on the axes
+    nan = math.nan
+    phase = _phase("feature_extraction", [0.5, nan, math.inf], 1)
+    predictions = report.Predictions([f"{n}.png" for n in range(120)], np.arange(120), np.eye(120, dtype=np.float32))
+
+    def files(rows: Sequence[int]) -> Mapping[int, bytes]:
+        raise AssertionError("there are no mistakes to look up")
+
+    parts = _parts(grafted, "none")
+    assert report.start(str(tmp_path), labels, [phase], predictions, files, *parts).finish()
+    assert {path.name for path in tmp_path.iterdir()} == _EVERYTHING
+    for name in _PICTURES:
+        _assert_is_a_picture(tmp_path / name, least=(600, 70))
+    assert [float(row["val_loss"]) for row in _rows(tmp_path / "history.csv")] == pytest.approx(
+        [0.5, nan, math.inf], nan_ok=True
+    )
+    # Strict: JSON has no NaN.
+    (found,) = json.loads((tmp_path / "history.json").read_text(), parse_constant=pytest.fail)
+    assert found["history"]["val_loss"] == [0.5, None, None]
+    assert all(row["correct"] == "true" for row in _rows(tmp_path / "predictions.csv"))
+
+
+def test_an_empty_eval_split_has_no_report_but_everything_else(tmp_path: pathlib.Path) -> None:
+    nobody = report.Predictions([], np.zeros(0, np.int64), np.zeros([0, 2], np.float32))
+    phase = _phase("fine_tuning", [0.3], 0)
+    pending = report.start(str(tmp_path), ["a", "b"], [phase], nobody, lambda rows: {}, *_parts(_grafted(2), "all"))
+    assert pending.finish()
+    missing = {"classification_report.json", "classification_report.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == _EVERYTHING - missing
+
+
+def test_the_curves_are_the_history_on_one_axis() -> None:
+    axes = Figure().subplots()
+    figures._curves(axes, [*_TWO_PHASES, _phase("more", [0.9], 0, kept=False)], "loss")
+    lines = {str(line.get_label()): np.asarray(line.get_xdata()).tolist() for line in axes.lines}
+    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines]
+    first, second = (phase["history"] for phase in _TWO_PHASES)
+    assert ([1, 2, 3, 4], first["loss"]) in drawn and ([1, 2, 3, 4], first["val_loss"]) in drawn
+    assert ([5, 6], second["loss"]) in drawn and ([5, 6], second["val_loss"]) in drawn
+    assert ([3], [0.5]) in drawn and ([6], [0.40]) in drawn  # the epochs that were kept
+    assert lines["start of phase 2"] == [4.5, 4.5]
+    assert {name for name in lines if not name.startswith("_")} == {
+        *("train split", "eval split", "epoch whose weights were kept", "start of phase 2", "start of phase 3")
+    }
+
+
+def test_the_epoch_that_was_kept() -> None:
+    assert figures.kept_epoch(_TWO_PHASES[0]) == 3
+    assert figures.kept_epoch(_phase("x", [0.5, 0.5], 1)) == 2  # told apart by the accuracy
+    assert figures.kept_epoch(_phase("x", [0.5, 0.4], 1, kept=False)) is None
+    assert figures.kept_epoch({**_phase("x", [0.5, 0.4], 1), "val_loss": None}) is None
+
+
+@pytest.mark.parametrize("values", [[], [None, None]])
+def test_curves_without_a_finite_value_say_so(values: list[None]) -> None:
+    axes = Figure().subplots()
+    phase = {**_phase("x", [0.5, 0.5], 0, kept=False), "history": {"loss": values, "val_loss": values}}
+    figures._curves(axes, [phase], "loss")
+    assert [text.get_text() for text in axes.texts] == ["no finite values"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("daisy", 24, "daisy"),
+        ("$a_$", 24, "$a_$"),
+        ("two\nlines", 24, "two\\nlines"),
+        ("zero\u200bwidth", 24, "zerowidth"),
+        ("0123456789", 7, "012…789"),
+        ("日本語日本語", 7, "日…語"),
+        ("\udcff.jpg", 24, "\\udcff.jpg"),
+    ],
+)
+def test_names_in_one_line(text: str, width: int, expected: str) -> None:
+    assert figures.shorten(text, width) == expected
+
+
+def test_names_as_the_fonts_can_draw_them() -> None:
+    unknown = "\U000e0fff"  # assigned to nothing, so in no font
+    names = figures.class_names(["daisy", unknown * 2, "שלום עולם x", "٤٢"], 24)
+    assert names == ["daisy", "#1 □□", "םלוע םולש x", "٤٢"]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_tiles_are_upright(tmp_path: pathlib.Path, orientation: int) -> None:
+    stored = Image.new("RGB", (600, 300), "blue")
+    stored.paste("red", (0, 0, 300, 300))
+    (tmp_path / "photo").write_bytes(images.encoded(stored, orientation=orientation))
+    tile = figures.thumbnail(tmp_path / "photo")
+    # Orientation 6: what is stored at the left is shown at the top.
+    assert tile.size == ((240, 120) if orientation == 1 else (120, 240))
+    red, _, blue = tile.getpixel((20, 20))  # type: ignore[misc]
+    assert red > 200 > 50 > blue
+    red, _, blue = tile.getpixel((tile.width - 20, tile.height - 20))  # type: ignore[misc]
+    assert blue > 200 > 50 > red
+
+
+def test_the_model_is_described_part_by_part() -> None:
+    grafted, unfrozen, cut = _parts(_grafted(3, dense=(8,)))
+    found = report.describe(grafted, unfrozen, cut)
+    assert found["input"] == [32, 32, 3]
+    assert found["boundary"] == {"layer": "block_15_add", "shape": [1, 1, 56]}
+    # block_16: three convolutions, three BatchNorms, two ReLUs; then Conv_1, its BatchNorm and ReLU.
+    assert found["unfrozen"]["layers"] == 11
+    assert found["unfrozen"]["trained_layers"] == 4
+    trained = sum(np.prod(weight.shape) for layer in grafted.trunk.layers for weight in layer.trainable_weights)
+    assert found["unfrozen"]["trained_parameters"] == trained
+    assert found["trunk"]["parameters"] + found["unfrozen"]["parameters"] == grafted.trunk.count_params()
+    assert found["trunk"]["layers"] + 11 + 1 == len(grafted.trunk.layers)  # and the InputLayer
+    assert found["pooling"] == {"kind": "GlobalAveragePooling2D", "shape": [1280]}
+    kinds = [(layer["kind"], layer["shape"], layer["parameters"]) for layer in found["head"]]
+    dense = [("Dense", [8], 1280 * 8 + 8), ("Dense", [3], 8 * 3 + 3)]
+    assert kinds == [("Dropout", [1280], 0), dense[0], ("Dropout", [8], 0), dense[1]]
+
+
+@pytest.mark.parametrize("unfreeze_from", ["none", "all"])
+def test_a_model_without_a_boundary(grafted: models.Grafted, unfreeze_from: str) -> None:
+    found = report.describe(*_parts(grafted, unfreeze_from))
+    assert found["boundary"] is None
+    assert (found["unfrozen"] is None) == (unfreeze_from == "none")
+    assert (found["trunk"]["layers"] == 0) == (unfreeze_from == "all")
+
+
+def test_the_summary_names_every_layer_whatever_the_terminal(
+    grafted: models.Grafted, hostile: _Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (hostile.folder / "model.txt").read_text(encoding="utf-8")
+    for layer in grafted.model.layers:
+        assert layer.name in text
+    assert f"{grafted.model.count_params():,}" in text
+    monkeypatch.setenv("COLUMNS", "20")
+    assert "block_16_depthwise_BN" in report._summary(grafted.model)
+
+
+def test_the_program_imports_no_tensorflow() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "trainer.figures", "no-such-folder"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.split("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if line.count("|") == 2}
+    assert "matplotlib" in imported and "sklearn" in imported
+    assert not imported & {"tensorflow", "keras", "tf_keras", "tfx", "apache_beam"}
+    assert done.returncode == 1 and "no-such-folder" in done.stderr
+
+
+def test_a_program_that_is_killed_is_a_warning(
+    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictions = _predictions(len(_HOSTILE), 3, 20, 1.1)
+    pending = report.start(str(tmp_path), _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
+    assert pending._process is not None
+    pending._process.kill()
+    with caplog.at_level(logging.WARNING):
+        assert pending.finish() is False
+    assert "status -9" in caplog.text
+    assert {"history.csv", "history.json", "model.txt"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_figure_that_fails_costs_no_other(
+    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = {**_TWO_PHASES[0], "ended": "plateau", "history": {"loss": ["no number"]}, "epochs": 1}
+    predictions = _predictions(len(_HOSTILE), 3, 20, 1.1)
+    pending = report.start(str(tmp_path), _HOSTILE, [broken], predictions, lambda rows: {}, *_parts(grafted))
+    with caplog.at_level(logging.WARNING):
+        assert pending.finish() is False
+    assert "could not convert string to float: 'no number'" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == _EVERYTHING - {"learning_curves.png"}
+
+
+def test_a_directory_that_cannot_be_written_is_a_warning(
+    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
+    directory = str(tmp_path / "file" / "report")
+    with caplog.at_level(logging.WARNING):
+        pending = report.start(directory, _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
+        assert pending.finish() is False
+    assert directory in caplog.text
+
+
+def test_a_directory_that_is_lost_meanwhile_is_a_warning(
+    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "report"
+    predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
+    pending = report.start(str(directory), _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
+    shutil.rmtree(directory)
+    directory.write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert pending.finish() is False
+    assert str(directory) in caplog.text
+
+
+def test_images_that_cannot_be_read_are_a_warning(
+    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def files(rows: Sequence[int]) -> Mapping[int, bytes]:
+        raise OSError("the bucket is gone")
+
+    predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
+    with caplog.at_level(logging.WARNING):
+        assert not report.start(str(tmp_path), _HOSTILE, _TWO_PHASES, predictions, files, *_parts(grafted)).finish()
+    assert "the bucket is gone" in caplog.text
+    assert (tmp_path / "history.csv").is_file()

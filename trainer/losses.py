@@ -1,0 +1,42 @@
+"""What training minimises: cross-entropy, with smoothed labels or with a weight for each class when asked for."""
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable(package="graftline")
+class SmoothedSparseCategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
+    """Keras' CategoricalCrossentropy, which can smooth labels, for label indices."""
+
+    def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
+        """Label index [N] or [N, 1] and probabilities [N, C] to the loss of each image, [N]."""
+        index = keras.ops.cast(keras.ops.reshape(y_true, [-1]), "int32")
+        return super().call(keras.ops.one_hot(index, y_pred.shape[-1]), y_pred)
+
+
+def build(label_smoothing: float) -> keras.losses.Loss:
+    """The loss of probabilities [N, C] against a label index int64 [N].
+
+    Args:
+      label_smoothing: share of the label that is spread over all C classes (Szegedy et al.,
+        https://arxiv.org/abs/1512.00567, section 7), in [0, 1).
+    """
+    if label_smoothing:
+        return SmoothedSparseCategoricalCrossentropy(label_smoothing=label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy()
+
+
+def class_weights(labels: np.ndarray) -> dict[int, float]:
+    """Weights for `fit(class_weight=…)` that give each class the same share in the training loss, whatever its size.
+
+    n / (k · count), scikit-learn's "balanced", where k counts the classes that have images; the mean over all images
+    is 1. A class without images has no weight.
+
+    Args:
+      labels: label index int64 [n] of the train split.
+    """
+    from sklearn.utils.class_weight import compute_class_weight  # takes a second to import, and is seldom asked for
+
+    present = np.unique(labels)
+    weights = compute_class_weight("balanced", classes=present, y=labels)
+    return {int(index): float(weight) for index, weight in zip(present, weights, strict=True)}

@@ -1,0 +1,246 @@
+"""What training leaves behind to look at: tables, figures, and the model in words.
+
+`start` writes the tables of the epochs and the model's summary, and starts `trainer.figures`, which draws in a process
+of its own while the caller exports the model; `finish` waits for it and copies what it made. A report that fails is a
+warning in the log: it never costs a trained model.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import boundary, models, phases
+
+MISTAKES = 24
+
+# The figures take three seconds, for 1,000 classes and 20,000 images nine; a busy machine may be slow.
+_PATIENCE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model says of the eval split: file names [n], label index int64 [n], probabilities float32 [n, C]."""
+
+    filenames: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Index of the likeliest class, int64 [n]."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Probability of the likeliest class, float32 [n]."""
+        return self.probabilities.max(axis=1, initial=0)
+
+
+def most_confident_mistakes(predictions: Predictions, count: int = MISTAKES) -> np.ndarray:
+    """Rows of the mistakes with the highest scores, int64 [at most count]; equal ones in the order of rows."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    return wrong[np.argsort(-predictions.scores[wrong], kind="stable")][:count]
+
+
+class Pending:
+    """A report that is being drawn."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def finish(self) -> bool:
+        """Waits for the figures and copies them to the report's directory; what was made is copied when others failed.
+
+        Returns:
+          Whether the report is complete. Otherwise the log has a warning.
+        """
+        if self._process is None or self._folder is None:
+            return False  # `start` said why
+        try:
+            with self._folder as folder:
+                try:
+                    status = self._process.wait(_PATIENCE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    status = self._process.wait()
+                for made in pathlib.Path(folder).iterdir():
+                    if made.is_file():
+                        tf.io.gfile.copy(str(made), os.path.join(self._directory, made.name), overwrite=True)
+                if status:
+                    said = pathlib.Path(folder, "inputs", "stderr").read_text(errors="replace")[-2000:]
+                    logging.warning("The report's figures failed with status %d: %s", status, said)
+        except Exception:
+            logging.warning("The report could not be written to %s", self._directory, exc_info=True)
+            return False
+        return status == 0
+
+
+def start(
+    directory: str,
+    labels: Sequence[str],
+    results: Sequence[Mapping[str, Any]],
+    predictions: Predictions,
+    images: Callable[[Sequence[int]], Mapping[int, bytes]],
+    grafted: models.Grafted,
+    unfrozen: list[keras.Layer],
+    cut: keras.KerasTensor,
+) -> Pending:
+    """Writes `history.csv`, `history.json` and `model.txt`, and starts to draw the rest. Raises nothing.
+
+    Args:
+      directory: of the report; a path or the URI of an object store; made if it is not there.
+      labels: class names, in the order of the model's outputs.
+      results: `dataclasses.asdict` of each phase's result, in the order in which they ran.
+      predictions: of the eval split, by the model that is kept.
+      images: called once with rows of `predictions`, at most MISTAKES of them; gives the bytes of these files.
+        A row that it leaves out becomes a grey tile.
+      grafted, unfrozen, cut: see `describe`.
+    """
+    pending = Pending(directory)
+    try:
+        tf.io.gfile.makedirs(directory)
+        phases_json = [_finite(result) for result in results]
+        _write(directory, "history.csv", _history_csv(results))
+        _write(directory, "history.json", json.dumps(phases_json, indent=2))
+        _write(directory, "model.txt", _summary(grafted.model))
+        pending._folder = tempfile.TemporaryDirectory(prefix="report-")
+        inputs = pathlib.Path(pending._folder.name, "inputs")
+        inputs.mkdir()
+        rows = most_confident_mistakes(predictions).tolist()
+        files = images(rows) if rows else {}
+        for row, content in files.items():
+            (inputs / f"{row}.image").write_bytes(content)
+        data = {
+            "labels": list(labels),
+            "phases": phases_json,
+            "filenames": predictions.filenames,
+            "true": predictions.labels.tolist(),
+            "predicted": predictions.predicted.tolist(),
+            # The shortest decimals that give this float32: 0.9, not 0.8999999761581421.
+            "scores": [_finite(float(str(score))) for score in predictions.scores],
+            "mistakes": [{"row": row, "file": f"{row}.image" if row in files else None} for row in rows],
+            "model": describe(grafted, unfrozen, cut),
+        }
+        (inputs / "report.json").write_text(json.dumps(data))
+        with (inputs / "stderr").open("wb") as stderr:
+            pending._process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.figures", pending._folder.name],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                # Not the user's folder, whose files `-m` would put before the installed modules.
+                cwd=pathlib.Path(__file__).parents[1],
+                env={**os.environ, "MPLBACKEND": "agg"},
+            )
+    except Exception:
+        logging.warning("The report could not be started in %s", directory, exc_info=True)
+    return pending
+
+
+def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
+    """The model's parts from pixels to probabilities, for `model.png`.
+
+    Args:
+      grafted: the model.
+      unfrozen: the trunk's layers that phase 2 unfroze; none when it did not run.
+      cut: the boundary under them.
+
+    Returns:
+      `input` a shape; `trunk` name, layers and parameters of what is frozen under the boundary; `boundary` layer and
+      shape, or None when phase 2 did not run or trains all; `unfrozen` layers and parameters of the trunk above the
+      boundary, and how many of them are trained, or None; `pooling`; `head`, a list of its layers.
+      Shapes are without the batch.
+    """
+    trained = phases.trained(unfrozen)
+    upper_ids = set(map(id, boundary.above(grafted.model, cut).layers)) if trained else set()
+    hidden = [layer for layer in grafted.trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
+    upper = [layer for layer in hidden if id(layer) in upper_ids]
+    lower = [layer for layer in hidden if id(layer) not in upper_ids]
+    pooling = grafted.pooled._keras_history.operation
+    return {
+        "input": list(grafted.model.inputs[0].shape[1:]),
+        "trunk": {"name": grafted.trunk.name, **_amount(lower)},
+        "boundary": {"layer": cut._keras_history.operation.name, "shape": list(cut.shape[1:])}
+        if upper and lower
+        else None,
+        "unfrozen": {
+            **_amount(upper),
+            "trained_layers": len(trained),
+            "trained_parameters": _amount(trained)["parameters"],
+        }
+        if upper
+        else None,
+        "pooling": {"kind": type(pooling).__name__, "shape": list(grafted.pooled.shape[1:])},
+        "head": [
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__,
+                "shape": list(layer.output.shape[1:]),
+                "parameters": layer.count_params(),
+                "rate": getattr(layer, "rate", None),
+            }
+            for layer in grafted.head_layers
+        ],
+    }
+
+
+def _amount(layers: list[keras.Layer]) -> dict[str, int]:
+    return {"layers": len(layers), "parameters": sum(layer.count_params() for layer in layers)}
+
+
+def _summary(model: keras.Model) -> str:
+    """Keras' summary; it and rich take the width from the terminal, and cut names off where there is none."""
+    lines: list[str] = []
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "140"
+    try:
+        model.summary(print_fn=lines.append, show_trainable=True)
+    finally:
+        if columns is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = columns
+    return "\n".join(lines) + "\n"
+
+
+def _history_csv(results: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each epoch: phase, epoch in the phase from 1, and the logs; empty where a phase has no such log."""
+    logs = list(dict.fromkeys(log for result in results for log in result["history"]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["phase", "epoch", *logs])
+    for result in results:
+        for epoch in range(result["epochs"]):
+            values = [result["history"][log][epoch] if log in result["history"] else "" for log in logs]
+            writer.writerow([result["name"], epoch + 1, *values])
+    return text.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(directory: str, name: str, text: str) -> None:
+    with tf.io.gfile.GFile(os.path.join(directory, name), "w") as file:
+        file.write(text)
