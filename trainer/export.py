@@ -5,6 +5,7 @@ import os
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from graftline import features, signatures
 from trainer import inputs
@@ -27,7 +28,10 @@ class Served(tf.Module):
         # model, restores the one and reads the other (tensorflow issue 72963). So: the variables, not the model.
         self._variables = [weight.value for weight in both.weights]
         self._model = lambda pixels: both(pixels, training=False)
-        self.transform = transform.transform_features_layer()
+        # Not `transform_features_layer()`: a Keras layer is traced and saved once more by itself, 4 seconds of 7.
+        loader = SavedModelLoader(transform.transform_savedmodel_dir)
+        self._transform_parts = vars(loader)  # tracked, as that layer does it, so that the vocabulary is saved
+        self.transform = loader.apply_transform_model
         self._classes = int(model.output.shape[-1])
         self._width = _width(pooled)
         self._top_k = min(signatures.TOP_K, self._classes)

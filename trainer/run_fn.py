@@ -15,7 +15,7 @@ import tensorflow_transform as tft
 from tfx import v1 as tfx
 
 from graftline.errors import UserError
-from trainer import augmentation, boundary, checkpoints, export, feeds, models, phases, reference, report
+from trainer import augmentation, boundary, checkpoints, export, feeds, models, optimizers, phases, reference, report
 from trainer import warm_start as warm_starts
 from trainer.inputs import Pixels, Records
 from trainer.settings import TrainerSettings
@@ -90,7 +90,8 @@ class Run:
 
     def __init__(self, settings: TrainerSettings, fn_args: tfx.components.FnArgs, scratch: pathlib.Path) -> None:
         self.settings, self._logs = settings, fn_args.model_run_dir
-        self.notes: list[str] = []
+        warning = optimizers.precision_warning(settings.training.precision)
+        self.notes = [warning] if warning else []
         self.transform = tft.TFTransformOutput(fn_args.transform_output)
         self.labels = export.read_labels(self.transform)
         self.train_records = Records(fn_args.train_files, self.labels)
