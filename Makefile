@@ -27,7 +27,9 @@ format: setup
 	.venv/bin/ruff check --fix .
 
 bench: setup
+	.venv/bin/python -m benchmarks.fixed_cost
 	.venv/bin/python -m benchmarks.against_plain_keras
+	.venv/bin/python -m benchmarks.rerun
 
 clean:
 	rm -rf .venv

@@ -8,15 +8,14 @@ own Transform from that run's own records. Takes about two minutes a run on two 
 """
 
 import argparse
-import json
+import functools
 import pathlib
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks import commands
 from graftline import features
 from tests import assets
 
@@ -33,13 +32,13 @@ class Pair:
     options: dict[str, object]
 
     @property
-    def settings(self) -> list[str]:
-        """As `--set` takes them."""
-        return [
-            f"backbone.name={self.backbone}",
-            f"backbone.weights={self.weights}",
-            f"backbone.options={json.dumps(self.options)}",
-        ]
+    def settings(self) -> dict[str, object]:
+        """Of the trunk, by dotted key."""
+        return {
+            "backbone.name": self.backbone,
+            "backbone.weights": self.weights,
+            "backbone.options": self.options,
+        }
 
 
 _V3 = _WEIGHTS / "mobilenet_v3_large_minimalistic_1.0_224_no_top_DEQUANT.h5"
@@ -51,24 +50,13 @@ PAIRS = {
 }
 
 
-def run_graftline(pair: Pair, split_seed: int, workspace: pathlib.Path) -> dict:
-    """What the run printed as JSON."""
-    command = [str(pathlib.Path(sys.executable).with_name("graftline")), "run", "--images", str(pair.images), "--json"]
-    command += ["--workspace", str(workspace)]
-    for setting in [*pair.settings, f"data.split_seed={split_seed}"]:
-        command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
-
-
 def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each split the frozen trunk's average-pooled features float32 [n, D] and the labels int64 [n]."""
     import keras
     import tensorflow_transform as tft
 
-    from trainer import boundary, inputs, models
+    from trainer import boundary, export, models
+    from trainer.inputs import Pixels, Records
     from trainer.settings import BackboneSettings, HeadSettings
 
     artifacts = workspace / "artifacts"
@@ -77,12 +65,12 @@ def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.n
     transform = tft.TFTransformOutput(str(graph))
     settings = BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options)
     grafted = models.graft_head(models.build_trunk(settings), HeadSettings(), 2)
+    frozen, pixels = boundary.Frozen(grafted.model, [grafted.pooled]), Pixels(transform)
     found = {}
     for split in features.SPLITS:
-        batches = inputs.batches([str(examples / f"Split-{split}" / "*")], transform, 32)
-        with tempfile.TemporaryDirectory() as folder:
-            (pooled,), labels = boundary.compute(grafted.model, [grafted.pooled], batches, pathlib.Path(folder))
-            found[split] = (np.array(pooled), labels)
+        records = Records([str(examples / f"Split-{split}" / "*")], export.read_labels(transform))
+        batches = pixels.batches(records, functools.partial(np.arange, len(records)), 32)
+        found[split] = (np.concatenate([frozen(images)[0] for images, _ in batches]), records.labels)
     keras.utils.clear_session()
     return found
 
@@ -110,7 +98,8 @@ def main() -> None:
         for split_seed in range(arguments.splits):
             with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as folder:
                 workspace = pathlib.Path(folder)
-                summary = run_graftline(PAIRS[name], split_seed, workspace)
+                settings = {**PAIRS[name].settings, "data.split_seed": split_seed}
+                _, summary = commands.graftline(PAIRS[name].images, workspace, settings)
                 plain, scaled = logistic(pooled_features(PAIRS[name], workspace))
             head = summary["phases"][0]["val_accuracy"]
             rows.append((summary["accuracy"], head, plain, scaled))

@@ -9,8 +9,6 @@ phase 1. Logistic regression on the pooled features is the bar: the product must
 """
 
 import argparse
-import pathlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +19,14 @@ import tensorflow as tf
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
 from components import pixels, preprocessing
 from trainer import backbones, boundary, models, phases
-from trainer.settings import BackboneSettings, FeatureExtractionSettings, FineTuningSettings, HeadSettings
+from trainer.activations import Activations
+from trainer.settings import (
+    BackboneSettings,
+    FeatureExtractionSettings,
+    FineTuningSettings,
+    HeadSettings,
+    TrainingSettings,
+)
 
 _SIZE = 224
 
@@ -57,7 +62,7 @@ PHASE_1 = [
 PHASE_2 = [1e-5, 3e-5, 1e-4]
 
 
-def load(pair: Pair, folder: pathlib.Path) -> Data:
+def load(pair: Pair) -> Data:
     """Runs the frozen part of the pair's trunk over all its images."""
     classes = sorted(path.name for path in pair.images.iterdir() if path.is_dir())
     files = [
@@ -66,15 +71,15 @@ def load(pair: Pair, folder: pathlib.Path) -> Data:
     grafted = _graft(pair, len(classes), 0.2)
     cut = _cut(grafted)
 
-    def batches() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    def batches() -> Iterator[tf.Tensor]:
         mode = backbones.get(pair.backbone).preprocessing
         for start in range(0, len(files), 32):
-            chunk = files[start : start + 32]
-            images = pixels.decode_batch(tf.stack([tf.io.read_file(path) for path, _ in chunk]), _SIZE)
-            yield preprocessing.preprocess(images, mode), tf.constant([label for _, label in chunk], tf.int64)
+            chunk = [tf.io.read_file(path) for path, _ in files[start : start + 32]]
+            yield preprocessing.preprocess(pixels.decode_batch(tf.stack(chunk), _SIZE), mode)
 
-    (pooled, at_cut), labels = boundary.compute(grafted.model, [grafted.pooled, cut], batches(), folder)
-    return Data(np.array(pooled), at_cut, labels, len(classes))
+    frozen = boundary.Frozen(grafted.model, [grafted.pooled, cut])
+    pooled, at_cut = (np.concatenate(parts) for parts in zip(*map(frozen, batches()), strict=True))
+    return Data(pooled, at_cut, np.array([label for _, label in files], np.int64), len(classes))
 
 
 def _graft(pair: Pair, classes: int, dropout: float) -> models.Grafted:
@@ -96,16 +101,16 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[mo
     kernel.assign(keras.initializers.get(candidate.init)(kernel.shape))
     phases.freeze(grafted, [])
     settings = FeatureExtractionSettings(learning_rate=candidate.learning_rate, patience=candidate.patience)
-    result = _train(boundary.above(grafted.model, grafted.pooled), settings, data.pooled, data, seed)
+    result = _train(grafted, grafted.pooled, [], settings, data.pooled, data, seed)
     return grafted, result
 
 
 def phase_2(data: Data, grafted: models.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
     """Goes on from a trained head."""
-    cut = _cut(grafted)
-    phases.freeze(grafted, models.layers_to_unfreeze(grafted.trunk, -30))
+    unfrozen = models.layers_to_unfreeze(grafted.trunk, -30)
+    phases.freeze(grafted, unfrozen)
     settings = FineTuningSettings(learning_rate=learning_rate)
-    return _train(boundary.above(grafted.model, cut), settings, data.at_cut, data, seed)
+    return _train(grafted, _cut(grafted), unfrozen, settings, data.at_cut, data, seed)
 
 
 def _cut(grafted: models.Grafted) -> keras.KerasTensor:
@@ -113,17 +118,24 @@ def _cut(grafted: models.Grafted) -> keras.KerasTensor:
 
 
 def _train(
-    model: keras.Model,
+    grafted: models.Grafted,
+    cut: keras.KerasTensor,
+    unfrozen: list[keras.Layer],
     settings: FeatureExtractionSettings | FineTuningSettings,
     x: np.ndarray,
     data: Data,
     seed: int,
 ) -> phases.PhaseResult:
     train, held_back = split(data, seed)
-    train_data = boundary.Activations(np.array(x[train]), data.labels[train], 32, seed)
-    return phases.train(
-        "phase", model, settings, train_data, boundary.Activations(x[held_back], data.labels[held_back], 32)
+    head = [layer for layer in grafted.head_layers if layer.weights]
+    part = phases.Part(
+        boundary.above(grafted.model, cut),
+        [*phases.trained(unfrozen), *head],
+        head,
+        Activations(x[train], data.labels[train], 32, seed),
+        Activations(x[held_back], data.labels[held_back], 32),
     )
+    return phases.train("phase", part, settings, TrainingSettings(), may_be_taken_back=bool(unfrozen))
 
 
 def main() -> None:
@@ -135,24 +147,23 @@ def main() -> None:
     seeds = range(arguments.splits)
     for name in arguments.pairs:
         pair = PAIRS[name]
-        with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as folder:
-            data = load(pair, pathlib.Path(folder))
-            bars = []
-            for seed in seeds:
-                train, held_back = split(data, seed)
-                rows = {"train": train, "eval": held_back}
-                bars.append(logistic({key: (data.pooled[row], data.labels[row]) for key, row in rows.items()}))
-            plain, scaled = 100 * np.mean(bars, axis=0)
-            print(f"{name}: logistic regression {plain:.2f}, standardised {scaled:.2f}", flush=True)
-            for candidate in PHASE_1:
-                results = [phase_1(pair, data, candidate, seed)[1] for seed in seeds]
-                _print(name, f"phase 1 {candidate}", results)
-                keras.utils.clear_session()
-            for learning_rate in PHASE_2:
-                heads = [(seed, phase_1(pair, data, PHASE_1[0], seed)[0]) for seed in seeds]
-                results = [phase_2(data, grafted, learning_rate, seed) for seed, grafted in heads]
-                _print(name, f"phase 2 learning_rate={learning_rate:g}", results)
-                keras.utils.clear_session()
+        data = load(pair)
+        bars = []
+        for seed in seeds:
+            train, held_back = split(data, seed)
+            rows = {"train": train, "eval": held_back}
+            bars.append(logistic({key: (data.pooled[row], data.labels[row]) for key, row in rows.items()}))
+        plain, scaled = 100 * np.mean(bars, axis=0)
+        print(f"{name}: logistic regression {plain:.2f}, standardised {scaled:.2f}", flush=True)
+        for candidate in PHASE_1:
+            results = [phase_1(pair, data, candidate, seed)[1] for seed in seeds]
+            _print(name, f"phase 1 {candidate}", results)
+            keras.utils.clear_session()
+        for learning_rate in PHASE_2:
+            heads = [(seed, phase_1(pair, data, PHASE_1[0], seed)[0]) for seed in seeds]
+            results = [phase_2(data, grafted, learning_rate, seed) for seed, grafted in heads]
+            _print(name, f"phase 2 learning_rate={learning_rate:g}", results)
+            keras.utils.clear_session()
 
 
 def _print(name: str, what: str, results: list[phases.PhaseResult]) -> None:

@@ -2,15 +2,17 @@
 
 It follows https://www.tensorflow.org/tutorials/images/transfer_learning: image_dataset_from_directory, cache and
 prefetch, MobileNetV2 with `preprocess_input` inside the model, pooling, dropout 0.2 and one dense layer; Adam at 1e-4
-on a frozen trunk, then the top 30 layers at 1e-5; SavedModel at the end. Two things differ: no augmentation (that is
-Graftline's default too), and five epochs a phase.
+on a frozen trunk, then the top 30 layers at 1e-5; SavedModel at the end. Two things differ: no augmentation unless
+`--augment` is given (that is Graftline's default too), and five epochs a phase.
 
 The recipe's own fault is kept: in Keras 3 `base_model(x, training=False)` does not hold inside `fit()`, so in the
 second phase the BatchNormalization layers among the unfrozen ones move their statistics (keras issue 20285).
 
 Run it as a program of its own; it imports nothing of Graftline:
 
-    python benchmarks/plain_keras.py --images photos/ --weights mobilenet_v2_..._no_top.h5 --output /tmp/plain
+    python benchmarks/plain_keras.py --images photos/ --weights mobilenet_v2_..._no_top.h5 --output plain-model/
+
+With `--split FILE` it trains and evaluates on the files that are named there in place of a random fifth.
 
 The last line of standard output is one JSON object:
 `{"seconds": {"total", "import", "data", "phase1", "phase2", "export"}, "accuracy": …}`, accuracy being that of the
@@ -42,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--alpha", type=float, default=1.0, help="MobileNetV2's width multiplier")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--fine-tune-epochs", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the head, in the first phase")
+    parser.add_argument("--augment", action="store_true", help="random flip, rotation, zoom and contrast in the model")
+    parser.add_argument("--split", type=pathlib.Path, help='JSON {"train": [paths], "eval": [paths]} under --images')
     parser.add_argument("--seed", type=int, default=0, help="of the split, the shuffling and the head")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="where the SavedModel goes")
     return parser.parse_args()
@@ -62,14 +67,42 @@ def load_split(images: pathlib.Path, seed: int) -> tuple[tf.data.Dataset, tf.dat
     return train.cache().prefetch(tf.data.AUTOTUNE), validation.cache().prefetch(tf.data.AUTOTUNE), classes
 
 
-def build(weights: str | None, alpha: float, classes: int) -> tuple[keras.Model, keras.Model]:
+def load_given_split(images: pathlib.Path, split: dict[str, list[str]]) -> tuple[tf.data.Dataset, tf.data.Dataset, int]:
+    """As `load_split`, of files given by name."""
+    classes = sorted({path.split("/")[0] for paths in split.values() for path in paths})
+
+    def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+        image.set_shape((None, None, 3))
+        return tf.image.resize(image, IMAGE_SIZE), label
+
+    def decoded(paths: list[str]) -> tf.data.Dataset:
+        labels = [classes.index(path.split("/")[0]) for path in paths]
+        files = tf.data.Dataset.from_tensor_slices(([str(images / path) for path in paths], labels))
+        return files.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache()
+
+    train = decoded(split["train"]).shuffle(len(split["train"])).batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+    validation = decoded(split["eval"]).batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+    return train, validation, len(classes)
+
+
+def build(weights: str | None, alpha: float, classes: int, augment: bool) -> tuple[keras.Model, keras.Model]:
     """The whole classifier and the trunk inside it, which is frozen."""
     base_model = keras.applications.MobileNetV2(
         input_shape=(*IMAGE_SIZE, 3), alpha=alpha, include_top=False, weights=weights
     )
     base_model.trainable = False
     inputs = keras.Input(shape=(*IMAGE_SIZE, 3))
-    x = keras.applications.mobilenet_v2.preprocess_input(inputs)
+    x = inputs
+    if augment:
+        random_changes = [
+            keras.layers.RandomFlip("horizontal"),
+            keras.layers.RandomRotation(0.1),
+            keras.layers.RandomZoom(0.1),
+            keras.layers.RandomContrast(0.1),
+        ]
+        x = keras.Sequential(random_changes)(x)
+    x = keras.applications.mobilenet_v2.preprocess_input(x)
     x = base_model(x, training=False)
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dropout(0.2)(x)
@@ -93,12 +126,15 @@ def main() -> None:
         marks.append((part, time.perf_counter() - STARTED))
 
     keras.utils.set_random_seed(options.seed)
-    train, validation, classes = load_split(options.images, options.seed)
+    if options.split is None:
+        train, validation, classes = load_split(options.images, options.seed)
+    else:
+        train, validation, classes = load_given_split(options.images, json.loads(options.split.read_text()))
     mark("data")
 
     weights = None if options.weights == "none" else options.weights
-    model, base_model = build(weights, options.alpha, classes)
-    compile_model(model, 1e-4)
+    model, base_model = build(weights, options.alpha, classes, options.augment)
+    compile_model(model, options.learning_rate)
     model.fit(train, validation_data=validation, epochs=options.epochs, verbose=2)
     mark("phase1")
 

@@ -1,0 +1,61 @@
+"""Training with augmentation: the plain Keras script beside Graftline with fresh views, and with views that are kept.
+
+    python -m benchmarks.augmented [--epochs 5] [--views 0 4] [--images DIR] [--weights FILE] [--alpha 1.0]
+
+All flip horizontally, turn, zoom and change the contrast by up to a tenth, by the same Keras layers: the script has
+them inside its model, Graftline in its input. `views` 0 draws anew for each epoch and runs the whole trunk each time,
+as the script does; 4 keeps the activations of four views of each image. An epoch's seconds are those of all of
+training, with its fixed costs and export, by the number of epochs. The script takes the split that Graftline made.
+"""
+
+import pathlib
+import tempfile
+
+from benchmarks import commands
+
+_AUGMENTATION: dict[str, object] = {
+    "augmentation.flip": "horizontal",
+    "augmentation.rotation": 0.1,
+    "augmentation.zoom": 0.1,
+    "augmentation.contrast": 0.1,
+}
+
+
+def main() -> None:
+    """Prints a line for each way."""
+    parser = commands.parser(__doc__)
+    parser.add_argument("--epochs", type=int, default=5, help="of each phase")
+    parser.add_argument("--views", type=int, nargs="+", default=[0, 4], help="values of augmentation.views")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the head, on both sides")
+    arguments = parser.parse_args()
+    settings = {
+        **commands.mobilenet(arguments.weights, arguments.alpha),
+        **commands.exactly(arguments.epochs, arguments.epochs),
+        **_AUGMENTATION,
+        "feature_extraction.learning_rate": arguments.learning_rate,
+    }
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+        folder = pathlib.Path(name)
+        for views in arguments.views:
+            # A workspace each: nothing of one is there for the other to take up.
+            workspace = folder / f"workspace-{views}"
+            whole, summary = commands.graftline(arguments.images, workspace, {**settings, "augmentation.views": views})
+            epochs = sum(phase["epochs"] for phase in summary["phases"])
+            what = f"graftline, views {views}"
+            lines.append((what, whole, summary["seconds"]["Trainer"], epochs, summary["accuracy"]))
+        rate = ("--learning-rate", arguments.learning_rate)
+        whole, plain = commands.plain_keras(arguments, folder, summary, arguments.epochs, "--augment", *rate)
+    theirs = commands.plain_training(plain)
+    lines.insert(0, ("plain Keras", whole, theirs, 2 * arguments.epochs, plain["accuracy"]))
+    for what, whole, training, epochs, accuracy in lines:
+        each = training / epochs
+        print(
+            f"{what:20}  whole {whole:6.1f} s; training {training:6.1f} s, {epochs} epochs, {each:6.2f} s each, "
+            f"{commands.compared(each, theirs / (2 * arguments.epochs))}; accuracy {accuracy:.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

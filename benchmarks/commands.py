@@ -1,0 +1,132 @@
+"""What the benchmarks share: both ways as timed commands in fresh processes, and settings that give them equal work."""
+
+import argparse
+import csv
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.image_example_gen import layouts
+from tests import assets
+
+GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")
+_NOT_BLESSED = 3
+
+
+def existing(path: str) -> pathlib.Path:
+    """An argparse type: a file or folder that is there."""
+    if not pathlib.Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{path} is not there; give another, or set GRAFTLINE_ASSETS")
+    return pathlib.Path(path)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """With `--images`, `--weights` and `--alpha`: what both ways classify, and by which MobileNetV2."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--images", type=existing, default=str(assets.FLOWERS), help="a folder with one folder a class")
+    made.add_argument("--weights", type=existing, default=str(assets.MOBILENET_V2_100), help="of MobileNetV2, no top")
+    made.add_argument("--alpha", type=float, default=1.0, help="MobileNetV2's width multiplier, that of the weights")
+    return made
+
+
+def timed(command: Sequence[object]) -> tuple[float, dict[str, Any]]:
+    """Wall seconds of the command, and the JSON object that is the last line of its standard output.
+
+    Ends the program with what the command said when it failed; a model that was not blessed is no failure.
+    """
+    began = time.monotonic()
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - began
+    if done.returncode not in (0, _NOT_BLESSED):
+        raise SystemExit(done.stderr)
+    return seconds, json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def graftline(
+    images: pathlib.Path, workspace: pathlib.Path, settings: Mapping[str, object]
+) -> tuple[float, dict[str, Any]]:
+    """`graftline run --json`: wall seconds and the summary. `settings` are values by dotted key, given by `--set`."""
+    command: list[object] = [GRAFTLINE, "run", "--json", "--images", images, "--workspace", workspace]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value if isinstance(value, str | pathlib.Path) else json.dumps(value)}"]
+    return timed(command)
+
+
+def mobilenet(weights: pathlib.Path, alpha: float) -> dict[str, object]:
+    """Settings of the trunk."""
+    return {"backbone.weights": weights, "backbone.options": {"alpha": alpha}}
+
+
+def exactly(epochs: int, fine_tune_epochs: int) -> dict[str, object]:
+    """Settings for so many epochs in each phase, none fewer, and a gate that any first model passes."""
+    return {
+        "feature_extraction.epochs": epochs,
+        "feature_extraction.patience": epochs,
+        "fine_tuning.epochs": fine_tune_epochs,
+        "fine_tuning.patience": fine_tune_epochs,
+        "gate.accuracy.min": 0,
+    }
+
+
+def plain_keras(
+    arguments: argparse.Namespace, folder: pathlib.Path, summary: Mapping[str, Any], epochs: int, *options: object
+) -> tuple[float, dict[str, Any]]:
+    """The tutorials' script on the split of a Graftline run: wall seconds, and what it says of itself.
+
+    Args:
+      arguments: as `parser` makes them.
+      folder: for what the script reads and writes.
+      summary: of the Graftline run.
+      epochs: of each phase.
+      options: more for its command line.
+    """
+    split = folder / "split.json"
+    split.write_text(json.dumps(split_of(arguments.images, summary)))
+    command = [sys.executable, "-m", "benchmarks.plain_keras", "--images", arguments.images, "--split", split]
+    command += ["--weights", arguments.weights, "--alpha", arguments.alpha, "--output", folder / "plain"]
+    return timed([*command, "--epochs", epochs, "--fine-tune-epochs", epochs, *options])
+
+
+def compared(ours: float, theirs: float) -> str:
+    """The ratio of seconds in words."""
+    faster = f"{theirs / ours:.2f} times faster" if ours <= theirs else f"{ours / theirs:.2f} times slower"
+    return f"ratio {ours / theirs:.2f}, {faster}"
+
+
+def plain_training(plain: Mapping[str, Any]) -> float:
+    """The script's seconds for what Graftline's Trainer does: both phases, the first of which decodes, and export."""
+    return sum(plain["seconds"][part] for part in ("phase1", "phase2", "export"))
+
+
+def split_of(images: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The files that a run put into each split, {"train", "eval"}, relative to `images`.
+
+    Its report names those of eval; train are all others that were stored: not quarantined, and no copy of another.
+    """
+    held_back = _column(pathlib.Path(summary["report_dir"], "predictions.csv"), "filename")
+    left_out = set(_column(pathlib.Path(summary["quarantine_file"]), "path") if summary["quarantine_file"] else [])
+    seen = {_digest(images / path) for path in held_back}
+    train = []
+    for path, _ in layouts.scan(images).files:
+        if path not in left_out and (digest := _digest(images / path)) not in seen:
+            seen.add(digest)
+            train.append(path)
+    found = {"train": train, "eval": held_back}
+    counts = {name: len(paths) for name, paths in found.items()}
+    if counts != summary["splits"]:
+        raise SystemExit(f"{images} changed while the benchmark ran: {summary['splits']} images, now {counts}")
+    return found
+
+
+def _column(path: pathlib.Path, name: str) -> list[str]:
+    with path.open(newline="") as file:
+        return [row[name] for row in csv.DictReader(file)]
+
+
+def _digest(path: pathlib.Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()

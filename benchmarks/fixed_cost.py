@@ -1,0 +1,59 @@
+"""Where each second of a run goes that has next to nothing to do: 180 drawn images of three classes.
+
+    python -m benchmarks.fixed_cost [--weights FILE] [--epochs 2] [--repeats 1]
+
+Two trunks: MobileNetV2 0.35 at 32 px with random weights, and MobileNetV2 1.0 at 224 px, the default, with real ones
+(left out where there are none). Prints a Markdown table of seconds: "start" are the imports and checks before the first
+node, "around it" is the rest of the process, before "start" and after the last node. Each repeat has a new workspace;
+all its figures are printed, and the table holds the medians.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+
+from benchmarks import commands
+from tests import assets, images
+
+_A_CLASS = 60
+
+
+def main() -> None:
+    """Prints every run, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = str(assets.MOBILENET_V2_100) if assets.MOBILENET_V2_100.is_file() else None
+    parser.add_argument("--weights", type=commands.existing, default=found, help="of MobileNetV2 1.0, no top")
+    parser.add_argument("--epochs", type=int, default=2, help="of each phase")
+    parser.add_argument("--repeats", type=int, default=1)
+    arguments = parser.parse_args()
+    ways: dict[str, dict[str, object]] = {
+        "0.35 at 32 px": {"backbone.weights": "none", "backbone.options": {"alpha": 0.35}, "backbone.input_size": 32}
+    }
+    if arguments.weights is not None:
+        ways["1.0 at 224 px"] = commands.mobilenet(arguments.weights, 1.0)
+    columns: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+        folder = images.folder(pathlib.Path(name, "images"), _A_CLASS)
+        for repeat in range(arguments.repeats):
+            for number, (way, settings) in enumerate(ways.items()):
+                workspace = pathlib.Path(name, f"workspace-{number}-{repeat}")
+                settings = {**settings, **commands.exactly(arguments.epochs, arguments.epochs)}
+                seconds, summary = commands.graftline(folder, workspace, settings)
+                stages = {"start": summary["startup_seconds"], **summary["seconds"]}
+                stages |= {"around it": seconds - sum(stages.values()), "whole": seconds}
+                columns[way].append(stages)
+                print(f"{way}: " + ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items()), flush=True)
+    print(f"\n| stage | {' | '.join(ways)} |")
+    print("|---" * (len(ways) + 1) + "|")
+    for stage in stages:
+        medians = (statistics.median(run[stage] for run in runs) for runs in columns.values())
+        print(f"| {stage} | {' | '.join(f'{median:.1f}' for median in medians)} |")
+    apart = [statistics.median(run["whole"] - run["start"] for run in runs) for runs in columns.values()]
+    print(f"| whole after start | {' | '.join(f'{seconds:.1f}' for seconds in apart)} |")
+    if len(apart) == 2:
+        print(f"\nratio, whole after start, of the second trunk to the first: {apart[1] / apart[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

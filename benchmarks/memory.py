@@ -1,0 +1,156 @@
+"""Does training's memory grow with the number of images? Its peak at 600 and at 20,000, each in a process of its own.
+
+    python -m benchmarks.memory [--counts 600 20000] [--size 224] [--alpha 1.0] [--memory-mb 256 0]
+
+The images are drawn, 64 px JPEGs that all differ, a fifth of them for the eval split; the trunk is a random
+MobileNetV2. `trainer.run_fn.run_fn` runs on them with one epoch in each phase, for each value of
+`boundary_cache.memory_mb` (256 is the default, 0 holds nothing in memory). What is printed is VmHWM of that process at
+its end, and of one that only imports it; the process that draws the report's figures is not counted.
+`--size 96 --alpha 0.35` makes it quick.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+
+from benchmarks import commands
+from graftline import features
+from tests import images
+from trainer.settings import (
+    BackboneSettings,
+    BoundaryCacheSettings,
+    FeatureExtractionSettings,
+    FineTuningSettings,
+    HeadSettings,
+    TrainerSettings,
+    TrainingSettings,
+)
+
+_LIMIT_GIB = 3.0
+
+
+def write_records(path: pathlib.Path, seeds: range) -> None:
+    """A TFRecord of drawn images, as ingest writes it; the class goes by turns."""
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for seed in seeds:
+            label = images.CLASSES[seed % len(images.CLASSES)]
+            image = images.encoded(images.draw(label, seed, (64, 64)))
+            values = {
+                features.IMAGE: image,
+                features.SHA256: hashlib.sha256(image).hexdigest().encode(),
+                features.LABEL: label.encode(),
+                features.FILENAME: f"{label}/{seed}.jpg".encode(),
+            }
+            feature = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for k, v in values.items()}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+def write_transform(records: pathlib.Path, folder: pathlib.Path, size: int) -> pathlib.Path:
+    """The Transform's output for MobileNetV2 at that size; the records have every class."""
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+    from tfx_bsl.public import tfxio
+
+    from components.preprocessing import preprocessing_fn
+
+    spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}
+    metadata = tft.DatasetMetadata.from_feature_spec(spec)
+    source = tfxio.TFExampleRecord(str(records), schema=metadata.schema)
+    config = {"backbone": "MobileNetV2", "input_size": size}
+    output = folder / "transform"
+    with beam.Pipeline("DirectRunner") as pipeline, tft_beam.Context(temp_dir=str(folder / "tmp")):
+        transform_fn = (
+            (pipeline | source.BeamSource(), source.TensorAdapterConfig())
+            | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, config))
+        )  # fmt: skip
+        _ = transform_fn | tft_beam.WriteTransformFn(str(output))
+        _ = metadata | tft_beam.WriteMetadata(str(output / "metadata"), pipeline)
+    return output
+
+
+def train(args_file: str) -> None:
+    """Runs in the measured process: trains (without a file it only imports), then prints its peak and the seconds."""
+    from tfx import v1 as tfx
+
+    from trainer import run_fn
+
+    began = time.monotonic()
+    if args_file:
+        run_fn.run_fn(tfx.components.FnArgs(**json.loads(pathlib.Path(args_file).read_text())))
+    # Not getrusage: its ru_maxrss is that of the process that started this one, when that was larger.
+    status = pathlib.Path("/proc/self/status").read_text()
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    print(json.dumps({"gib": int(peak) / 2**20, "seconds": time.monotonic() - began}))
+
+
+def measured(args_file: pathlib.Path | None) -> dict[str, float]:
+    """What `train` says, in a fresh process."""
+    code = f"from benchmarks import memory; memory.train({str(args_file or '')!r})"
+    return commands.timed([sys.executable, "-c", code])[1]
+
+
+def settings(arguments: argparse.Namespace, memory_mb: int) -> TrainerSettings:
+    """Of one epoch in each phase."""
+    return TrainerSettings(
+        backbone=BackboneSettings(weights="none", input_size=arguments.size, options={"alpha": arguments.alpha}),
+        head=HeadSettings(),
+        training=TrainingSettings(),
+        feature_extraction=FeatureExtractionSettings(epochs=1),
+        fine_tuning=FineTuningSettings(epochs=1),
+        boundary_cache=BoundaryCacheSettings(memory_mb=memory_mb),
+        seed=0,
+    )
+
+
+def main() -> None:
+    """Prints a line for each process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", type=int, nargs="+", default=[600, 20_000], help="images, in both splits together")
+    parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
+    parser.add_argument("--alpha", type=float, default=1.0, help="MobileNetV2's width multiplier")
+    parser.add_argument("--memory-mb", type=int, nargs="+", default=[256, 0], help="values of boundary_cache.memory_mb")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    print(f"import alone: {measured(None)['gib']:.2f} GiB", flush=True)
+    transform: pathlib.Path | None = None
+    first: dict[int, float] = {}
+    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+        for count in arguments.counts:
+            folder = pathlib.Path(name, str(count))
+            folder.mkdir()
+            write_records(folder / features.EVAL, range(count // 5))
+            write_records(folder / features.TRAIN, range(count // 5, count))
+            transform = transform or write_transform(folder / features.TRAIN, folder, arguments.size)
+            for memory_mb in arguments.memory_mb:
+                args = {
+                    "custom_config": settings(arguments, memory_mb).model_dump(mode="json"),
+                    "transform_output": str(transform),
+                    "train_files": [str(folder / features.TRAIN)],
+                    "eval_files": [str(folder / features.EVAL)],
+                    "serving_model_dir": str(folder / f"model-{memory_mb}" / "Format-Serving"),
+                    "model_run_dir": str(folder / f"logs-{memory_mb}"),
+                }
+                (folder / "args.json").write_text(json.dumps(args))
+                found = measured(folder / "args.json")
+                peak = found["gib"]
+                growth = peak / first.setdefault(memory_mb, peak)
+                verdict = f"{'within' if peak <= _LIMIT_GIB else 'OVER'} {_LIMIT_GIB:g} GiB"
+                print(
+                    f"{count:7,} images, memory_mb {memory_mb:4}: {peak:.2f} GiB, {growth:.2f} times the first's, "
+                    f"{verdict}; {found['seconds']:.0f} s",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

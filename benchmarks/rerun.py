@@ -1,0 +1,60 @@
+"""What a second run costs when the folder has grown by a tenth, and a third with another learning rate.
+
+    python -m benchmarks.rerun [--epochs 5] [--head-only] [--images DIR] [--weights FILE] [--alpha 1.0]
+
+Three runs on one workspace: nine tenths of the images; all of them; all of them with another
+`feature_extraction.learning_rate`. Each has the same number of epochs, so what falls is the frozen part's work.
+`--head-only` leaves phase 2 out. "images through the trunk" is what the Trainer says of the activations it keeps.
+"""
+
+import pathlib
+import shutil
+import tempfile
+
+from benchmarks import commands
+from components.image_example_gen import layouts
+
+
+def copy(images: pathlib.Path, to: pathlib.Path, every_tenth: bool) -> None:
+    """Copies every tenth image of the folder, or all the others."""
+    for number, (path, _) in enumerate(layouts.scan(images).files):
+        if (number % 10 == 9) == every_tenth:
+            (to / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(images / path, to / path)
+
+
+def main() -> None:
+    """Prints a line for each run."""
+    parser = commands.parser(__doc__)
+    parser.add_argument("--epochs", type=int, default=5, help="of each phase")
+    parser.add_argument("--head-only", action="store_true", help="phase 1 alone")
+    arguments = parser.parse_args()
+    settings = {
+        **commands.mobilenet(arguments.weights, arguments.alpha),
+        **commands.exactly(arguments.epochs, 0 if arguments.head_only else arguments.epochs),
+    }
+    steps = {
+        "nine tenths of the images": {"feature_extraction.learning_rate": 1e-3},
+        "all of the images": {"feature_extraction.learning_rate": 1e-3},
+        "another learning rate": {"feature_extraction.learning_rate": 5e-4},
+    }
+    first = 0.0
+    print(f"{arguments.epochs}+{0 if arguments.head_only else arguments.epochs} epochs")
+    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+        images = pathlib.Path(name, "images")
+        for number, (what, changed) in enumerate(steps.items()):
+            if number < 2:
+                copy(arguments.images, images, every_tenth=number == 1)
+            seconds, summary = commands.graftline(images, pathlib.Path(name, "workspace"), {**settings, **changed})
+            trainer, passed = summary["seconds"]["Trainer"], summary["activations"]
+            first = first or trainer
+            print(
+                f"{what:25}  {summary['examples']:6,} images; through the trunk {passed['computed']:6,}, "
+                f"reused {passed['reused']:6,}; Trainer {trainer:6.1f} s, ratio to the first {trainer / first:.2f}; "
+                f"whole {seconds:6.1f} s; accuracy {summary['accuracy']:.4f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
