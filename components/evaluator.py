@@ -116,7 +116,8 @@ class Executor(tfx_executor.Executor):
                     del inputs[_BASELINE_INPUT]
                     note = "the served model knows other classes, so the value thresholds alone decided: "
                     note += _difference(theirs, ours)
-            super().Do(inputs, output_dict, exec_properties)
+            # AutoGraph would rewrite the code of TFMA's metrics for graphs, in a second or more; they run eagerly.
+            tf.autograph.experimental.do_not_convert(super().Do)(inputs, output_dict, exec_properties)
         if served and inputs.get(_BASELINE_INPUT):
             blessing = artifact_utils.get_single_instance(output_dict["blessing"])
             blessing.set_string_custom_property("baseline_model_uri", served)

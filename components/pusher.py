@@ -6,7 +6,7 @@ TFX's own copies file by file into a directory named by the second, and says "pu
 from typing import Any
 
 from tfx import types
-from tfx import v1 as tfx
+from tfx.components.pusher import component as tfx_component
 from tfx.components.pusher import executor as tfx_executor
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import pusher_pb2
@@ -38,7 +38,7 @@ class Executor(tfx_executor.Executor):
         pushed_model.set_int_custom_property("new_version", int(published.new))
 
 
-class Pusher(tfx.components.Pusher):
+class Pusher(tfx_component.Pusher):
     """See Executor."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)

@@ -8,7 +8,12 @@ from typing import Any
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx import v1 as tfx
+from tfx.components import ExampleValidator, SchemaGen, StatisticsGen, Trainer, Transform
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import pusher_pb2, trainer_pb2
+from tfx.types import Channel, standard_artifacts
 
 from components.evaluator import Evaluator, eval_config
 from components.image_example_gen.component import ImageExampleGen
@@ -31,7 +36,7 @@ def create_pipeline(
     state: str = "",
     beam_pipeline_args: list[str] | None = None,
     metadata_connection_config: Any = None,
-) -> tfx.dsl.Pipeline:
+) -> Pipeline:
     """From a folder of images to a pushed model.
 
     Args:
@@ -62,17 +67,17 @@ def create_pipeline(
     )
 
     # Labels, sizes and quality numbers; of JPEG bytes only the count.
-    statistics_gen = tfx.components.StatisticsGen(
+    statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"], stats_options=tfdv.StatsOptions(schema=_image_schema())
     )
-    schema_gen = tfx.components.SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True)
-    example_validator = tfx.components.ExampleValidator(
+    schema_gen = SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True)
+    example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
     # Decode, upright, resize, the backbone's preprocessing and the label's index, as one graph. It is applied inside
     # tf.data and inside the served model, so no float image is ever written.
-    transform = tfx.components.Transform(
+    transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn="components.preprocessing.preprocessing_fn",
@@ -82,21 +87,21 @@ def create_pipeline(
     )
 
     # The last model that was blessed: what a warm start goes on from and, on a cluster, what the gate compares with.
-    baseline = tfx.dsl.Resolver(
-        strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    baseline = Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=standard_artifacts.Model),
+        model_blessing=Channel(type=standard_artifacts.ModelBlessing),
     ).with_id("baseline")
 
     # A new head on the frozen trunk; then the upper trunk at a very low learning rate; then the SavedModel.
-    trainer = tfx.components.Trainer(
+    trainer = Trainer(
         run_fn="trainer.run_fn.run_fn",
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
         base_model=baseline.outputs["model"] if config.training.warm_start else None,
-        train_args=tfx.proto.TrainArgs(splits=[features.TRAIN]),
-        eval_args=tfx.proto.EvalArgs(splits=[features.EVAL]),
+        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+        eval_args=trainer_pb2.EvalArgs(splits=[features.EVAL]),
         custom_config=TrainerSettings(
             backbone=config.backbone,
             head=config.head,
@@ -127,8 +132,8 @@ def create_pipeline(
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
-        push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{models}/{config.model_name}")
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=f"{models}/{config.model_name}")
         ),
         # For the cache key alone: a push is taken from the cache only while what it pushed is still what is served.
         custom_config={
@@ -137,7 +142,7 @@ def create_pipeline(
         },
     )
 
-    return tfx.dsl.Pipeline(
+    return Pipeline(
         pipeline_name=pipeline_name(config),
         pipeline_root=pipeline_root,
         components=[

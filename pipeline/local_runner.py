@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from components import gate
+from graftline import imports
 from pipeline.config import Config
 from pipeline.console import Event
 from pipeline.report import Phase, RunSummary
@@ -15,6 +16,13 @@ METADATA_FILE = "metadata.db"
 ARTIFACTS = "artifacts"
 MODELS = "models"
 QUARANTINE = "quarantine"
+BEAM_OPTIONS = (
+    "--direct_running_mode=in_memory",
+    "--direct_num_workers=1",
+    # Remote workers' image, of which there are none: without a name here each Beam stage packs TFX's sources for them,
+    # which takes a second or two and leaves 42 MB in the temporary directory.
+    "--sdk_container_image=none",
+)
 
 
 def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> RunSummary:
@@ -30,12 +38,14 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
     """
     began = time.monotonic()
     workspace = pathlib.Path(config.workspace).resolve()
+    with imports.kept():
+        from absl import logging as absl_logging
+        from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+        from tfx.orchestration.metadata import sqlite_metadata_connection_config
+
+        from pipeline.dag import create_pipeline
+        from trainer import run_fn  # noqa: F401 - the Trainer looks for it by name
     _check_trunk(config)
-
-    from absl import logging as absl_logging
-    from tfx import v1 as tfx
-
-    from pipeline.dag import create_pipeline
 
     pipeline = create_pipeline(
         config.model_copy(update={"images": str(pathlib.Path(str(config.images)).resolve())}),
@@ -45,10 +55,8 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
         served=_served(workspace / MODELS / config.model_name),
         report_dir=str(workspace / QUARANTINE),
         state=str(workspace),
-        beam_pipeline_args=["--direct_running_mode=in_memory", "--direct_num_workers=1", *config.beam.options],
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-            str(workspace / METADATA_FILE)
-        ),
+        beam_pipeline_args=[*BEAM_OPTIONS, *config.beam.options],
+        metadata_connection_config=sqlite_metadata_connection_config(str(workspace / METADATA_FILE)),
     )
     startup = time.monotonic() - began
     seconds: dict[str, float] = {}
@@ -57,7 +65,7 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
     logger = absl_logging.get_absl_logger()
     logger.addHandler(watcher)
     try:
-        tfx.orchestration.LocalDagRunner().run(pipeline)
+        LocalDagRunner().run(pipeline)
     except BaseException:
         watcher.failed()
         raise

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from graftline import imports
+
 
 @contextlib.contextmanager
 def _kept_out(*packages: str) -> Iterator[None]:
@@ -31,5 +33,5 @@ def import_tensorflow() -> None:
     # TensorFlow reports on the CPU and on CUDA plugins otherwise; what fails still comes as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
-        with _kept_out("keras", "tf_keras"):
+        with imports.kept(), _kept_out("keras", "tf_keras"):
             import tensorflow  # noqa: F401

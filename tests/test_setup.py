@@ -1,5 +1,6 @@
 """The set-up script on a machine that lacks what it needs, and the recipe that `make run` runs."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -54,6 +55,12 @@ def test_python_3_10_is_found_in_pyenvs_versions(bare: pathlib.Path) -> None:
     done = _set_up(bare)
     assert done.returncode == 2
     assert f"{found} cannot make a virtual environment" in done.stderr
+
+
+def test_the_set_up_leaves_the_libraries_compiled() -> None:
+    """The first run would compile 8,000 modules, and each run where PYTHONDONTWRITEBYTECODE is set."""
+    sources = pathlib.Path(str(importlib.util.find_spec("tfx").origin)).parent.rglob("*.py")  # type: ignore[union-attr]
+    assert not [path for path in sources if not os.path.exists(importlib.util.cache_from_source(path))]
 
 
 def test_the_digits_recipe_trains_pushes_and_classifies(tmp_path: pathlib.Path) -> None:
