@@ -7,6 +7,7 @@ write for the person. Imports no TFX and no TensorFlow.
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import pathlib
 import shlex
@@ -148,14 +149,18 @@ def _few(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+_ENDED = {"nan": "the loss was no longer a number"}
+
+
 def _training(run: RunSummary) -> Iterator[str]:
     for number, phase in enumerate(run.phases):
         epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
+        in_training = f"{phase.accuracy:.4f} in training, " if math.isfinite(phase.accuracy) else ""
         taken_back = "" if phase.kept else "; it did no good and was taken back"
         yield _row(
             "" if number else "Training",
-            f"{phase.name}: {epochs}, accuracy {phase.accuracy:.4f} in training, "
-            f"{phase.val_accuracy:.4f} on the eval split; ended: {phase.ended}{taken_back}",
+            f"{phase.name}: {epochs}, accuracy {in_training}{phase.val_accuracy:.4f} on the eval split; "
+            f"ended: {_ENDED.get(phase.ended, phase.ended)}{taken_back}",
         )
     if run.activations.get("reused"):
         computed, reused = run.activations["computed"], run.activations["reused"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 LOCK_FILE = ".lock"
+# Of the workspace, each with files that a run writes.
+_FOLDERS = ("artifacts", "cache", "checkpoints", "logs", "models", "quarantine")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 
@@ -150,7 +152,7 @@ def check_apart(images: str, workspace: str) -> None:
 
 
 def make_workspace(workspace: str) -> None:
-    """Makes the workspace's folder and tries a file in it.
+    """Makes the workspace's folder and tries a file in it, and in those of its folders that are there.
 
     Raises:
       UserError: with the path and the reason that the system gives.
@@ -159,12 +161,22 @@ def make_workspace(workspace: str) -> None:
         raise UserError(
             f"workspace {workspace} is a URI, but `graftline run` keeps its workspace on this machine's disk"
         )
+    root = pathlib.Path(workspace)
     try:
-        pathlib.Path(workspace).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workspace):
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
         raise UserError(f"workspace {workspace} cannot be made or written: {error.strerror or error}") from None
+    for folder in (root / name for name in _FOLDERS):
+        if os.path.lexists(folder):  # also a link to what is not mounted
+            try:
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise UserError(
+                    f"{folder} cannot be written: {error.strerror or error}; mend that, or give another --workspace"
+                ) from None
 
 
 @contextlib.contextmanager

@@ -214,9 +214,9 @@ class _Watch(keras.callbacks.Callback):
             raise UserError(
                 f"{self._name}: the loss was no longer a number at {where}, nothing is trained yet; {advice}"
             )
-        kept = f"epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "before the phase"
+        kept = f"of epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "from before the phase"
         self._ended = "nan"
-        self._note = f"the loss was no longer a number at {where}; the weights of {kept} were kept; {advice}"
+        self._note = f"the loss was no longer a number at {where}; the weights {kept} were kept; {advice}"
         logging.warning("%s: %s", self._name, self._note)
         self.model.stop_training = True
 

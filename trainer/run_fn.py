@@ -6,13 +6,12 @@ import pathlib
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-from tfx import v1 as tfx
 
 from graftline.errors import UserError
 from trainer import augmentation, boundary, checkpoints, export, feeds, models, optimizers, phases, reference, report
@@ -20,15 +19,21 @@ from trainer import warm_start as warm_starts
 from trainer.inputs import Pixels, Records
 from trainer.settings import TrainerSettings
 
+if TYPE_CHECKING:  # takes fifteen seconds to import, and what runs this has done so
+    from tfx import v1 as tfx
+
 TRAINING_FILE = "training.json"
 KERAS_FILE = "model.keras"
 REPORT = "report"
 
-# Images that a random trunk is scaled by.
-_CALIBRATION = 32
+# Images that a random trunk is scaled by; they run layer by layer, with every activation in memory: 65 MB each at 224 px.
+_CALIBRATION = 8
+
+# Of the cache: where activations are kept, and how many. What they are is the same.
+_NO_MATTER = {"enabled", "memory_mb", "disk_gb"}
 
 
-def run_fn(fn_args: tfx.components.FnArgs) -> None:
+def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     """Trains and exports.
 
     Writes the SavedModel to `fn_args.serving_model_dir`, and beside it `model.keras`, the reference predictions,
@@ -88,7 +93,7 @@ class Outcome:
 class Run:
     """One run of the trainer: model, data and what is cached, put together from the settings."""
 
-    def __init__(self, settings: TrainerSettings, fn_args: tfx.components.FnArgs, scratch: pathlib.Path) -> None:
+    def __init__(self, settings: TrainerSettings, fn_args: "tfx.components.FnArgs", scratch: pathlib.Path) -> None:
         self.settings, self._logs = settings, fn_args.model_run_dir
         warning = optimizers.precision_warning(settings.training.precision)
         self.notes = [warning] if warning else []
@@ -106,10 +111,12 @@ class Run:
             ((pixels, _),) = self._pixels.batches(self.train_records, lambda: some, _CALIBRATION)
             models.calibrate(trunk, pixels)
         base = fn_args.base_model if settings.training.warm_start else None
+        self._ready = False
         if base:
             beside = os.path.dirname(base.rstrip("/"))
             files = [os.path.join(beside, name) for name in (KERAS_FILE, TRAINING_FILE)]
-            self.notes.append(warm_starts.load(self.grafted, self.labels, *files))
+            self._ready, note = warm_starts.load(self.grafted, self.labels, *files)
+            self.notes.append(note)
         self.unfrozen = models.layers_to_unfreeze(trunk, settings.fine_tuning.unfreeze_from)
         self.fine_tunes = settings.fine_tuning.epochs > 0 and bool(phases.trained(self.unfrozen))
         self._phases: list[tuple[str, keras.KerasTensor, list[keras.Layer]]] = []
@@ -165,10 +172,12 @@ class Run:
                 self.checkpoints,
                 resumed,
                 results,
-                may_be_taken_back=bool(results),
+                may_be_taken_back=bool(results) or self._ready,
             )
             results.append(result)
-            self.notes += [f"{name}: {result.note}"] if result.note else []
+        self.notes += [f"{result.name}: {result.note}" for result in results if result.note]
+        if self.checkpoints.trouble:
+            self.notes.append(f"{self.checkpoints.trouble}; a run that is killed begins anew")
         return Outcome(results, part, self._predictions(part))
 
     def _part(self, cut: keras.KerasTensor, unfrozen: list[keras.Layer]) -> phases.Part:
@@ -183,7 +192,7 @@ class Run:
         return report.Predictions(self.val.filenames, self.val.labels, probabilities)
 
     def _checkpoint_key(self, base: str | None) -> str:
-        settings = self.settings.model_dump(mode="json", exclude={"state", "boundary_cache"})
+        settings = self.settings.model_dump(mode="json", exclude={"state": True, "boundary_cache": _NO_MATTER})
         images = [[key.hex() for key in records.keys] for records in (self.train_records, self.val)]
         labels = [records.labels.tolist() for records in (self.train_records, self.val)]
         return checkpoints.key(settings, self.labels, images, labels, base or "")

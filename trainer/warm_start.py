@@ -3,7 +3,9 @@
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,7 +16,14 @@ from trainer import models
 PROBABILITIES = "probabilities"
 
 
-def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, training_file: str) -> str:
+class Start(NamedTuple):
+    """`ready`: the model knows every class. `note`, a sentence, says what was taken over, or why nothing was."""
+
+    ready: bool
+    note: str
+
+
+def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, training_file: str) -> Start:
     """Takes over the trunk's and the head's weights; a class that is new begins at zero.
 
     Args:
@@ -24,33 +33,53 @@ def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, traini
       training_file: JSON with its `labels`.
 
     Returns:
-      A sentence: what was taken over, or why nothing was. Nothing is when the trunk or the head is another: the model
-      then starts from its own weights.
+      How the model starts. It keeps its own weights when the blessed model has another trunk or head, or its files are
+      gone or damaged.
     """
     for path in (keras_file, training_file):
         if not tf.io.gfile.exists(path):
-            return f"warm start: the last blessed model has no {os.path.basename(path)}; started cold"
-    with tf.io.gfile.GFile(training_file) as file:
-        old_labels: list[str] = json.loads(file.read())["labels"]
-    with tempfile.TemporaryDirectory() as folder:
-        local = os.path.join(folder, "model.keras")
-        tf.io.gfile.copy(keras_file, local)
-        old = keras.saving.load_model(local, compile=False)
-    old_layers = {layer.name: layer for layer in old.layers if layer.weights}
-    new_layers = {layer.name: layer for layer in grafted.model.layers if layer.weights}
-    values = {name: layer.get_weights() for name, layer in old_layers.items()}
+            return Start(False, f"warm start: the last blessed model has no {os.path.basename(path)}; started cold")
+    try:
+        old_labels, old = _read(keras_file, training_file)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, tf.errors.OpError) as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        return Start(False, f"warm start: the last blessed model cannot be read ({reason}); started cold")
+    values = {layer.name: layer.get_weights() for layer in old.layers}
     if PROBABILITIES in values:
         values[PROBABILITIES] = _by_label(values[PROBABILITIES], old_labels, labels)
     shapes = {name: [value.shape for value in of_layer] for name, of_layer in values.items()}
-    if shapes != {name: [tuple(weight.shape) for weight in layer.weights] for name, layer in new_layers.items()}:
-        return "warm start: the last blessed model has another trunk or head; started cold"
-    for name, layer in new_layers.items():
-        layer.set_weights(values[name])
+    if _parts(old, shapes) != _parts(grafted.model):
+        return Start(False, "warm start: the last blessed model has another trunk or head; started cold")
+    for layer in grafted.model.layers:
+        if layer.weights:
+            layer.set_weights(values[layer.name])
     new = [label for label in labels if label not in set(old_labels)]
     gone = [label for label in old_labels if label not in set(labels)]
     told = [f"new: {', '.join(new)}"] if new else []
     told += [f"gone: {', '.join(gone)}"] if gone else []
-    return "warm start from the last blessed model" + (f" ({'; '.join(told)})" if told else "")
+    note = "warm start from the last blessed model" + (f" ({'; '.join(told)})" if told else "")
+    return Start(not new, note)
+
+
+def _parts(model: keras.Model, shapes: Mapping[str, list[tuple[int, ...]]] | None = None) -> dict[str, object]:
+    """What must be alike for weights to mean the same: each layer's kind and the shapes of its weights, by its name.
+
+    Keras numbers inputs anew for each model; dropout may come and go. `shapes` stand in for those of the model.
+    """
+    free = (keras.layers.InputLayer, keras.layers.Dropout)
+    layers = [layer for layer in model.layers if not isinstance(layer, free)]
+    own = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in layers}
+    return {layer.name: (type(layer).__name__, (shapes or own)[layer.name]) for layer in layers}
+
+
+def _read(keras_file: str, training_file: str) -> tuple[list[str], keras.Model]:
+    """The blessed model's labels, and the model; Keras reads local files only."""
+    with tf.io.gfile.GFile(training_file) as file:
+        labels: list[str] = json.loads(file.read())["labels"]
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, "model.keras")
+        tf.io.gfile.copy(keras_file, local)
+        return labels, keras.saving.load_model(local, compile=False)
 
 
 def _by_label(weights: list[np.ndarray], old: Sequence[str], new: Sequence[str]) -> list[np.ndarray]:

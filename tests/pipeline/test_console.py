@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 import pathlib
 import subprocess
@@ -171,6 +172,16 @@ def test_what_the_gate_notes_beside_its_checks_is_told():
 
 def test_nothing_is_said_of_duplicates_and_quarantine_when_there_are_none():
     assert "left out" not in console.summary(replace(PUSHED, duplicates=0, quarantined=0), "ws")
+
+
+def test_a_phase_whose_loss_became_nan_at_once_has_no_accuracy_in_training_and_its_note_is_told():
+    fine_tuning = Phase("fine_tuning", 0, math.nan, 0.88, "nan", kept=False)
+    note = "fine_tuning: the loss was no longer a number at epoch 1, step 2"
+    text = console.summary(replace(PUSHED, phases=[PUSHED.phases[0], fine_tuning], training_notes=[note]), "ws")
+    assert (
+        "            fine_tuning: 0 epochs, accuracy 0.8800 on the eval split; ended: the loss was no longer a number; "
+        f"it did no good and was taken back\n            {note}\n"
+    ) in text
 
 
 def test_many_classes_are_counted_rather_than_listed():

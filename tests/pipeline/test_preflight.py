@@ -91,6 +91,28 @@ def test_a_workspace_that_may_not_be_written_is_named_with_the_reason(images: pa
     assert refusal(images, f"workspace={closed}") == f"workspace {closed} cannot be made or written: Permission denied"
 
 
+def test_a_folder_of_the_workspace_that_cannot_be_written_is_named_with_the_reason(images: pathlib.Path):
+    check(images)
+    workspace = images.parent / "ws"
+    for name in ("artifacts", "cache", "checkpoints", "logs", "models", "quarantine"):
+        (workspace / name).write_text("")
+        assert refusal(images) == (
+            f"{workspace / name} cannot be written: Not a directory; mend that, or give another --workspace"
+        )
+        (workspace / name).unlink()
+        (workspace / name).symlink_to(images.parent / "not mounted")
+        assert refusal(images).startswith(f"{workspace / name} cannot be written: No such file or directory")
+        (workspace / name).unlink()
+        (workspace / name).mkdir()
+    check(images)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_may_only_be_read_is_refused(images: pathlib.Path):
+    (images.parent / "ws" / "cache").mkdir(parents=True, mode=0o500)
+    assert refusal(images).startswith(f"{images.parent / 'ws' / 'cache'} cannot be written: Permission denied")
+
+
 @pytest.mark.parametrize("inside", ["", "ws", "cat/ws"])
 def test_a_workspace_inside_the_images_is_refused(images: pathlib.Path, inside: str):
     assert "lies inside the images' folder" in refusal(images, f"workspace={images / inside}")
