@@ -14,11 +14,12 @@ def kept() -> Iterator[None]:
     stages of a run and two and a half of the process' end. Does nothing lasting where TensorFlow has been imported
     before: there may then be garbage, such as models, which must not stay.
     """
-    first = "tensorflow" not in sys.modules
+    first, enabled = "tensorflow" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
     if first:
         gc.freeze()

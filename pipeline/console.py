@@ -162,10 +162,11 @@ def _training(run: RunSummary) -> Iterator[str]:
             f"{phase.name}: {epochs}, accuracy {in_training}{phase.val_accuracy:.4f} on the eval split; "
             f"ended: {_ENDED.get(phase.ended, phase.ended)}{taken_back}",
         )
-    if run.activations.get("reused"):
+    told = [] if "Trainer" in run.cached else run.training_notes
+    if run.activations.get("reused") and "Trainer" not in run.cached:
         computed, reused = run.activations["computed"], run.activations["reused"]
         yield _row("", f"frozen part of the trunk: run for {computed:,} images, known from earlier runs for {reused:,}")
-    for note in run.training_notes:
+    for note in told:
         yield _row("", note)
     if run.report_dir is not None:
         yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")

@@ -24,6 +24,11 @@ from trainer.settings import TrainerSettings
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
+# What decides the pixels that the Transform makes of an image's bytes.
+_PIXEL_SOURCES = ("components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline")
+# And what decides the activations that are made of them.
+_ACTIVATION_SOURCES = ("trainer/augmentation.py", "trainer/inputs.py", "trainer/boundary.py")
+
 
 def create_pipeline(
     config: Config,
@@ -51,9 +56,6 @@ def create_pipeline(
       metadata_connection_config: MLMD's, for a local run.
     """
     size = config.backbone.size
-    preprocessing_code = code_hash(
-        "components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline"
-    )
 
     # Images to TFRecords of tf.Examples, split by content hash; what cannot be decoded is quarantined.
     example_gen = ImageExampleGen(
@@ -83,7 +85,7 @@ def create_pipeline(
         preprocessing_fn="components.preprocessing.preprocessing_fn",
         materialize=False,
         disable_statistics=True,
-        custom_config={"backbone": config.backbone.name, "input_size": size, "code": preprocessing_code},
+        custom_config={"backbone": config.backbone.name, "input_size": size, "code": code_hash(*_PIXEL_SOURCES)},
     )
 
     # The last model that was blessed: what a warm start goes on from and, on a cluster, what the gate compares with.
@@ -112,7 +114,9 @@ def create_pipeline(
             boundary_cache=config.boundary_cache,
             seed=config.seed,
             state=state,
-            preprocessing=preprocessing_code,
+            preprocessing=code_hash(
+                *_PIXEL_SOURCES, *(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary"))
+            ),
             code=code_hash("trainer", "graftline"),
             weights_sha256=_weights_hash(config.backbone.weights),
         ).model_dump(mode="json"),

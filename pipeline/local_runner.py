@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -124,6 +125,10 @@ class _NodeWatcher(logging.Handler):
         self._node = ""
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
     from components.image_example_gen import quarantine
     from pipeline import lineage
@@ -155,7 +160,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         seconds={node: round(value, 3) for node, value in seconds.items()},
         classes=training["labels"],
         phases=[
-            Phase(p["name"], p["epochs"], p["accuracy"], p["val_accuracy"], p["ended"], p["kept"])
+            Phase(p["name"], p["epochs"], _number(p["accuracy"]), p["val_accuracy"], p["ended"], p["kept"])
             for p in training["phases"]
         ],
         activations=training["activations"],

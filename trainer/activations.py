@@ -90,6 +90,7 @@ class Streamed:
       batch_size: images in a batch.
       below: from pixels to the inputs of the trained part; None when that is the whole model.
       seed: of the order; as the records lie when None.
+      views: how many augmented views of each image there are; 0 for a new one in each epoch.
       draw: gives the augmentation's seeds for rows and a view; None for no augmentation.
     """
 
@@ -100,6 +101,7 @@ class Streamed:
         batch_size: int,
         below: Frozen | None = None,
         seed: int | None = None,
+        views: int = 0,
         draw: Draw | None = None,
     ) -> None:
         self.labels, self.epoch = records.labels, 0
@@ -109,7 +111,7 @@ class Streamed:
 
         def drawn() -> np.ndarray:
             assert draw is not None
-            return draw(rows(), self.epoch)
+            return draw(rows(), self.epoch % views if views else self.epoch)
 
         dataset = images = pixels.batches(records, rows, batch_size, drawn if draw else None)
         if below is not None:

@@ -88,16 +88,18 @@ class Frozen:
         return run
 
     def fingerprints(self, identity: str) -> list[str]:
-        """A name for what is computed at each tensor, 32 hex digits: by every weight under it, and by `identity`.
+        """Names what is computed at each tensor, in 32 hex digits: by all layers and weights under it, and `identity`.
 
         `identity` is all else that decides the numbers: how pixels are made, the options that the trunk was built with.
         """
         names = []
         for tensor in self.tensors:
-            layer = tensor._keras_history.operation
-            what = [identity, type(layer).__name__, layer.name, list(tensor.shape), tf.__version__, keras.__version__]
+            part = keras.Model(self._part.inputs[0], tensor)
+            # Those without weights too; Keras numbers inputs anew for each model.
+            layers = [[type(layer).__name__, layer.name] for layer in part.layers[1:]]
+            what = [identity, layers, list(tensor.shape), tf.__version__, keras.__version__]
             digest = hashlib.sha256(json.dumps(what).encode())
-            for weight in keras.Model(self._part.inputs[0], tensor).weights:
+            for weight in part.weights:
                 digest.update(np.ascontiguousarray(weight.numpy()).data)
             names.append(digest.hexdigest()[:32])
         return names

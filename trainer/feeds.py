@@ -3,11 +3,13 @@
 import logging
 import math
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_transform as tft
 
 from trainer import augmentation
 from trainer.activations import Activations, Batches, Cache, Draw, Streamed
@@ -44,29 +46,33 @@ class Feeds:
         self._records = {"train": train, "val": val}
         self.computed = self.reused = 0
         self.notes: list[str] = []
-        views = settings.augmentation.views if settings.augmentation.enabled else 1
         self._augmented = settings.augmentation.enabled
+        most = max(settings.feature_extraction.epochs, settings.fine_tuning.epochs)
+        self._views = min(settings.augmentation.views, most) if self._augmented else 1
         tensors = [tensor for tensor in tensors if tensor is not model.inputs[0]]
         folder = f"{settings.state}/cache/boundary" if settings.state else str(scratch / "cache")
         self._cached: dict[tuple[str, int], Activations] = {}
-        wanted = {"train": views if settings.boundary_cache.enabled else 0, "val": int(settings.boundary_cache.enabled)}
+        wanted = {
+            "train": self._views if settings.boundary_cache.enabled else 0,
+            "val": int(settings.boundary_cache.enabled),
+        }
         kept = self._fitting(tensors, sum(wanted[split] * len(self._records[split]) for split in wanted), folder)
         self._frozen: Frozen | None = None
         if not kept:
             return
         self._frozen = Frozen(model, kept)
         names: list[str] = []
-        for split, views in wanted.items():
-            if not views:
+        for split, count in wanted.items():
+            if not count:
                 continue
             draw = self._draw(split)
             cache = Cache(self._frozen, settings.boundary_cache, folder, self._identity(draw is not None), scratch)
-            filled = cache.fill(self._records[split], pixels, views, draw)
+            filled = cache.fill(self._records[split], pixels, count, draw)
             names += cache.names
             self.computed, self.reused = self.computed + filled.computed, self.reused + filled.reused
             for tensor, rows in zip(kept, filled.rows, strict=True):
                 self._cached[split, id(tensor)] = Activations(
-                    rows, self._records[split].labels, settings.training.batch_size, self._seed(split), views
+                    rows, self._records[split].labels, settings.training.batch_size, self._seed(split), count
                 )
         logging.info("activations: %d computed, %d from earlier runs", self.computed, self.reused)
         prune(folder, names, int(settings.boundary_cache.disk_gb * 1e9))
@@ -78,7 +84,9 @@ class Feeds:
             return cached
         below = None if tensor is self._model.inputs[0] else Frozen(self._model, [tensor])
         size = self._settings.training.batch_size
-        return Streamed(self._records[split], self._pixels, size, below, self._seed(split), self._draw(split))
+        return Streamed(
+            self._records[split], self._pixels, size, below, self._seed(split), self._views, self._draw(split)
+        )
 
     def frozen(self, tensor: keras.KerasTensor) -> Callable[[tf.Tensor], tf.Tensor]:
         """The frozen part up to `tensor`; where the cache was filled, the function that filled it, which is traced."""
@@ -105,7 +113,13 @@ class Feeds:
     def _identity(self, augmented: bool) -> str:
         """All but the weights that decides what the frozen part gives for an image."""
         settings = self._settings
-        parts = [settings.preprocessing, settings.backbone.name, settings.backbone.size, settings.backbone.options]
+        parts = [
+            settings.preprocessing,
+            tft.__version__,
+            settings.backbone.name,
+            settings.backbone.size,
+            settings.backbone.options,
+        ]
         parts.append(settings.training.precision)
         if augmented:
             parts += [settings.seed, settings.augmentation.model_dump(exclude={"views"})]
@@ -115,6 +129,10 @@ class Feeds:
         """Those of the tensors whose activations the disk has room for, the smallest first."""
         settings = self._settings.boundary_cache
         room = settings.disk_gb * 1e9
+        if "://" not in folder:
+            held = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+            existing = next(path for path in (pathlib.Path(folder), *pathlib.Path(folder).parents) if path.is_dir())
+            room = min(room, shutil.disk_usage(existing).free + held)
         size = np.dtype(settings.dtype).itemsize
         kept = []
         for tensor in sorted(tensors, key=lambda tensor: math.prod(tensor.shape[1:])):
@@ -122,8 +140,8 @@ class Feeds:
             if needed > room:
                 name = tensor._keras_history.operation.name
                 self.notes.append(
-                    f"the activations at {name} would take {needed / 1e9:.1f} GB, boundary_cache.disk_gb leaves "
-                    f"{room / 1e9:.1f}: the frozen part runs anew in each epoch"
+                    f"the activations at {name} would take {needed / 1e9:.1f} GB, and boundary_cache.disk_gb "
+                    f"and the disk leave {room / 1e9:.1f}: the frozen part runs anew in each epoch"
                 )
             elif needed:
                 room -= needed

@@ -230,7 +230,7 @@ class _Watch(keras.callbacks.Callback):
             name=self._name,
             epochs=self.epochs,
             ended=self._ended or "epochs",
-            accuracy=history["accuracy"][max(best, 0)] if self.epochs else math.nan,
+            accuracy=history["accuracy"][best] if best >= 0 else math.nan,
             val_accuracy=history["val_accuracy"][best] if best >= 0 else self._before["accuracy"],
             val_loss=self._best_loss,
             trainable_weights=sum(math.prod(variable.shape) for variable in variables),

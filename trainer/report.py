@@ -115,7 +115,7 @@ def start(
     pending = Pending(directory)
     try:
         tf.io.gfile.makedirs(directory)
-        phases_json = [_finite(result) for result in results]
+        phases_json = [finite(result) for result in results]
         _write(directory, "history.csv", _history_csv(results))
         _write(directory, "history.json", json.dumps(phases_json, indent=2))
         _write(directory, "model.txt", _summary(grafted.model))
@@ -133,7 +133,7 @@ def start(
             "true": predictions.labels.tolist(),
             "predicted": predictions.predicted.tolist(),
             # The shortest decimals that give this float32: 0.9, not 0.8999999761581421.
-            "scores": [_finite(float(str(score))) for score in predictions.scores],
+            "scores": [finite(float(str(score))) for score in predictions.scores],
             "mistakes": [{"row": row, "file": f"{row}.image" if row in files else None} for row in rows],
             "model": describe(grafted, unfrozen, cut),
         }
@@ -232,12 +232,12 @@ def _history_csv(results: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

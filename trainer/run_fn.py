@@ -1,5 +1,6 @@
 """The Trainer's `run_fn`, by import path: a head on the frozen trunk, then the upper trunk fine-tuned, then export."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -26,11 +27,11 @@ TRAINING_FILE = "training.json"
 KERAS_FILE = "model.keras"
 REPORT = "report"
 
-# Images that a random trunk is scaled by; they run layer by layer, with every activation in memory: 65 MB each at 224 px.
+# Images that a random trunk is scaled by. Every activation of theirs is in memory at once: 65 MB each at 224 px.
 _CALIBRATION = 8
 
-# Of the cache: where activations are kept, and how many. What they are is the same.
-_NO_MATTER = {"enabled", "memory_mb", "disk_gb"}
+# Of the cache's settings, what changes no number.
+_NO_MATTER = {"memory_mb"}
 
 
 def run_fn(fn_args: "tfx.components.FnArgs") -> None:
@@ -69,15 +70,15 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
     _save_keras(run.grafted.model, settings, os.path.join(beside, KERAS_FILE))
     reference.write(references, os.path.join(beside, reference.FILE))
+    whole = drawing.finish()
     summary: dict[str, Any] = {
         "labels": run.labels,
-        "phases": [asdict(result) for result in outcome.results],
+        "phases": [report.finite(asdict(result)) for result in outcome.results],
         "activations": run.activations,
-        "notes": run.notes,
+        "notes": [*run.notes, *([] if whole else ["the report is not complete; the log says why"])],
     }
     with tf.io.gfile.GFile(os.path.join(beside, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary, indent=2))
-    drawing.finish()
     run.checkpoints.remove()
 
 
@@ -193,9 +194,12 @@ class Run:
 
     def _checkpoint_key(self, base: str | None) -> str:
         settings = self.settings.model_dump(mode="json", exclude={"state": True, "boundary_cache": _NO_MATTER})
-        images = [[key.hex() for key in records.keys] for records in (self.train_records, self.val)]
-        labels = [records.labels.tolist() for records in (self.train_records, self.val)]
-        return checkpoints.key(settings, self.labels, images, labels, base or "")
+        data = hashlib.sha256()
+        for records in (self.train_records, self.val):
+            data.update(len(records).to_bytes(8, "little") + records.labels.tobytes())
+            for key in records.keys:
+                data.update(key)
+        return checkpoints.key(settings, self.labels, data.hexdigest(), base or "")
 
 
 def _save_keras(model: keras.Model, settings: TrainerSettings, path: str) -> None:

@@ -122,3 +122,18 @@ def test_each_epoch_sees_every_row_once_in_an_order_of_the_seed_alone() -> None:
     assert first != second
     assert epochs(1) == [first, second]
     assert epochs(2) != [first, second]
+
+
+def test_layers_without_weights_count_in_the_name_of_what_is_computed() -> None:
+    """With and without the last ReLU6, the weights and the shape are the same and the activations are not."""
+
+    def name(cut_at: str | None) -> str:
+        keras.utils.clear_session()
+        trunk = models.build_trunk(BackboneSettings(weights="none", input_size=32, options={"alpha": 0.35}), cut_at)
+        for variable in trunk.variables:
+            variable.assign(np.ones(variable.shape))
+        grafted = models.graft_head(trunk, HeadSettings(), 3)
+        return boundary.Frozen(grafted.model, [grafted.pooled]).fingerprints("pixels")[0]
+
+    assert name(None) == name(None)
+    assert name(None) != name("Conv_1_bn")
