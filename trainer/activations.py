@@ -199,7 +199,10 @@ class Cache:
     def _compute(self, missing: list[set[bytes]], keys: list[bytes], batches: tf.data.Dataset) -> None:
         """Runs these images, and brings to each store what it misses: all of it, or after a crash none."""
         with contextlib.ExitStack() as stack:
-            writers = [stack.enter_context(store.writer(len(keys))) for store in self._stores]
+            writers = [
+                stack.enter_context(store.writer(sum(key in keys_of for key in keys)))
+                for store, keys_of in zip(self._stores, missing, strict=True)
+            ]
             done = 0
             for images, _ in batches:
                 batch = keys[done : done + len(images)]

@@ -159,14 +159,12 @@ def test_the_order_follows_from_the_seed_and_the_epoch_alone() -> None:
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
-def test_the_cached_views_are_those_that_the_first_epochs_would_draw(made: Made) -> None:
+def test_views_drawn_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> None:
     cached, streamed = made.feeds(True, **_TURNED), made.feeds(False, **_TURNED)
     assert cached.computed + cached.reused == 72 * 2 + 18
     ours, theirs = cached.batches("train", made.pooled), streamed.batches("train", made.pooled)
-    for epoch in range(2):
+    for epoch in range(4):  # the third begins with the first view again
         _assert_same(_batches(ours, epoch), _batches(theirs, epoch))
-    # From then on the cache begins again with the first, where others are drawn.
-    assert _differ(_batches(ours, 2), _batches(theirs, 2))
 
 
 def test_epochs_go_round_the_cached_views(made: Made) -> None:
@@ -190,9 +188,10 @@ def test_without_cached_views_each_epoch_draws_its_own_and_only_the_eval_split_i
     assert feeds.computed + feeds.reused == 18
     train, val = feeds.batches("train", made.pooled), feeds.batches("val", made.pooled)
     assert (type(train), type(val)) == (Streamed, Activations)
-    anew = made.feeds(False, **_TURNED).batches("train", made.pooled)
-    for epoch in (0, 5):
-        _assert_same(_batches(train, epoch), _batches(anew, epoch))
+    twice = made.feeds(False, **_TURNED).batches("train", made.pooled)  # two views, in turn
+    for epoch in (0, 1):
+        _assert_same(_batches(train, epoch), _batches(twice, epoch))
+    assert _differ(_batches(train, 2), _batches(twice, 2))
 
 
 def test_the_eval_split_is_never_augmented(made: Made) -> None:
@@ -211,7 +210,6 @@ def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(ma
     assert type(batches) is Streamed
     plain = made.feeds(False).batches("train", made.input)
     assert _differ(_batches(batches, 0), _batches(plain, 0))
-    assert _differ(_batches(batches, 0), _batches(batches, 2))
     _assert_same(_batches(feeds.batches("val", made.input)), _batches(made.feeds(False).batches("val", made.input)))
 
 
