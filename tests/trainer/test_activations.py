@@ -99,13 +99,12 @@ def made(transformed: Transformed, grafted: models.Grafted, tmp_path_factory: py
 
 def test_batches_made_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> None:
     cached, streamed = made.feeds(True), made.feeds(False)
-    for tensor in (made.cut, made.pooled):
-        for split in ("train", "val"):
-            ours, theirs = cached.batches(split, tensor), streamed.batches(split, tensor)
-            assert (type(ours), type(theirs)) == (Activations, Streamed)
-            np.testing.assert_array_equal(ours.labels, theirs.labels)
-            for epoch in (0, 1, 2):
-                _assert_same(_batches(theirs, epoch), _batches(ours, epoch))
+    for tensor, split, epochs in ((made.cut, "train", 3), (made.pooled, "train", 1), (made.cut, "val", 1)):
+        ours, theirs = cached.batches(split, tensor), streamed.batches(split, tensor)
+        assert (type(ours), type(theirs)) == (Activations, Streamed)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        for epoch in range(epochs):
+            _assert_same(_batches(theirs, epoch), _batches(ours, epoch))
     assert (cached.computed + cached.reused, streamed.computed + streamed.reused) == (90, 0)
 
 

@@ -1,13 +1,12 @@
-"""The boundary: where the graph is cut, and that training above it is training the whole."""
+"""The boundary: where the graph is cut, and that the parts below and above it are the whole model."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import backbones, boundary, models, phases
-from trainer.activations import Activations
-from trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings, TrainingSettings
+from trainer import backbones, boundary, models
+from trainer.settings import BackboneSettings, HeadSettings
 
 
 def _pixels(name: str, count: int, size: int) -> np.ndarray:
@@ -16,9 +15,9 @@ def _pixels(name: str, count: int, size: int) -> np.ndarray:
     return np.asarray(backbones.get(name).preprocess_input(noise), np.float32)
 
 
-def _grafted(name: str = "MobileNetV2", size: int = 32) -> models.Grafted:
+def _grafted(name: str = "MobileNetV2", size: int = 32, cut_at: str | None = None) -> models.Grafted:
     keras.utils.set_random_seed(0)
-    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
+    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size), cut_at)
     models.calibrate(trunk, _pixels(name, 16, size))
     grafted = models.graft_head(trunk, HeadSettings(), 3)
     kernel = grafted.model.get_layer("probabilities").kernel
@@ -44,6 +43,49 @@ def test_the_cut_is_the_last_single_tensor_under_the_lowest_layer(
 ) -> None:
     cut = boundary.find_cut(mobilenet.model, [mobilenet.model.get_layer(lowest)])
     assert cut._keras_history.operation.name == cut_after
+
+
+def _reached(model: keras.Model, start: keras.KerasTensor, without: keras.KerasTensor | None) -> set[str]:
+    """Names of the layers that something of `start` comes to by a way that does not pass `without`."""
+    reached = {id(start)}
+    layers = set()
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if any(id(tensor) in reached for tensor in node.input_tensors):
+                layers.add(node.operation.name)
+                reached |= {id(tensor) for tensor in node.output_tensors if tensor is not without}
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "cut_after"),
+    [
+        ("MobileNetV3Small", 32, "expanded_conv_8_project_bn"),
+        ("DenseNet121", 32, "conv5_block12_concat"),
+        ("InceptionV3", 75, "mixed9"),
+        # Each of its cells takes the outputs of the two before: the last place before the 30 layers is the stem.
+        ("NASNetMobile", 32, "stem_bn1"),
+    ],
+)
+def test_no_way_from_the_input_goes_round_the_cut_and_none_above_it_is_as_good(
+    name: str, size: int, cut_after: str
+) -> None:
+    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
+    wanted = [layer for layer in trunk.layers[-30:] if layer.weights]
+    cut = boundary.find_cut(trunk, wanted)
+    assert cut._keras_history.operation.name == cut_after
+
+    def separates(tensor: keras.KerasTensor) -> bool:
+        """From all that is wanted, and from the output, which the part above must come to."""
+        unseparated = _reached(trunk, trunk.inputs[0], without=tensor)
+        end = trunk.outputs[0]._keras_history.operation.name
+        return end not in unseparated and not unseparated & {layer.name for layer in wanted}
+
+    assert separates(cut)
+    above = _reached(trunk, cut, without=None)
+    higher = [layer.output for layer in trunk.layers if layer.name in above]
+    assert len(higher) >= 30
+    assert not any(separates(tensor) for tensor in higher if tensor is not trunk.outputs[0])
 
 
 def test_with_nothing_frozen_the_cut_is_the_input(mobilenet: models.Grafted) -> None:
@@ -76,64 +118,53 @@ def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Graf
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
 
 
-def test_training_above_the_boundary_is_training_the_whole() -> None:
-    """Same seed, same order, no dropout: the plain way over the images gives the same weights."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 3, 48)
-    pixels = (random.normal(size=(48, 32, 32, 3)) + labels[:, None, None, None]).astype(np.float32)
-    settings = FineTuningSettings(epochs=3, learning_rate=1e-4, patience=9)
-
-    def trained(cached: bool) -> list[np.ndarray]:
-        keras.utils.set_random_seed(0)
-        trunk = models.build_trunk(BackboneSettings(weights="none", input_size=32, options={"alpha": 0.35}))
-        models.calibrate(trunk, pixels)
-        grafted = models.graft_head(trunk, HeadSettings(dropout=0.0), 3)
-        unfrozen = models.layers_to_unfreeze(trunk, "block_15_expand")
-        phases.freeze(grafted, unfrozen)
-        x, model = pixels, grafted.model
-        if cached:
-            cut = phases.cut_under(grafted, unfrozen)
-            x = boundary.Frozen(grafted.model, [cut])(tf.constant(pixels))[0].numpy()
-            model = boundary.above(grafted.model, cut)
-        head = [model.get_layer("probabilities")]
-        layers = [*phases.trained(unfrozen), *head]
-        part = phases.Part(model, layers, head, Activations(x, labels, 16, seed=5), Activations(x, labels, 16))
-        result = phases.train("fine_tuning", part, settings, TrainingSettings(batch_size=16))
-        assert result.kept
-        return [variable.numpy() for variable in grafted.model.trainable_variables]
-
-    plain, above = trained(False), trained(True)
-    assert len(plain) > 2
-    for one, other in zip(plain, above, strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
+def test_what_is_frozen_drops_nothing() -> None:
+    """Keras' EfficientNet drops whole blocks at random while it trains, also where it is frozen."""
+    grafted = _grafted("EfficientNetB0", 32, cut_at="block3b_add")
+    pixels = _pixels("EfficientNetB0", 4, 32)
+    cut = grafted.trunk.get_layer("block2b_add").output
+    whole = keras.Model(grafted.model.input, cut)
+    whole.trainable = False
+    inference, training = (keras.ops.convert_to_numpy(whole(pixels, training=flag)) for flag in (False, True))
+    assert np.abs(training - inference).max() > 0.1, "a trunk that never drops would prove nothing"
+    (frozen,) = boundary.Frozen(grafted.model, [cut])(tf.constant(pixels))
+    np.testing.assert_allclose(frozen, inference, rtol=3e-5, atol=1e-5)
 
 
-def test_each_epoch_sees_every_row_once_in_an_order_of_the_seed_alone() -> None:
-    def epochs(seed: int) -> list[list[int]]:
-        data = Activations(np.arange(10.0)[:, None], np.arange(10), 4, seed)
-        orders = []
-        for epoch in range(2):
-            data.epoch = epoch
-            orders.append([int(label) for index in range(len(data)) for label in data[index][1]])
-        return orders
-
-    first, second = epochs(1)
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-    assert epochs(1) == [first, second]
-    assert epochs(2) != [first, second]
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_is_frozen_gives_the_same_whether_or_not_its_weights_are_constants(
+    mobilenet: models.Grafted, monkeypatch: pytest.MonkeyPatch, folded: bool
+) -> None:
+    if not folded:
+        monkeypatch.setattr(boundary, "_MAX_FOLDED", 0)
+    pixels = _pixels("MobileNetV2", 4, 32)
+    cut = mobilenet.trunk.get_layer("block_3_project_BN").output
+    (frozen,) = boundary.Frozen(mobilenet.model, [cut])(tf.constant(pixels))
+    expected = keras.Model(mobilenet.model.input, cut)(pixels, training=False)
+    np.testing.assert_allclose(frozen, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_layers_without_weights_count_in_the_name_of_what_is_computed() -> None:
-    """With and without the last ReLU6, the weights and the shape are the same and the activations are not."""
+def _names(model: keras.Model, layer: str, identity: str = "pixels") -> list[str]:
+    return boundary.Frozen(model, [model.get_layer(layer).output]).fingerprints(identity)
 
-    def name(cut_at: str | None) -> str:
+
+def test_what_is_computed_has_a_name_of_its_own_and_the_same_when_built_again() -> None:
+    def model(scale: bool = False, activation: str = "relu", weight: float = 1.0) -> keras.Model:
         keras.utils.clear_session()
-        trunk = models.build_trunk(BackboneSettings(weights="none", input_size=32, options={"alpha": 0.35}), cut_at)
-        for variable in trunk.variables:
-            variable.assign(np.ones(variable.shape))
-        grafted = models.graft_head(trunk, HeadSettings(), 3)
-        return boundary.Frozen(grafted.model, [grafted.pooled]).fingerprints("pixels")[0]
+        x = inputs = keras.Input([8, 8, 3])
+        if scale:
+            x = keras.layers.Rescaling(2.0)(x)  # as Keras' EfficientNet has it with ImageNet's weights alone
+        x = keras.layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(weight), name="conv")(x)
+        x = {"relu": keras.layers.ReLU, "softmax": keras.layers.Softmax}[activation]()(x)
+        return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="above")(keras.layers.ReLU(name="cut")(x)))
 
-    assert name(None) == name(None)
-    assert name(None) != name("Conv_1_bn")
+    known = _names(model(), "cut")
+    assert _names(model(), "cut") == known, "the random weights above do not matter"
+    others = [
+        *_names(model(), "conv"),
+        *_names(model(), "cut", "other pixels"),
+        *_names(model(scale=True), "cut"),
+        *_names(model(activation="softmax"), "cut"),
+        *_names(model(weight=float(np.nextafter(np.float32(1), np.float32(2)))), "cut"),
+    ]
+    assert len({*known, *others}) == 6

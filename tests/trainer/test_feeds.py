@@ -230,6 +230,7 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
         rate = phase.learning_rate
         optimizer = keras.optimizers.Adam(rate) if phase.optimizer == "adam" else keras.optimizers.SGD(rate, 0.9)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+        optimizer.build(model.trainable_variables)  # or Keras traces the step twice
         # The weights of the best epoch are kept; those from before the second phase count as one.
         best = model.evaluate(held_out, held_out_labels, verbose=0) if upper else np.inf
         for epoch in range(phase.epochs):
