@@ -15,7 +15,7 @@ from trainer import augmentation
 from trainer.activations import Activations, Batches, Cache, Draw, Streamed
 from trainer.boundary import Frozen
 from trainer.inputs import Pixels, Records
-from trainer.row_store import prune
+from trainer.row_store import prune, size
 from trainer.settings import TrainerSettings
 
 
@@ -56,26 +56,30 @@ class Feeds:
             "train": self._views if settings.boundary_cache.enabled else 0,
             "val": int(settings.boundary_cache.enabled),
         }
-        kept = self._fitting(tensors, sum(wanted[split] * len(self._records[split]) for split in wanted), folder)
+        count = sum(wanted[split] * len(self._records[split]) for split in wanted)
+        kept, left = self._fitting(tensors, count, folder)
         self._frozen: Frozen | None = None
         if not kept:
             return
         self._frozen = Frozen(model, kept)
-        names: list[str] = []
-        for split, count in wanted.items():
-            if not count:
-                continue
-            draw = self._draw(split)
-            cache = Cache(self._frozen, settings.boundary_cache, folder, self._identity(draw is not None), scratch)
-            filled = cache.fill(self._records[split], pixels, count, draw)
-            names += cache.names
+        caches = {
+            split: Cache(
+                self._frozen, settings.boundary_cache, folder, self._identity(self._draw(split) is not None), scratch
+            )
+            for split, views in wanted.items()
+            if views
+        }
+        names = {name for cache in caches.values() for name in cache.names}
+        # What past runs left goes before the filling, which needs the room.
+        prune(folder, names, int(left) + sum(size(f"{folder}/{name}") for name in names))
+        for split, cache in caches.items():
+            filled = cache.fill(self._records[split], pixels, wanted[split], self._draw(split))
             self.computed, self.reused = self.computed + filled.computed, self.reused + filled.reused
             for tensor, rows in zip(kept, filled.rows, strict=True):
                 self._cached[split, id(tensor)] = Activations(
-                    rows, self._records[split].labels, settings.training.batch_size, self._seed(split), count
+                    rows, self._records[split].labels, settings.training.batch_size, self._seed(split), wanted[split]
                 )
         logging.info("activations: %d computed, %d from earlier runs", self.computed, self.reused)
-        prune(folder, names, int(settings.boundary_cache.disk_gb * 1e9))
 
     def batches(self, split: str, tensor: keras.KerasTensor) -> Batches:
         """What a phase whose part begins at `tensor` reads of the split, "train" or "val"."""
@@ -125,18 +129,20 @@ class Feeds:
             parts += [settings.seed, settings.augmentation.model_dump(exclude={"views"})]
         return repr(parts)
 
-    def _fitting(self, tensors: list[keras.KerasTensor], rows: int, folder: str) -> list[keras.KerasTensor]:
-        """Those of the tensors whose activations the disk has room for, the smallest first."""
+    def _fitting(
+        self, tensors: list[keras.KerasTensor], rows: int, folder: str
+    ) -> tuple[list[keras.KerasTensor], float]:
+        """Those of the tensors whose activations the disk has room for, the smallest first, and the bytes left over."""
         settings = self._settings.boundary_cache
         room = settings.disk_gb * 1e9
         if "://" not in folder:
             held = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
             existing = next(path for path in (pathlib.Path(folder), *pathlib.Path(folder).parents) if path.is_dir())
             room = min(room, shutil.disk_usage(existing).free + held)
-        size = np.dtype(settings.dtype).itemsize
+        itemsize = np.dtype(settings.dtype).itemsize
         kept = []
         for tensor in sorted(tensors, key=lambda tensor: math.prod(tensor.shape[1:])):
-            needed = rows * math.prod(tensor.shape[1:]) * size
+            needed = rows * math.prod(tensor.shape[1:]) * itemsize
             if needed > room:
                 name = tensor._keras_history.operation.name
                 self.notes.append(
@@ -146,4 +152,4 @@ class Feeds:
             elif needed:
                 room -= needed
                 kept.append(tensor)
-        return kept
+        return kept, room

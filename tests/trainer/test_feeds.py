@@ -4,10 +4,12 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
+import subprocess
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -394,6 +396,13 @@ def test_nor_does_one_with_other_settings_of_all_that_is_above_the_boundary(
     assert run.activations == {"computed": 0, "reused": 31}
 
 
+def _assert_stores_are_new(first: pathlib.Path, out: pathlib.Path, count: int) -> None:
+    """As many as that have come, and the two of the first run are as they were."""
+    before, after = _files(first), _files(out)
+    assert (len(before), len(after)) == (2, 2 + count)
+    assert {name: after[name] for name in before} == before
+
+
 def _with_one_number_changed(weights: pathlib.Path, copy: pathlib.Path, layer: str) -> str:
     trunk = models.build_trunk(BackboneSettings.model_validate({**_SMALL["backbone"], "weights": str(weights)}))  # type: ignore[dict-item]
     values = trunk.get_layer(layer).get_weights()
@@ -414,10 +423,16 @@ def _with_one_number_changed(weights: pathlib.Path, copy: pathlib.Path, layer: s
     ids=["preprocessing", "precision", "dtype", "input size"],
 )
 def test_with_other_settings_under_it_all_is_computed(
-    data: Data, analyse: Analyse, again: Callable[..., run_fn.Run], changed: dict[str, dict[str, object]]
+    data: Data,
+    analyse: Analyse,
+    again: Callable[..., run_fn.Run],
+    first: pathlib.Path,
+    tmp_path: pathlib.Path,
+    changed: dict[str, dict[str, object]],
 ) -> None:
     data = Data(analyse(size=48) if "backbone" in changed else data.transform, data.train, data.eval)
     assert again(data, **changed).activations == {"computed": 31, "reused": 0}
+    _assert_stores_are_new(first, tmp_path, 2)
 
 
 def test_with_one_weight_under_it_changed_in_the_last_bit_all_is_computed(
@@ -432,14 +447,7 @@ def test_with_one_weight_above_it_changed_the_activations_are_kept_and_the_poole
 ) -> None:
     other = _with_one_number_changed(weights, tmp_path / "other.weights.h5", "conv_pw_4")
     again(data, backbone={"weights": other})
-    _assert_one_store_is_new(first, tmp_path)
-
-
-def _assert_one_store_is_new(first: pathlib.Path, out: pathlib.Path) -> None:
-    before, after = _files(first), _files(out)
-    assert len(before) == 2
-    assert len(after) == 3
-    assert {name: after[name] for name in before} == before
+    _assert_stores_are_new(first, tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +463,7 @@ def test_what_lies_at_the_other_tensor_is_kept(
     changed: dict[str, object],
 ) -> None:
     again(data, **changed)
-    _assert_one_store_is_new(first, tmp_path)
+    _assert_stores_are_new(first, tmp_path, 1)
 
 
 def test_of_a_folder_that_has_grown_the_new_images_are_computed(
@@ -539,10 +547,10 @@ def test_training_json_tells_what_was_computed(
 # --- whatever happens to it -------------------------------------------------------------------------------------------
 
 
-def _flip_a_byte(store: pathlib.Path, row: np.ndarray) -> pathlib.Path:
+def _flip_a_byte(state: pathlib.Path, row: np.ndarray) -> pathlib.Path:
     """In the file where that row is kept."""
-    for file in store.iterdir():
-        data = bytearray(file.read_bytes())
+    for file in state.rglob("*"):
+        data = bytearray(file.read_bytes() if file.is_file() else b"")
         place = data.find(row.tobytes()[:64])
         if place >= 0:
             data[place] ^= 1
@@ -551,35 +559,42 @@ def _flip_a_byte(store: pathlib.Path, row: np.ndarray) -> pathlib.Path:
     raise AssertionError("no such row")
 
 
-def _cut_off(store: pathlib.Path, _: np.ndarray) -> pathlib.Path:
-    """The second half of its largest file."""
-    file = max(store.iterdir(), key=lambda file: file.stat().st_size)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    return file
+def _told(caplog: pytest.LogCaptureFixture, file: pathlib.Path) -> str:
+    """What the one warning that names the file says."""
+    (message,) = (record.message for record in caplog.records if str(file) in record.message)
+    return message
 
 
-@pytest.mark.parametrize(("damage", "computed"), [(_flip_a_byte, 1), (_cut_off, 31)], ids=["a byte", "a file"])
-def test_what_is_damaged_is_computed_again_and_told(
-    data: Data,
-    cold: Outcome,
-    tmp_path: pathlib.Path,
-    caplog: pytest.LogCaptureFixture,
-    damage: Callable[[pathlib.Path, np.ndarray], pathlib.Path],
-    computed: int,
+def test_a_damaged_row_is_computed_again_and_told(
+    data: Data, cold: Outcome, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(cold.run.settings.state, tmp_path / "state")
-    activations, _ = next(iter(cold.run._feeds.batches("val", cold.run.cut).for_fit))  # type: ignore[call-overload]
-    folders = (tmp_path / "state" / "cache" / "boundary").iterdir()
-    store = max(folders, key=lambda folder: sum(file.stat().st_size for file in folder.iterdir()))
-    file = damage(store, activations[2])
+    # The pooled features of one image and the activations of another: both run through the trunk together, and of
+    # either only what was damaged is new.
+    cuts = (cold.run.grafted.pooled, cold.run.cut)
+    (pooled, _), (activations, _) = (next(iter(cold.run._feeds.batches("val", cut).for_fit)) for cut in cuts)  # type: ignore[call-overload]
+    files = [_flip_a_byte(tmp_path / "state", row) for row in (pooled[1], activations[4])]
     with caplog.at_level(logging.WARNING):
         repaired = _trained(data, tmp_path)
-    assert repaired.run.activations == {"computed": computed, "reused": 31 - computed}
-    told = [record.message for record in caplog.records if str(file) in record.message]
-    assert len(told) == 1
-    assert "comput" in told[0]
-    # One image alone may go through other kernels than it did among others.
+    assert repaired.run.activations == {"computed": 2, "reused": 29}
+    for file in files:
+        assert _told(caplog, file) == f"{file} is damaged; rows to compute again: 1"
+    # Few images may go through other kernels than many did.
     _assert_trained_alike(repaired, cold, 1e-3)
+
+
+def test_a_file_that_was_cut_off_is_made_anew_and_told(
+    data: Data, cold: Outcome, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(cold.run.settings.state, tmp_path / "state")
+    files = [file for file in (tmp_path / "state").rglob("*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    with caplog.at_level(logging.WARNING):
+        repaired = _trained(data, tmp_path)
+    assert repaired.run.activations == {"computed": 31, "reused": 0}
+    assert _told(caplog, largest).endswith("its rows are computed again")
+    _assert_identical(repaired, cold)
 
 
 def test_what_the_disk_has_no_room_for_is_made_anew_in_each_epoch(
@@ -592,6 +607,31 @@ def test_what_the_disk_has_no_room_for_is_made_anew_in_each_epoch(
     assert note.startswith(f"the activations at {_CUT} would take")
     assert "boundary_cache.disk_gb" in note
     _assert_trained_alike(pooled, cold, 1e-3)
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of 0.8 MB: the activations of one run fit, with the copy that a commit makes, and not of two."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small tmpfs")
+    command = ["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_activations_of_past_runs_make_room_before_new_ones_come(
+    data: Data, small_disk: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    for sources in ("one", "two", "three"):
+        run = _run(data, tmp_path, state=str(small_disk), preprocessing=sources)
+        assert run.activations == {"computed": 31, "reused": 0}
+        assert not run.notes
+        assert len(list((small_disk / "cache" / "boundary").iterdir())) == 2
 
 
 def test_activations_on_disk_and_for_one_run_alone_give_the_same_weights_to_the_last_bit(
