@@ -12,8 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# A graph holds at most 2 GB.
-_MAX_FOLDED = 1 << 30
+from trainer import models
 
 
 def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasTensor:
@@ -58,8 +57,7 @@ def above(model: keras.Model, cut: keras.KerasTensor) -> keras.Model:
 class Frozen:
     """The part of a model from its input to some tensors, in inference mode; traced when it is first called.
 
-    Its weights are those of that moment, and constants of the graph: TensorFlow then folds BatchNormalization into the
-    convolution before it, which made MobileNetV2 1.4 times faster here. Very large trunks keep their variables.
+    Its weights are those of that moment; see `models.inference`.
     """
 
     def __init__(self, model: keras.Model, tensors: Sequence[keras.KerasTensor]) -> None:
@@ -70,22 +68,11 @@ class Frozen:
     def __call__(self, pixels: tf.Tensor) -> list[tf.Tensor]:
         """Pixels float32 [b, size, size, 3] to float32 [b, …] for each tensor."""
         if self._run is None:
-            self._run = self._traced()
+            run, _ = models.inference(self._part)
+            # By its signature traced once, whatever the size of the last batch.
+            spec = tf.TensorSpec([None, *self._part.inputs[0].shape[1:]])
+            self._run = tf.function(run, input_signature=[spec], autograph=False)
         return self._run(pixels)
-
-    def _traced(self) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-        part = self._part
-        values = [(variable, variable.numpy()) for variable in part.variables]
-        if sum(value.nbytes for _, value in values) > _MAX_FOLDED:
-            values = []
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def run(pixels: tf.Tensor) -> list[tf.Tensor]:
-            with keras.StatelessScope(state_mapping=[(variable, tf.constant(value)) for variable, value in values]):
-                outputs = keras.tree.flatten(part(pixels, training=False))  # Keras unwraps a list of one
-            return [tf.cast(output, tf.float32) for output in outputs]
-
-        return run
 
     def fingerprints(self, identity: str) -> list[str]:
         """Names what is computed at each tensor, in 32 hex digits: by all layers and weights under it, and `identity`.

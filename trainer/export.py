@@ -8,7 +8,7 @@ import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from graftline import features, signatures
-from trainer import inputs
+from trainer import inputs, models
 
 # Images that are decoded and run at once, however many a request holds: TFMA sends up to 1,000 examples, and
 # 1,000 images of 224 px with their activations are more than 5 GB.
@@ -22,12 +22,11 @@ class Served(tf.Module):
 
     def __init__(self, model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput) -> None:
         super().__init__()
-        # One graph with both outputs; it shares the model's layers. Weights stay float32 variables.
+        # One graph with both outputs; it shares the model's layers.
         both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, _width(pooled)])])
         # A tracked Keras 3 model saves each variable twice, and a TF1 session, which is how TensorFlow Serving runs a
         # model, restores the one and reads the other (tensorflow issue 72963). So: the variables, not the model.
-        self._variables = [weight.value for weight in both.weights]
-        self._model = lambda pixels: both(pixels, training=False)
+        self._model, self._variables = models.inference(both)
         # Not `transform_features_layer()`: a Keras layer is traced and saved once more by itself, 4 seconds of 7.
         loader = SavedModelLoader(transform.transform_savedmodel_dir)
         self._transform_parts = vars(loader)  # tracked, as that layer does it, so that the vocabulary is saved

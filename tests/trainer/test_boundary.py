@@ -136,7 +136,7 @@ def test_what_is_frozen_gives_the_same_whether_or_not_its_weights_are_constants(
     mobilenet: models.Grafted, monkeypatch: pytest.MonkeyPatch, folded: bool
 ) -> None:
     if not folded:
-        monkeypatch.setattr(boundary, "_MAX_FOLDED", 0)
+        monkeypatch.setattr(models, "_MAX_CONSTANTS", 0)
     pixels = _pixels("MobileNetV2", 4, 32)
     cut = mobilenet.trunk.get_layer("block_3_project_BN").output
     (frozen,) = boundary.Frozen(mobilenet.model, [cut])(tf.constant(pixels))

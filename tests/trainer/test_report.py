@@ -355,8 +355,16 @@ def test_the_program_imports_no_tensorflow() -> None:
 
 
 def test_a_program_that_is_killed_is_a_warning(
-    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    grafted: models.Grafted,
+    tmp_path: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    endless = tmp_path_factory.mktemp("bin") / "python"  # the real one may have ended before it is killed
+    endless.write_text("#!/bin/sh\nexec sleep 600\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(endless))
     predictions = _predictions(len(_HOSTILE), 3, 20, 1.1)
     pending = report.start(str(tmp_path), _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
     assert pending._process is not None
