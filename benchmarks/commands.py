@@ -112,7 +112,7 @@ def split_of(images: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, list
     left_out = set(_column(pathlib.Path(summary["quarantine_file"]), "path") if summary["quarantine_file"] else [])
     seen = {_digest(images / path) for path in held_back}
     train = []
-    for path, _ in layouts.scan(images).files:
+    for path, *_ in layouts.scan(images).files:
         if path not in left_out and (digest := _digest(images / path)) not in seen:
             seen.add(digest)
             train.append(path)

@@ -17,7 +17,7 @@ from components.image_example_gen import layouts
 
 def copy(images: pathlib.Path, to: pathlib.Path, every_tenth: bool) -> None:
     """Copies every tenth image of the folder, or all the others."""
-    for number, (path, _) in enumerate(layouts.scan(images).files):
+    for number, (path, *_) in enumerate(layouts.scan(images).files):
         if (number % 10 == 9) == every_tenth:
             (to / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(images / path, to / path)

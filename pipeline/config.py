@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from components.gate import METRICS, Threshold
+from components.image_example_gen.settings import DataSettings
 from graftline.errors import UserError, did_you_mean
 from pipeline import yaml12
 from trainer.settings import (
@@ -50,16 +51,6 @@ class ModelSettings(Settings):
         return name
 
 
-class DataSettings(Settings):
-    """How the images are read and split."""
-
-    eval_fraction: float = Field(0.2, gt=0, lt=1, description="share of the images held back to judge the model by")
-    split_seed: int = Field(0, description="salts the hash of an image's content that decides its split")
-    max_bad_fraction: float = Field(
-        0.05, ge=0, le=1, description="the run stops when a greater share of the files cannot be decoded"
-    )
-
-
 class BeamSettings(Settings):
     """Where the Beam stages (ingest, statistics, Transform, evaluation) run."""
 
@@ -67,6 +58,17 @@ class BeamSettings(Settings):
         "direct", description="direct (this machine), flink, spark or dataflow"
     )
     options: list[str] = Field([], description="Beam pipeline options, for example [--direct_num_workers=2]")
+
+
+class HousekeepingSettings(Settings):
+    """What is removed of earlier runs, so that a nightly run does not fill the disk."""
+
+    keep_runs: int | None = Field(
+        10,
+        ge=1,
+        description="artifacts of the latest so many runs stay, and all that a kept model version descends from; null "
+        "removes nothing",
+    )
 
 
 class ClusterSettings(Settings):
@@ -104,6 +106,7 @@ class Config(Settings):
     augmentation: AugmentationSettings = AugmentationSettings()
     boundary_cache: BoundaryCacheSettings = BoundaryCacheSettings()
     beam: BeamSettings = BeamSettings()
+    housekeeping: HousekeepingSettings = HousekeepingSettings()
     cluster: ClusterSettings = ClusterSettings()
 
     @field_validator("gate")

@@ -61,9 +61,8 @@ def create_pipeline(
     example_gen = ImageExampleGen(
         images=config.images,
         fingerprint=fingerprint,
-        eval_fraction=config.data.eval_fraction,
-        split_seed=config.data.split_seed,
-        max_bad_fraction=config.data.max_bad_fraction,
+        settings=config.data.ingest,
+        state=state,
         report_dir=report_dir,
         code=code_hash("components/image_example_gen", "graftline"),
     )

@@ -8,6 +8,7 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 
 from components.image_example_gen.artifacts import Quarantine
 from components.image_example_gen.executor import Executor
+from components.image_example_gen.settings import IngestSettings
 
 
 class ImageExampleGenSpec(ComponentSpec):
@@ -16,9 +17,8 @@ class ImageExampleGenSpec(ComponentSpec):
     PARAMETERS = {  # noqa: RUF012 (TFX's own shape)
         "images": ExecutionParameter(type=str),
         "fingerprint": ExecutionParameter(type=str),
-        "eval_fraction": ExecutionParameter(type=float),
-        "split_seed": ExecutionParameter(type=int),
-        "max_bad_fraction": ExecutionParameter(type=float),
+        "settings": ExecutionParameter(type=str),
+        "state": ExecutionParameter(type=str, optional=True),
         "report_dir": ExecutionParameter(type=str, optional=True),
         "code": ExecutionParameter(type=str, optional=True),
     }
@@ -44,9 +44,8 @@ class ImageExampleGen(BaseBeamComponent):
         self,
         images: str | RuntimeParameter,
         fingerprint: str | RuntimeParameter = "",
-        eval_fraction: float | RuntimeParameter = 0.2,
-        split_seed: int | RuntimeParameter = 0,
-        max_bad_fraction: float | RuntimeParameter = 0.05,
+        settings: IngestSettings | None = None,
+        state: str | None = None,
         report_dir: str | RuntimeParameter | None = None,
         code: str | RuntimeParameter | None = None,
     ) -> None:
@@ -56,20 +55,18 @@ class ImageExampleGen(BaseBeamComponent):
             images: the root folder.
             fingerprint: `layouts.fingerprint` of the folder, computed before the run. It is read by nobody: it is
                 part of TFX's cache key, so that any change of any file runs the ingest again. "" never does.
-            eval_fraction: share of the images to evaluate on, between 0 and 1.
-            split_seed: salts the split's content hash.
-            max_bad_fraction: share of the files that may be quarantined before the run is refused.
+            settings: see `IngestSettings`; its defaults when None.
+            state: folder or URI where the splits of images are kept from run to run; none are when None.
             report_dir: where a copy of the latest quarantine.csv is kept, also of a refused run.
             code: hash of this component's own sources, for the cache key only, like `fingerprint`.
         """
-        optional = {name: value for name, value in (("report_dir", report_dir), ("code", code)) if value is not None}
+        given = {"state": state, "report_dir": report_dir, "code": code}
+        optional = {name: value for name, value in given.items() if value is not None}
         super().__init__(
             ImageExampleGenSpec(
                 images=images,
                 fingerprint=fingerprint,
-                eval_fraction=eval_fraction,
-                split_seed=split_seed,
-                max_bad_fraction=max_bad_fraction,
+                settings=(settings or IngestSettings()).model_dump_json(),
                 examples=channel_utils.as_channel([standard_artifacts.Examples()]),
                 quarantine=channel_utils.as_channel([Quarantine()]),
                 **optional,

@@ -13,7 +13,7 @@ from tfx.types import Artifact, artifact_utils
 from components.image_example_gen import layouts, quarantine
 from components.image_example_gen.ingest import clean_up, ingest
 from components.image_example_gen.quarantine import Summary
-from graftline.errors import UserError
+from components.image_example_gen.settings import IngestSettings
 from graftline.features import SPLITS
 
 COUNTS = ("found", "examples", "quarantined", "duplicates")
@@ -36,20 +36,18 @@ class Executor(BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         refused = artifact_utils.get_single_instance(output_dict["quarantine"])
-        images, eval_fraction = exec_properties["images"], exec_properties["eval_fraction"]
-        if not 0 < eval_fraction < 1:
-            raise UserError(f"data.eval_fraction is {eval_fraction:g}; give a number between 0 and 1, such as 0.2")
+        images, settings = exec_properties["images"], IngestSettings.model_validate_json(exec_properties["settings"])
         layout = layouts.scan(images)
         for warning in layout.warnings:
             logging.warning("%s", warning)
         with self._make_beam_pipeline() as pipeline:
-            ingest(pipeline, layout, examples.uri, refused.uri, eval_fraction, exec_properties["split_seed"])
+            ingest(pipeline, layout, examples.uri, refused.uri, settings)
         clean_up(examples.uri)
         with tf.io.gfile.GFile(os.path.join(refused.uri, quarantine.SUMMARY_NAME)) as file:
             summary = Summary.from_json(file.read())
         # TFX removes the outputs of a failed execution, hence the copy that outlives it.
         kept = _keep_report(refused.uri, exec_properties.get("report_dir") or "")
-        quarantine.require_usable(summary, images, exec_properties["max_bad_fraction"], kept)
+        quarantine.require_usable(summary, images, settings.max_bad_fraction, kept)
         _describe(examples, refused, summary)
         logging.info(
             "%s: %d files, %d examples, %d quarantined, %d duplicates", images, *(getattr(summary, n) for n in COUNTS)

@@ -21,9 +21,10 @@ import tensorflow as tf
 
 from components.image_example_gen import decoding, files, quarantine
 from components.image_example_gen.decoding import Decoded, Quarantined
-from components.image_example_gen.layouts import Layout
+from components.image_example_gen.layouts import File, Layout
 from components.image_example_gen.plan import IMAGES_PER_SHARD, Plan, Row, Shard, make_plan
 from components.image_example_gen.quarantine import Written
+from components.image_example_gen.settings import IngestSettings
 from graftline import features
 
 _BATCH = 64  # files a Beam element: enough to keep a thread pool busy, few enough to spread over workers
@@ -39,13 +40,12 @@ def ingest(
     layout: Layout,
     examples_uri: str,
     report_uri: str,
-    eval_fraction: float,
-    split_seed: int,
+    settings: IngestSettings,
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> None:
     """Add the stages that turn `layout` into `examples_uri/Split-{train,eval}/` and a report under `report_uri`."""
     pathed = [layout.files[i : i + _BATCH] for i in range(0, len(layout.files), _BATCH)]
-    refused = [Row(path, label, "", 0, Quarantined(reason)) for path, label, reason in layout.refused]
+    refused = [Row(File(path, label), "", 0, Quarantined(reason)) for path, label, reason in layout.refused]
     checked = (
         pipeline
         | "Files" >> beam.Create(pathed)
@@ -58,7 +58,7 @@ def ingest(
         | "AllRows" >> beam.Flatten()
         | "OneList" >> beam.combiners.ToList()
         | "Plan"
-        >> beam.ParDo(PlanShards(eval_fraction, split_seed, images_per_shard)).with_outputs(_PLAN, main="shards")
+        >> beam.ParDo(PlanShards(settings, images_per_shard)).with_outputs(_PLAN, main="shards")
     )
     written = (
         planned.shards
@@ -84,25 +84,25 @@ class _Threaded(beam.DoFn):
 
 
 class CheckFiles(_Threaded):
-    """A batch of (path, label) -> a `Row` for each: hash and verdict."""
+    """A batch of files -> a `Row` for each: hash and verdict."""
 
     def __init__(self, root: str) -> None:
         self._root = root
 
-    def process(self, batch: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    def process(self, batch: Sequence[File]) -> Iterator[Row]:
         """Yield the rows in the order of the batch."""
-        yield from self._pool.map(lambda file: check(self._root, *file), batch)
+        yield from self._pool.map(lambda file: check(self._root, file), batch)
 
 
 class PlanShards(beam.DoFn):
     """All rows -> the shards to write; the plan without its shards goes to the output "plan"."""
 
-    def __init__(self, eval_fraction: float, split_seed: int, images_per_shard: int) -> None:
-        self._settings = (eval_fraction, split_seed, images_per_shard)
+    def __init__(self, settings: IngestSettings, images_per_shard: int) -> None:
+        self._settings, self._images_per_shard = settings, images_per_shard
 
     def process(self, rows: list[Row]) -> Iterator[Any]:  # Beam takes a tagged output in a union for an element
         """Yield shards and one tagged plan."""
-        plan = make_plan(rows, *self._settings)
+        plan = make_plan(rows, self._settings, self._images_per_shard)
         yield from plan.shards
         yield beam.pvalue.TaggedOutput(_PLAN, replace(plan, shards=()))
 
@@ -163,19 +163,18 @@ def clean_up(examples_uri: str) -> None:
         tf.io.gfile.rmtree(aside)
 
 
-def check(root: str, path: str, label: str) -> Row:
+def check(root: str, file: File) -> Row:
     """Read, hash and decode one file. Bad ones are rows too; this never raises for what a file holds or is."""
-    size, digest = 0, ""
+    size = 0
     try:
-        with files.open_regular(os.path.join(root, path)) as file:
-            size = os.fstat(file.fileno()).st_size
+        with files.open_regular(os.path.join(root, file.path)) as opened:
+            size = os.fstat(opened.fileno()).st_size
             if size > decoding.MAX_BYTES:
-                return Row(path, label, "", size, decoding.too_many_bytes(size))
-            data = file.read(decoding.MAX_BYTES + 1)
+                return Row(file, "", size, decoding.too_many_bytes(size))
+            data = opened.read(decoding.MAX_BYTES + 1)
     except OSError as error:
-        return Row(path, label, "", size, Quarantined(f"unreadable: {error.strerror}"))
-    digest = hashlib.sha256(data).hexdigest()
-    return Row(path, label, digest, len(data), decoding.decode(data))
+        return Row(file, "", size, Quarantined(f"unreadable: {error.strerror}"))
+    return Row(file, hashlib.sha256(data).hexdigest(), len(data), decoding.decode(data))
 
 
 def record_of(root: str, row: Row) -> bytes | Quarantined:

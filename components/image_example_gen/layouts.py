@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from components.image_example_gen import files
 from graftline.errors import UserError
@@ -24,13 +25,22 @@ _CHUNK = 1 << 20
 _ONE_FOLDER_EACH = "put the images in one folder per class, such as {root}/cats/1.jpg and {root}/dogs/2.jpg"
 
 
+class File(NamedTuple):
+    """One file that is to be read. `path` is relative to the layout's root, with "/" between its parts."""
+
+    path: str
+    label: str
+    split: str = ""  # one of `features.SPLITS` where the layout decides it; "" leaves it to the content
+    group: str = ""  # files of one group go to one split; "" is no group
+
+
 @dataclass(frozen=True)
 class Layout:
     """Everything found under a root, sorted. Paths are relative to `root`, with "/" between their parts."""
 
     root: str
     classes: tuple[str, ...]  # those with at least one file
-    files: tuple[tuple[str, str], ...]  # (path, label); regular files, or links to such inside the root
+    files: tuple[File, ...]  # regular files, or links to such inside the root
     refused: tuple[tuple[str, str, str], ...] = ()  # (path, label, reason); not to be opened; the path is escaped
     stray: tuple[str, ...] = ()  # images beside the class folders: reported, not ingested
     empty_classes: tuple[str, ...] = ()
@@ -69,14 +79,14 @@ def scan(root: str | os.PathLike[str]) -> Layout:
         raise UserError(f"{shown} is not a folder; give the folder that holds one folder of images per class")
     real_root = os.path.realpath(root)
     stray, class_names, refused = _look_at_root(real_root)
-    found: list[tuple[str, str]] = []
+    found: list[File] = []
     for label in class_names:
         for path, reason in _walk(real_root, label):
             if reason:
                 refused.append((files.escape(path), label, reason))
             else:
-                found.append((path, label))
-    counts = Counter(label for _, label in found)
+                found.append(File(path, label))
+    counts = Counter(file.label for file in found)
     _require_classes(shown, stray, class_names, counts, found)
     return Layout(
         root=real_root,
@@ -96,7 +106,7 @@ def check_decodable(layout: Layout) -> None:
         UserError: not one file begins with the magic bytes of JPEG, PNG, GIF or BMP.
     """
     first = ""
-    for path, _ in layout.files:
+    for path, *_ in layout.files:
         try:
             with files.open_regular(os.path.join(layout.root, path)) as file:
                 head = file.read(files.HEAD_BYTES)
@@ -119,9 +129,9 @@ def fingerprint(layout: Layout, threads: int | None = None) -> str:
     """
     digest = hashlib.sha256()
     with ThreadPoolExecutor(threads or files.cpus()) as pool:
-        contents = pool.map(lambda file: _content_hash(os.path.join(layout.root, file[0])), layout.files)
-        for (path, _), content in zip(layout.files, contents, strict=True):
-            digest.update(f"{path}\0{content}\n".encode())
+        contents = pool.map(lambda file: _content_hash(os.path.join(layout.root, file.path)), layout.files)
+        for file, content in zip(layout.files, contents, strict=True):
+            digest.update(("\0".join(file) + f"\0{content}\n").encode())
     for path, _, reason in layout.refused:
         digest.update(f"{path}\0refused: {reason}\n".encode())
     return digest.hexdigest()
@@ -205,7 +215,7 @@ def _why_not(root: str, entry: os.DirEntry[str], path: str) -> str:
 
 
 def _require_classes(
-    root: str, stray: list[str], class_names: list[str], counts: Counter[str], found: list[tuple[str, str]]
+    root: str, stray: list[str], class_names: list[str], counts: Counter[str], found: list[File]
 ) -> None:
     how = _ONE_FOLDER_EACH.format(root=root)
     if not class_names and stray:
@@ -215,7 +225,7 @@ def _require_classes(
     if not counts:
         raise UserError(f"{root}: its {len(class_names)} class folders hold no files; {how}")
     folded = {name.casefold() for name in counts}
-    if (folded <= _SPLIT_NAMES or all(map(_SPAN.fullmatch, folded))) and all(path.count("/") > 1 for path, _ in found):
+    if (folded <= _SPLIT_NAMES or all(map(_SPAN.fullmatch, folded))) and all(path.count("/") > 1 for path, *_ in found):
         raise UserError(
             f"{root} looks split already: its folders are {', '.join(sorted(counts))}, which are no classes. "
             "Such layouts are not supported yet; give one of these folders, Graftline splits by content"

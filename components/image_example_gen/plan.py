@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from components.image_example_gen import splits
 from components.image_example_gen.decoding import Decoded, Quarantined
+from components.image_example_gen.layouts import File
+from components.image_example_gen.settings import IngestSettings
 from graftline.features import SPLITS
 
 IMAGES_PER_SHARD = 1_000
@@ -20,11 +22,20 @@ BYTES_PER_SHARD = 512 << 20
 class Row:
     """One file that was looked at."""
 
-    path: str
-    label: str
+    file: File
     sha256: str  # hex; "" when it could not be read
     size: int  # bytes
     verdict: Decoded | Quarantined
+
+    @property
+    def path(self) -> str:
+        """Relative to the layout's root."""
+        return self.file.path
+
+    @property
+    def label(self) -> str:
+        """The class."""
+        return self.file.label
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,7 @@ class Plan:
 
 def make_plan(
     rows: Iterable[Row],
-    eval_fraction: float,
-    split_seed: int,
+    settings: IngestSettings,
     images_per_shard: int = IMAGES_PER_SHARD,
     bytes_per_shard: int = BYTES_PER_SHARD,
 ) -> Plan:
@@ -73,7 +83,7 @@ def make_plan(
     for row in kept.values():
         same[row.sha256].append(row)
     labels_of = {sha: [row.label for row in copies] for sha, copies in same.items()}
-    split_by_hash = splits.assign(labels_of, eval_fraction, split_seed)
+    split_by_hash = splits.assign(labels_of, settings.eval_fraction, settings.split_seed)
     by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for row in sorted(kept.values(), key=lambda row: (row.sha256, row.label)):
         by_split[split_by_hash[row.sha256]].append(row)

@@ -3,12 +3,14 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.image_example_gen.decoding import Decoded, Quarantined
+from components.image_example_gen.layouts import File
 from components.image_example_gen.plan import Row, make_plan
 from components.image_example_gen.quarantine import (
     Summary,
@@ -18,13 +20,14 @@ from components.image_example_gen.quarantine import (
     summarize,
     to_csv,
 )
+from components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 
 GOOD = Decoded("jpeg", 2, 2, 0.5, 0.1, 0.1)
 
 
 def row(path: str, content: str, verdict: Decoded | Quarantined = GOOD, size: int = 10) -> Row:
-    return Row(path, path.split("/")[0], content, size, verdict)
+    return Row(File(path, path.split("/")[0]), content, size, verdict)
 
 
 @st.composite
@@ -38,7 +41,7 @@ def rows_of_folders(draw: st.DrawFn) -> list[Row]:
 
 
 def written_as_planned(rows: Sequence[Row]) -> Summary:
-    plan = make_plan(rows, 0.3, 0, images_per_shard=5)
+    plan = make_plan(rows, IngestSettings(eval_fraction=0.3), images_per_shard=5)
     written = [
         Written(shard.split, tuple((kept.label, 1) for kept in shard.rows[1:]), lost(shard.rows[:1]))
         for shard in plan.shards
@@ -47,12 +50,12 @@ def written_as_planned(rows: Sequence[Row]) -> Summary:
 
 
 def lost(rows: Sequence[Row]) -> tuple[Row, ...]:
-    return tuple(Row(r.path, r.label, r.sha256, r.size, Quarantined("changed during the run")) for r in rows)
+    return tuple(replace(r, verdict=Quarantined("changed during the run")) for r in rows)
 
 
 @given(rows_of_folders())
 def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Row]) -> None:
-    plan = make_plan(rows, 0.3, 0, images_per_shard=5)
+    plan = make_plan(rows, IngestSettings(eval_fraction=0.3), images_per_shard=5)
     kept = [kept for shard in plan.shards for kept in shard.rows]
     assert sorted([*kept, *plan.quarantined, *plan.duplicates], key=lambda r: r.path) == sorted(
         rows, key=lambda r: r.path
@@ -70,20 +73,20 @@ def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Row])
 def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(rows: list[Row], random: object) -> None:
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert make_plan(shuffled, 0.3, 0) == make_plan(rows, 0.3, 0)
+    assert make_plan(shuffled, IngestSettings(eval_fraction=0.3)) == make_plan(rows, IngestSettings(eval_fraction=0.3))
 
 
 @given(rows_of_folders())
 def test_one_content_is_never_on_both_sides(rows: list[Row]) -> None:
     split_of: dict[str, str] = {}
-    for shard in make_plan(rows, 0.3, 0, images_per_shard=5).shards:
+    for shard in make_plan(rows, IngestSettings(eval_fraction=0.3), images_per_shard=5).shards:
         for kept in shard.rows:
             assert split_of.setdefault(kept.sha256, shard.split) == shard.split
 
 
 def test_shards_are_even_and_sorted_by_content() -> None:
     rows = [row(f"a/{i}.jpg", f"{i * 7919 % 2503:064x}") for i in range(2503)]
-    train = [shard for shard in make_plan(rows, 0.001, 0, images_per_shard=1000).shards if shard.split == "train"]
+    train = [shard for shard in make_plan(rows, IngestSettings(eval_fraction=0.001), images_per_shard=1000).shards if shard.split == "train"]
     assert [shard.name for shard in train] == [f"data_tfrecord-{i:05d}-of-00003" for i in range(3)]
     sizes = [len(shard.rows) for shard in train]
     assert max(sizes) - min(sizes) <= 1
@@ -93,11 +96,11 @@ def test_shards_are_even_and_sorted_by_content() -> None:
 
 def test_large_files_make_more_shards() -> None:
     rows = [row(f"a/{i}.jpg", f"{i:064x}", size=40 << 20) for i in range(100)]
-    assert all(sum(r.size for r in shard.rows) <= 560 << 20 for shard in make_plan(rows, 0.2, 0).shards)
+    assert all(sum(r.size for r in shard.rows) <= 560 << 20 for shard in make_plan(rows, IngestSettings(eval_fraction=0.2)).shards)
 
 
 def test_the_first_copy_by_path_is_kept_and_one_for_each_label() -> None:
-    plan = make_plan([row("b/2.jpg", "s"), row("a/2.jpg", "s"), row("a/1.jpg", "s"), row("a/3.jpg", "t")], 0.5, 0)
+    plan = make_plan([row("b/2.jpg", "s"), row("a/2.jpg", "s"), row("a/1.jpg", "s"), row("a/3.jpg", "t")], IngestSettings(eval_fraction=0.5))
     assert sorted(kept.path for shard in plan.shards for kept in shard.rows) == ["a/1.jpg", "a/3.jpg", "b/2.jpg"]
     assert [copy.path for copy in plan.duplicates] == ["a/2.jpg"]
     assert plan.conflicts == (("a/1.jpg", "b/2.jpg"),)
@@ -106,7 +109,7 @@ def test_the_first_copy_by_path_is_kept_and_one_for_each_label() -> None:
 def test_bad_copies_are_quarantined_each() -> None:
     """A failed download that left the same error page 50 times is 50 bad files, not one and 49 duplicates."""
     page = Quarantined("not an image: starts with '<html>'")
-    plan = make_plan([row(f"a/{i}.jpg", "s", page) for i in range(50)], 0.5, 0)
+    plan = make_plan([row(f"a/{i}.jpg", "s", page) for i in range(50)], IngestSettings(eval_fraction=0.5))
     assert (len(plan.quarantined), len(plan.duplicates)) == (50, 0)
 
 
@@ -118,13 +121,13 @@ def test_the_csv_survives_commas_and_quotes() -> None:
 
 
 def test_files_lost_on_writing_are_listed_too() -> None:
-    plan = make_plan([row("b/1.jpg", "s", Quarantined("empty file")), row("a/1.jpg", "t")], 0.5, 0)
+    plan = make_plan([row("b/1.jpg", "s", Quarantined("empty file")), row("a/1.jpg", "t")], IngestSettings(eval_fraction=0.5))
     written = [Written("train", (), lost([row("a/1.jpg", "t")]))]
     assert [r.path for r in quarantined_rows(plan, written)] == ["a/1.jpg", "b/1.jpg"]
 
 
 def summary_of(*rows: Row) -> Summary:
-    plan = make_plan(rows, 0.5, 0)
+    plan = make_plan(rows, IngestSettings(eval_fraction=0.5))
     return summarize(plan, [Written(s.split, tuple((r.label, 1) for r in s.rows), ()) for s in plan.shards])
 
 
