@@ -32,9 +32,22 @@ PIPELINE = [
     "tensorflow-serving-api==2.16.1",
     "scikit-learn>=1.5,<1.6",
     "matplotlib>=3.10,<3.11",
+    "imagehash>=4.3.2,<5",
 ]
 
+# HEIC photos, as phones write them.
+HEIF = ["pillow-heif>=1"]
+
+# Images at s3:// (Beam brings what gs:// needs).
+S3 = ["boto3>=1.9,<2"]
+
 DEV = [
+    *HEIF,
+    *S3,
+    "moto[s3]",
+    "flask",
+    "flask-cors",
+    "gcp-storage-emulator",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "hypothesis>=6.100",
@@ -60,6 +73,6 @@ setup(
         ]
     ),
     install_requires=LIGHT,
-    extras_require={"pipeline": PIPELINE, "dev": DEV},
+    extras_require={"pipeline": PIPELINE, "heif": HEIF, "s3": S3, "dev": DEV},
     entry_points={"console_scripts": ["graftline=pipeline.cli:main"]},
 )

@@ -78,7 +78,7 @@ def ingest(images: str, folder: str) -> None:
 
     examples, refused = standard_artifacts.Examples(), Quarantine()
     examples.uri, refused.uri = f"{folder}/examples", f"{folder}/quarantine"
-    properties = {"images": images, "settings": IngestSettings().model_dump_json(), "state": folder}
+    properties = {"images": json.dumps([images]), "settings": IngestSettings().model_dump_json(), "state": folder}
     context = Executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir=folder, unique_id="1")
     began = time.monotonic()
     Executor(context).Do({}, {"examples": [examples], "quarantine": [refused]}, properties)
@@ -109,9 +109,9 @@ def main() -> None:
             loop = measured("bare", root / "photos")
             ours = measured("ingest", root / "photos", root / "speed")
             rates = {what: found["images"] / found["seconds"] for what, found in (("bare", loop), ("ours", ours))}
-            print(f"bare tf.data loop: {loop['images']:,} images, {loop['seconds']:.1f} s, {rates['bare']:.0f} a second")
+            print(f"bare tf.data loop: {loop['images']:,} in {loop['seconds']:.1f} s, {rates['bare']:.0f} a second")
             print(
-                f"ImageExampleGen:   {ours['images']:,} images, {ours['seconds']:.1f} s, {rates['ours']:.0f} a second, "
+                f"ImageExampleGen:   {ours['images']:,} in {ours['seconds']:.1f} s, {rates['ours']:.0f} a second, "
                 f"{rates['ours'] / rates['bare']:.2f} of the bare loop's speed",
                 flush=True,
             )
@@ -121,7 +121,7 @@ def main() -> None:
             found = measured("ingest", root / str(count), root / f"{count}-out")
             first = first or found
             print(
-                f"{count:8,} drawn images: {found['gib']:.2f} GiB, {found['gib'] / first['gib']:.2f} times the first's; "
+                f"{count:8,} drawn: {found['gib']:.2f} GiB, {found['gib'] / first['gib']:.2f} times the first's; "
                 f"{found['seconds']:.1f} s, {count / found['seconds']:.0f} a second",
                 flush=True,
             )

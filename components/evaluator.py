@@ -100,6 +100,9 @@ class Executor(tfx_executor.Executor):
     ) -> None:
         """Evaluates, blesses or not, and writes `verdict.json` into the evaluation."""
         inputs = dict(input_dict)
+        examples = artifact_utils.get_single_instance(inputs["examples"])
+        if features.TEST in artifact_utils.decode_split_names(examples.split_names):
+            exec_properties = {**exec_properties, "example_splits": json.dumps([features.TEST])}
         with contextlib.ExitStack() as stack:
             served = exec_properties.get("served")
             if served is not None:
@@ -161,7 +164,10 @@ class Evaluator(BaseBeamComponent):
         served: str | None,
         code: str,
     ) -> None:
-        """Makes the node; it evaluates on the eval split. `code` is there for the cache key only."""
+        """Makes the node; it evaluates on the test split where there is one, else on eval.
+
+        `code` is there for the cache key only.
+        """
         super().__init__(
             EvaluatorSpec(
                 examples=examples,

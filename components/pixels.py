@@ -1,6 +1,10 @@
 """From an image file's bytes to upright pixels, as TensorFlow ops: the one decoder of training, gate and serving."""
 
+from typing import Literal
+
 import tensorflow as tf
+
+Resize = Literal["stretch", "crop", "pad"]
 
 # EXIF sits in a JPEG's first APP1 segment; segments hold at most 64 KiB, and a few (JFIF, ICC) may stand before it.
 _HEAD_BYTES = 4 * 65536
@@ -94,19 +98,48 @@ def decode_upright(data: tf.Tensor) -> tf.Tensor:
     return turn_upright(tf.ensure_shape(image, [None, None, 3]), exif_orientation(data))
 
 
-def decode_batch(data: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes, turns upright and resizes (bilinear, antialiased: 12 megapixels to 224 px aliases without).
+def to_square(image: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Tensor:
+    """Makes a square of an image (bilinear, antialiased: 12 megapixels to 224 px aliases without).
+
+    Args:
+      image: uint8 [height, width, 3], upright.
+      size: side of the result, pixels.
+      resize: "stretch" changes the aspect ratio, "crop" takes the largest square in the middle, "pad" puts the whole
+        image in the middle of a black square. What can't be halved evenly leans up and left.
+
+    Returns:
+      float32 [size, size, 3] in 0..255.
+    """
+    inner = tf.constant([size, size])
+    if resize != "stretch":
+        sides = tf.shape(image)[:2]
+    if resize == "crop":
+        side = tf.reduce_min(sides)
+        image = tf.slice(image, tf.concat([(sides - side) // 2, [0]], 0), tf.stack([side, side, 3]))
+    if resize == "pad":
+        # Not `tf.image.resize_with_pad`: it makes 0 pixels of the short side of 1 x 3000.
+        longest = tf.reduce_max(sides)
+        inner = tf.maximum(1, (2 * size * sides + longest) // (2 * longest))  # size * sides / longest, rounded
+    resized = tf.image.resize(image, inner, method="bilinear", antialias=True)
+    if resize == "pad":
+        before = (size - inner) // 2
+        resized = tf.pad(resized, tf.concat([tf.stack([before, size - inner - before], 1), [[0, 0]]], 0))
+    return tf.ensure_shape(resized, [size, size, 3])
+
+
+def decode_batch(data: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Tensor:
+    """Decodes, turns upright and makes squares.
 
     Args:
       data: string [N], the files' bytes.
       size: side of the result, pixels.
+      resize: how an image becomes square, see `to_square`.
 
     Returns:
       float32 [N, size, size, 3], RGB in 0..255.
     """
 
     def one(image_bytes: tf.Tensor) -> tf.Tensor:
-        resized = tf.image.resize(decode_upright(image_bytes), [size, size], method="bilinear", antialias=True)
-        return tf.ensure_shape(resized, [size, size, 3])
+        return to_square(decode_upright(image_bytes), size, resize)
 
     return tf.map_fn(one, data, fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32))

@@ -11,7 +11,7 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 
 from components import pixels
-from graftline import features
+from graftline import features, materialized
 from trainer import backbones
 
 # ImageNet's statistics, as keras/src/applications/imagenet_utils.py has them.
@@ -71,13 +71,20 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
 
     Args:
       inputs: raw features by name; `image/encoded` and `image/class/text` are used, string [N] or [N, 1].
-      custom_config: `backbone` (a name in the registry) and `input_size` (pixels).
+      custom_config: `backbone` (a name in the registry) and `input_size` (pixels); `resize` ("stretch" where it is
+        not there, see `pixels.to_square`) and `materialize` (false).
 
     Returns:
       `pixels` float32 [N, size, size, 3]; `label_index` int64 [N], -1 for a label that the train split never had.
+      With `materialize` pixels are rounded before the backbone's preprocessing, and are there a second time as they
+      are stored then, 0..255 (TFT knows no uint8): `image/resized` float32 [N, size, size, 3].
     """
     size, mode = int(custom_config["input_size"]), backbones.get(custom_config["backbone"]).preprocessing
-    image = pixels.decode_batch(tf.reshape(inputs[features.IMAGE], [-1]), size)
+    image = pixels.decode_batch(tf.reshape(inputs[features.IMAGE], [-1]), size, custom_config.get("resize", "stretch"))
+    stored = {}
+    if custom_config.get("materialize", False):
+        image = tf.round(image)
+        stored[materialized.IMAGE] = image
     label = tf.reshape(inputs[features.LABEL], [-1])
     (labels_file,) = tft.experimental.ptransform_analyzer(
         inputs=[label],
@@ -88,6 +95,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         name="sorted_labels",
     )
     return {
+        **stored,
         features.PIXELS: preprocess(image, mode),
         features.LABEL_INDEX: tft.apply_vocabulary(label, labels_file, default_value=-1),
     }

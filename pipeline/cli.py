@@ -115,23 +115,26 @@ _json = click.option(
 
 @main.command()
 @click.argument("config_file", metavar="[CONFIG]", required=False)
-@click.option("--images", metavar="DIR", help="Folder of images, one folder for each class.")
+@click.option(
+    "--images", metavar="DIR", multiple=True, help="Folder of images, one folder for each class; may be given again."
+)
 @click.option("--workspace", metavar="DIR", help="Where everything is kept; default ./graftline-workspace.")
 @_set
 @_json
 def run(
-    config_file: str | None, images: str | None, workspace: str | None, overrides: Sequence[str], as_json: bool
+    config_file: str | None, images: Sequence[str], workspace: str | None, overrides: Sequence[str], as_json: bool
 ) -> int:
     """Train, judge and push a classifier, on this machine.
 
     What to do is in the file CONFIG (`graftline config` prints one), or give only --images. Ends with status 3 when the
     model was not blessed.
     """
-    if config_file is None and images is None and not any(item.startswith("images=") for item in overrides):
+    if config_file is None and not images and not any(item.startswith("images=") for item in overrides):
         raise click.UsageError("Give a config file, or a folder of images with --images DIR.")
     from pipeline import config
 
-    given = {key: value for key, value in (("images", images), ("workspace", workspace)) if value is not None}
+    folders = list(images) if len(images) > 1 else images[0] if images else None
+    given = {key: value for key, value in (("images", folders), ("workspace", workspace)) if value is not None}
     return execute(config.load(config_file, overrides, given), as_json)
 
 
@@ -161,7 +164,7 @@ def run_pipeline(config: "Config") -> "RunSummary":
     with preflight.lock(config.workspace):
         log_file = console.new_log_file(config.workspace)
         click.echo(
-            f"{len(layout.files):,} files in {len(layout.classes)} classes of {config.images}; log: {log_file}",
+            f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}",
             err=True,
         )
         with console.captured(log_file) as screen, console.Progress(screen) as progress:

@@ -29,7 +29,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
     Raises:
       UserError: no images, or the file cannot be written.
     """
-    if config.images is None:
+    if not config.image_folders:
         raise UserError(
             "images is not set: name the folder of images that the cluster reads, such as gs://bucket/photos"
         )
@@ -46,7 +46,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         models=f"{workspace}/models",
         state=workspace,
         fingerprint=tfx.dsl.experimental.RuntimeParameter(name=FINGERPRINT_PARAMETER, ptype=str, default=""),
-        beam_pipeline_args=[*_RUNNERS[config.beam.runner], *config.beam.options],
+        beam_pipeline_args=[*_RUNNERS[config.beam.runner], *_BEAM_OPTIONS, *config.beam.options],
     )
     runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
         config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
@@ -65,6 +65,8 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         raise UserError(f"{output} cannot be written: {error.strerror}") from error
 
 
+# Batches of 20 MiB instead of up to 1,000 images.
+_BEAM_OPTIONS = ["--tfxio_use_byte_size_batching"]
 _RUNNERS = {
     "direct": ["--runner=DirectRunner"],
     "flink": ["--runner=FlinkRunner"],
@@ -75,7 +77,8 @@ _RUNNERS = {
 
 def warnings(config: Config) -> list[str]:
     """A sentence for each path: ingest, weights and push go to mounted file systems so far, not to object stores."""
-    paths = {"images": config.images or "", "workspace": config.workspace}
+    paths = {"images": ", ".join(config.image_folders), "workspace": config.workspace}
+    paths |= {key: path for key, path in (("data.manifest", config.data.manifest),) if path}
     if config.backbone.weights not in ("imagenet", "none"):
         paths["backbone.weights"] = config.backbone.weights
     return [

@@ -35,7 +35,8 @@ WORKSPACE = "./graftline-workspace"
 _MODEL_NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*"
 )  # one part of a path, and of TF Serving's /v1/models/NAME:predict
-_PATHS = ("images", "workspace", "backbone.weights")  # where a leading ~ is the home folder
+# Where a leading ~ is the home folder.
+_PATHS = ("images", "workspace", "backbone.weights", "data.manifest", "data.schema_file")
 
 
 class ModelSettings(Settings):
@@ -86,7 +87,10 @@ def _default_gate() -> dict[str, Threshold]:
 class Config(Settings):
     """All that decides what a run does."""
 
-    images: str | None = Field(None, description="folder of images, one folder for each class")
+    images: str | list[str] | None = Field(
+        None,
+        description="folder of images, one folder for each class; a list of several; a URI such as gs://bucket/dir",
+    )
     workspace: str = Field(
         WORKSPACE, description="folder of everything that runs keep: metadata, artifacts, models, logs"
     )
@@ -125,7 +129,12 @@ class Config(Settings):
     @property
     def model_name(self) -> str:
         """The name that the model is served under: `model.name`, or what the images' folder is called."""
-        return self.model.name or name_from_folder(self.images)
+        return self.model.name or name_from_folder(self.image_folders[0] if self.image_folders else None)
+
+    @property
+    def image_folders(self) -> tuple[str, ...]:
+        """The folders or URIs of `images`."""
+        return (self.images,) if isinstance(self.images, str) else tuple(self.images or ())
 
 
 def name_from_folder(images: str | None) -> str:
@@ -265,8 +274,15 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
 def _expand_home(raw: Any, parts: list[str]) -> None:
     for part in parts[:-1]:
         raw = raw.get(part) if isinstance(raw, dict) else None
-    if isinstance(raw, dict) and isinstance(raw.get(parts[-1]), str) and raw[parts[-1]].startswith("~"):
-        raw[parts[-1]] = str(pathlib.Path(raw[parts[-1]]).expanduser())
+    value = raw.get(parts[-1]) if isinstance(raw, dict) else None
+    if isinstance(value, str):
+        raw[parts[-1]] = _without_tilde(value)
+    elif isinstance(value, list):
+        raw[parts[-1]] = [_without_tilde(item) if isinstance(item, str) else item for item in value]
+
+
+def _without_tilde(path: str) -> str:
+    return str(pathlib.Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -276,7 +292,9 @@ def _override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"--set: '{text}' is not key=value, for example --set fine_tuning.epochs=5")
     annotation = _annotation(key.split("."))
-    if annotation in (str, str | None) and value not in ("", "~", "null") and value[0] not in "'\"":
+    quoted = "'\"[" if annotation == str | list[str] | None else "'\""
+    takes_text = annotation in (str, str | None, str | list[str] | None)
+    if takes_text and value not in ("", "~", "null") and value[0] not in quoted:
         return key, value
     try:
         return key, yaml12.parse(value)

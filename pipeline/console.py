@@ -133,16 +133,32 @@ def _data(run: RunSummary) -> Iterator[str]:
     classes = f" of {len(run.classes)} classes ({_few(run.classes)})" if run.classes else ""
     yield _row("Images", f"{run.examples:,} stored{classes}")
     if run.splits:
-        yield _row("", f"{run.splits['train']:,} to train on, {run.splits['eval']:,} to evaluate on")
-        if run.splits["eval"] < _FEW_IMAGES:
-            yield _row("", f"WARNING: an accuracy measured on {run.splits['eval']} images says little")
+        test = f", {run.splits['test']:,} to test on" if "test" in run.splits else ""
+        yield _row("", f"{run.splits['train']:,} to train on, {run.splits['eval']:,} to evaluate on{test}")
+        if run.splits[_judged_on(run)] < _FEW_IMAGES:
+            yield _row("", f"WARNING: an accuracy measured on {run.splits[_judged_on(run)]} images says little")
     if run.conflicts:
-        yield _row("", f"WARNING: {run.conflicts:,} pictures lie in several classes; summary.json of ingest names them")
+        yield _row("", f"WARNING: {run.conflicts:,} pictures lie in several classes")
+    if run.leaks:
+        yield _row("", f"WARNING: {run.leaks:,} groups of copies lie in several splits")
+    if run.near_copies:
+        yield _row("", f"{run.near_copies:,} are near copies of one another")
+    if run.copies_file and (run.conflicts or run.leaks or run.near_copies):
+        yield _row("", f"look at them: {run.copies_file}")
+    for warning in run.data_warnings:
+        yield _row("", f"WARNING: {warning}")
     if run.duplicates:
         yield _row("", f"{run.duplicates:,} left out: the same content as another file")
+    for finding in run.data_findings:
+        yield _row("", f"WARNING: {finding.check.replace('_', ' ')}: {finding.message}")
     if run.quarantined:
         reasons = f"; the reasons are in {run.quarantine_file}" if run.quarantine_file else ""
         yield _row("", f"{run.quarantined:,} left out: not readable as images{reasons}")
+
+
+def _judged_on(run: RunSummary) -> str:
+    """The split that the gate judges by."""
+    return "test" if "test" in run.splits else "eval"
 
 
 def _few(names: list[str], most: int = 8) -> str:
@@ -193,7 +209,7 @@ def shortfall(check: Check) -> str:
 def _gate(run: RunSummary) -> Iterator[str]:
     if run.accuracy is not None:
         served = "" if run.baseline_accuracy is None else f"; the served model has {run.baseline_accuracy:.4f}"
-        yield _row("Evaluation", f"accuracy {run.accuracy:.4f} on the eval split{served}")
+        yield _row("Evaluation", f"accuracy {run.accuracy:.4f} on the {_judged_on(run)} split{served}")
     told = [shortfall(check) for check in sorted(run.checks, key=lambda check: check.passed)]
     for number, text in enumerate([*told, run.note] if run.note else told):
         yield _row("" if number else "Gate", text)

@@ -6,17 +6,19 @@ import uuid
 import zlib
 from typing import Any
 
-import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx.components import ExampleValidator, SchemaGen, StatisticsGen, Trainer, Transform
+from tfx.components import StatisticsGen, Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import pusher_pb2, trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
+from components.data_validation import history, schema_file
+from components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
+from components.data_validation.statistics import stats_options
 from components.evaluator import Evaluator, eval_config
 from components.image_example_gen.component import ImageExampleGen
+from components.materializing import Transform
 from components.pusher import Pusher
 from graftline import features
 from pipeline.config import Config
@@ -59,7 +61,7 @@ def create_pipeline(
 
     # Images to TFRecords of tf.Examples, split by content hash; what cannot be decoded is quarantined.
     example_gen = ImageExampleGen(
-        images=config.images,
+        images=config.image_folders,
         fingerprint=fingerprint,
         settings=config.data.ingest,
         state=state,
@@ -67,25 +69,46 @@ def create_pipeline(
         code=code_hash("components/image_example_gen", "graftline"),
     )
 
-    # Labels, sizes and quality numbers; of JPEG bytes only the count.
-    statistics_gen = StatisticsGen(
-        examples=example_gen.outputs["examples"], stats_options=tfdv.StatsOptions(schema=_image_schema())
+    # Labels, formats, sizes and quality numbers; of JPEG bytes only the count. Held against a schema, the last run's
+    # and one another, before anything is trained.
+    statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], stats_options=stats_options())
+    curated, validation_code = config.data.schema_file, code_hash("components/data_validation", "graftline")
+    schema_gen = (
+        ImportSchemaGen(schema_file=curated, sha256=schema_file.check(curated))
+        if curated
+        else SchemaGen(statistics=statistics_gen.outputs["statistics"], code=validation_code)
     )
-    schema_gen = SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True)
+    statistics_history = f"{state}/statistics/{pipeline_name(config)}" if state else None
     example_validator = ExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        settings=config.data.validation,
+        schema_file=curated,
+        history=statistics_history,
+        images=fingerprint,
+        reference=_reference(statistics_history, fingerprint),
+        code=validation_code,
     )
 
     # Decode, upright, resize, the backbone's preprocessing and the label's index, as one graph. It is applied inside
-    # tf.data and inside the served model, so no float image is ever written.
+    # tf.data and inside the served model, so no float image is ever written; with `data.materialize` uint8 ones are.
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn="components.preprocessing.preprocessing_fn",
-        materialize=False,
+        materialize=config.data.materialize,
         disable_statistics=True,
-        custom_config={"backbone": config.backbone.name, "input_size": size, "code": code_hash(*_PIXEL_SOURCES)},
+        custom_config={
+            "backbone": config.backbone.name,
+            "input_size": size,
+            "resize": config.data.resize,
+            "materialize": config.data.materialize,
+            "code": code_hash(*_PIXEL_SOURCES, "components/materializing.py"),
+        },
     )
+
+    # It takes nothing from the validation: on a cluster both would start together, and the training after this one.
+    transform.add_upstream_node(example_validator)
 
     # The last model that was blessed: what a warm start goes on from and, on a cluster, what the gate compares with.
     baseline = Resolver(
@@ -111,11 +134,13 @@ def create_pipeline(
             fine_tuning=config.fine_tuning,
             augmentation=config.augmentation,
             boundary_cache=config.boundary_cache,
+            resize=config.data.resize,
+            materialize=config.data.materialize,
             seed=config.seed,
             state=state,
-            preprocessing=code_hash(
-                *_PIXEL_SOURCES, *(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary"))
-            ),
+            # Names the activations in the cache: those of images that were made square in another way are others.
+            preprocessing=f"{config.data.resize} {'uint8' if config.data.materialize else 'float32'} "
+            + code_hash(*_PIXEL_SOURCES, *(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary"))),
             code=code_hash("trainer", "graftline"),
             weights_sha256=_weights_hash(config.backbone.weights),
         ).model_dump(mode="json"),
@@ -193,12 +218,7 @@ def _weights_hash(weights: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _image_schema() -> schema_pb2.Schema:
-    """Says that the image feature is an image: TFDV then counts its bytes and keeps it in the inferred schema.
-
-    Without, statistics of raw JPEG bytes flood the log (tfx issue 1622); a feature_allowlist would lose the feature.
-    """
-    schema = schema_pb2.Schema()
-    feature = schema.feature.add(name=features.IMAGE, type=schema_pb2.BYTES)
-    feature.image_domain.SetInParent()
-    return schema
+def _reference(statistics_history: str | None, fingerprint: Any) -> int:
+    """The run that the statistics will be compared with; 0 when there is none, or it can't be known before the run."""
+    known = statistics_history is not None and "://" not in statistics_history and isinstance(fingerprint, str)
+    return history.reference(str(statistics_history), fingerprint) if known else 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from components import gate
+from components.data_validation import findings
 from graftline import imports
 from pipeline.config import Config
 from pipeline.console import Event
@@ -23,6 +24,8 @@ BEAM_OPTIONS = (
     # Remote workers' image, of which there are none: without a name here each Beam stage packs TFX's sources for them,
     # which takes a second or two and leaves 42 MB in the temporary directory.
     "--sdk_container_image=none",
+    # An absl flag, which TFX's Beam executors parse from here: batches of 20 MiB instead of up to 1,000 images.
+    "--tfxio_use_byte_size_batching",
 )
 
 
@@ -49,7 +52,7 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
     _check_trunk(config)
 
     pipeline = create_pipeline(
-        config.model_copy(update={"images": str(pathlib.Path(str(config.images)).resolve())}),
+        _resolved(config),
         pipeline_root=str(workspace / ARTIFACTS),
         models=str(workspace / MODELS),
         fingerprint=fingerprint,
@@ -72,7 +75,23 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
         raise
     finally:
         logger.removeHandler(watcher)
-    return _summarise(config, workspace, seconds, startup)
+    summary = _summarise(config, workspace, seconds, startup)
+    from pipeline import housekeeping
+
+    housekeeping.after_run(config, progress)
+    return summary
+
+
+def _resolved(config: Config) -> Config:
+    """The config with absolute paths, where they are none of a URI: TFX's cache knows a folder by its name."""
+    from components.image_example_gen import files
+
+    def absolute(path: str) -> str:
+        return path if files.is_uri(path) else str(pathlib.Path(path).resolve())
+
+    manifest = config.data.manifest and absolute(config.data.manifest)
+    data = config.data.model_copy(update={"manifest": manifest})
+    return config.model_copy(update={"images": [absolute(path) for path in config.image_folders], "data": data})
 
 
 def _check_trunk(config: Config) -> None:
@@ -131,6 +150,7 @@ def _number(value: float | None) -> float:
 
 def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
     from components.image_example_gen import quarantine
+    from components.image_example_gen.duplicates_report import HTML_NAME
     from pipeline import lineage
     from trainer.run_fn import REPORT, TRAINING_FILE
 
@@ -165,6 +185,9 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         ],
         activations=training["activations"],
         training_notes=training["notes"],
+        data_findings=findings.from_json(
+            pathlib.Path(nodes["ExampleValidator"].outputs["anomalies"].uri, findings.FILE).read_text()
+        ),
         report_dir=str(model / REPORT),
         checks=verdict.checks,
         cached=[name for name, node in nodes.items() if node.cached],
@@ -173,5 +196,9 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         note=verdict.note,
         splits=counts["by_split"],
         conflicts=counts["conflicts"],
+        near_copies=counts["near_copies"],
+        leaks=counts["leaks"],
+        copies_file=str(left_out / HTML_NAME),
+        data_warnings=counts["warnings"],
         startup_seconds=round(startup, 3),
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOCK_FILE = ".lock"
 # Of the workspace, each with files that a run writes.
-_FOLDERS = ("artifacts", "cache", "checkpoints", "logs", "models", "quarantine")
+_FOLDERS = ("artifacts", "cache", "checkpoints", "logs", "models", "quarantine", "splits", "statistics")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 
@@ -31,33 +31,42 @@ _ZIP = b"PK\x03\x04"
 def check(config: "Config") -> "Layout":
     """Everything that can be told without TFX about whether a local run can succeed. Makes the workspace.
 
-    Returns what the images' folder holds.
+    Images at a URI are listed through Beam, which is imported for that; folders on disk are told of in a second.
+
+    Returns what the images' folders hold.
 
     Raises:
       UserError: the first thing found wrong.
     """
-    from components.image_example_gen import layouts
+    from components.image_example_gen import files, layouts
 
     check_runner(config)
     check_backbone(config.backbone)
     check_phases(config)
-    images = images_folder(config)
-    check_apart(images, config.workspace)
-    layout = layouts.scan(images)
+    if config.data.schema_file:
+        from components.data_validation import schema_file
+
+        schema_file.check(config.data.schema_file)
+    images = images_folders(config)
+    for folder in images:
+        check_apart(folder, config.workspace)
+    if any(map(files.is_uri, (*images, config.data.manifest or ""))):
+        files.use_beam_options(config.beam.options)
+    layout = layouts.scan(images, config.data.ingest)
     layouts.check_decodable(layout)
     make_workspace(config.workspace)
     return layout
 
 
-def images_folder(config: "Config") -> str:
-    """The folder of images.
+def images_folders(config: "Config") -> tuple[str, ...]:
+    """The folders or URIs of images.
 
     Raises:
       UserError: none is given.
     """
-    if config.images is None:
+    if not config.image_folders:
         raise UserError("no images are given: name their folder with --images DIR or in the config under 'images'")
-    return config.images
+    return config.image_folders
 
 
 def check_runner(config: "Config") -> None:
@@ -143,6 +152,10 @@ def warnings(config: "Config") -> list[str]:
 
 def check_apart(images: str, workspace: str) -> None:
     """Raises UserError when the workspace lies inside the images, where its folders would be read as classes."""
+    from components.image_example_gen import files
+
+    if files.is_uri(images):  # a local run's workspace is on disk
+        return
     outer, inner = pathlib.Path(images).resolve(), pathlib.Path(workspace).resolve()
     if inner == outer or outer in inner.parents:
         raise UserError(

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from components.data_validation.findings import Finding
 from components.gate import Check
 
 
@@ -36,6 +37,7 @@ class RunSummary:
     phases: list[Phase] = field(default_factory=list)
     activations: dict[str, int] = field(default_factory=dict)  # images run through the frozen trunk, and not again
     training_notes: list[str] = field(default_factory=list)
+    data_findings: list[Finding] = field(default_factory=list)  # what data validation warns of
     report_dir: str | None = None  # curves, confusion matrix, mistakes
     checks: list[Check] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)  # node ids whose outputs came from the cache
@@ -43,6 +45,10 @@ class RunSummary:
     quarantine_file: str | None = None
     splits: dict[str, int] = field(default_factory=dict)  # records by split
     conflicts: int = 0  # pictures that lie under several labels
+    near_copies: int = 0  # images that nearly show the same as another
+    leaks: int = 0  # groups of copies that lie in several splits
+    copies_file: str | None = None  # a page with their pictures
+    data_warnings: list[str] = field(default_factory=list)  # what ingest could not do as asked
     startup_seconds: float = 0.0  # imports and checks before the first node
     note: str = ""  # what the gate has to say beside its checks
 

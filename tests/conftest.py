@@ -1,7 +1,9 @@
 """Fixtures that several rooms' tests share."""
 
 import hashlib
+import json
 import pathlib
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -66,6 +68,46 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
         _ = transform_fn | tft_beam.WriteTransformFn(str(root / "transform"))
         _ = metadata | tft_beam.WriteMetadata(str(root / "transform" / "metadata"), pipeline)
     return Transformed(str(root / "transform"), paths[features.TRAIN], paths[features.EVAL])
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """A Transform's output directory that leads to resized images, and the directory of these."""
+
+    transformed: Transformed
+    examples: str
+
+
+@pytest.fixture(scope="session")
+def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFactory) -> Materialized:
+    """The Transform's executor on the drawn images, padded, for MobileNetV2 at 32 px."""
+    from tfx.types import standard_artifacts
+
+    from components.materializing import Executor
+    from pipeline.local_runner import BEAM_OPTIONS
+
+    root = tmp_path_factory.mktemp("materialized")
+    examples, schema = standard_artifacts.Examples(), standard_artifacts.Schema()
+    examples.uri, schema.uri = str(root / "examples"), str(root / "schema")
+    examples.split_names = json.dumps(list(features.SPLITS))
+    for split, path in ((features.TRAIN, transformed.train), (features.EVAL, transformed.eval)):
+        (root / "examples" / f"Split-{split}").mkdir(parents=True)
+        shutil.copy(path, root / "examples" / f"Split-{split}" / "images-00000-of-00001")
+    (root / "schema").mkdir()
+    shutil.copy(pathlib.Path(transformed.directory, "metadata", "schema.pbtxt"), root / "schema")
+    graph, resized = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
+    graph.uri, resized.uri = str(root / "transform"), str(root / "resized")
+    custom = {"backbone": "MobileNetV2", "input_size": 32, "resize": "pad", "materialize": True}
+    Executor(Executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir=str(root), unique_id="1")).Do(
+        {"examples": [examples], "schema": [schema]},
+        {"transform_graph": [graph], "transformed_examples": [resized]},
+        {
+            "preprocessing_fn": "components.preprocessing.preprocessing_fn",
+            "custom_config": json.dumps(custom),
+            "disable_statistics": 1,
+        },
+    )
+    return Materialized(Transformed(graph.uri, transformed.train, transformed.eval), resized.uri)
 
 
 @pytest.fixture

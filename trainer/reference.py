@@ -6,6 +6,7 @@ pixels on purpose, and for that use only.
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from graftline import features
 from trainer import backbones, inputs
+from trainer.settings import TrainerSettings
 
 FILE = "reference_predictions.tfrecord"
 COUNT = 32
@@ -47,26 +49,41 @@ def _upright(image_bytes: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(upright))
 
 
-def compute(predict: Predict, backbone: str, size: int, records: inputs.Records) -> list[Reference]:
+def _square(image: np.ndarray, size: int, resize: str) -> np.ndarray:
+    """Pixels float32 [size, size, 3] of an image uint8 [h, w, 3]; what `data.resize` says of crop and pad."""
+    height, width = image.shape[:2]
+    if resize == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[top : top + side, left : left + side]
+    inner = (size, size)
+    if resize == "pad":
+        longest = max(height, width)
+        inner = (max(1, math.floor(height * size / longest + 0.5)), max(1, math.floor(width * size / longest + 0.5)))
+    resized = keras.ops.image.resize(np.float32(image), inner, interpolation="bilinear", antialias=True)
+    top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+    square = np.zeros([size, size, 3], np.float32)
+    square[top : top + inner[0], left : left + inner[1]] = keras.ops.convert_to_numpy(resized)
+    return square
+
+
+def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records) -> list[Reference]:
     """References for the first COUNT records.
 
     Args:
       predict: the trained model.
-      backbone: name, for its `preprocess_input`.
-      size: pixels.
+      settings: of the run; they say how the Transform makes pixels.
       records: the eval split.
     """
-    preprocess_input = backbones.get(backbone).preprocess_input
+    preprocess_input = backbones.get(settings.backbone.name).preprocess_input
     names, files, batch = [], [], []
     for record in records.read(range(min(COUNT, len(records)))):
         feature = tf.train.Example.FromString(record).features.feature
         image_bytes = feature[features.IMAGE].bytes_list.value[0]
-        resized = keras.ops.image.resize(
-            np.float32(_upright(image_bytes)), (size, size), interpolation="bilinear", antialias=True
-        )
+        square = _square(_upright(image_bytes), settings.backbone.size, settings.resize)
         names.append(feature[features.FILENAME].bytes_list.value[0].decode())
         files.append(image_bytes)
-        batch.append(preprocess_input(keras.ops.convert_to_numpy(resized).copy()))
+        batch.append(preprocess_input(np.rint(square) if settings.materialize else square))
     if not batch:
         return []
     probabilities = predict(np.stack(batch))

@@ -17,7 +17,7 @@ import tensorflow_transform as tft
 from graftline.errors import UserError
 from trainer import augmentation, boundary, checkpoints, export, feeds, models, optimizers, phases, reference, report
 from trainer import warm_start as warm_starts
-from trainer.inputs import Pixels, Records
+from trainer.inputs import Pixels, Records, Resized
 from trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:  # takes fifteen seconds to import, and what runs this has done so
@@ -62,9 +62,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
             run.unfrozen if run.fine_tunes else [],
             run.cut,
         )
-        references = reference.compute(
-            run.predictor(outcome.part), settings.backbone.name, settings.backbone.size, run.val
-        )
+        references = reference.compute(run.predictor(outcome.part), settings, run.val)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
@@ -103,7 +101,10 @@ class Run:
         self.train_records = Records(fn_args.train_files, self.labels)
         self.val = Records(fn_args.eval_files, self.labels)
         augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.name)
-        self._pixels = Pixels(self.transform, augment)
+        resized = None
+        if settings.materialize:
+            resized = Resized(fn_args.transform_output, settings.backbone, [self.train_records, self.val])
+        self._pixels = Pixels(self.transform, augment, resized)
 
         trunk = models.build_trunk(settings.backbone, settings.head.cut_at, settings.training.precision)
         self.grafted = models.graft_head(trunk, settings.head, len(self.labels))

@@ -294,8 +294,10 @@ class TrainerSettings(Settings):
     fine_tuning: FineTuningSettings
     augmentation: AugmentationSettings = AugmentationSettings()
     boundary_cache: BoundaryCacheSettings = BoundaryCacheSettings()
+    resize: Literal["stretch", "crop", "pad"] = Field("stretch", description="how the Transform makes images square")
+    materialize: bool = Field(False, description="whether the Transform has written resized images, as uint8")
     seed: int
     state: str = Field("", description="folder or URI of what outlives a run: checkpoints and activations")
-    preprocessing: str = Field("", description="hash of the sources that make pixels of an image's bytes")
+    preprocessing: str = Field("", description="how pixels are made of an image's bytes, with a hash of the sources")
     code: str = Field("", description="hash of the trainer's sources: TFX's cache key does not see them")
     weights_sha256: str = Field("", description="of the weights file: another file under the same name is another run")

@@ -1,5 +1,8 @@
 """ImageExampleGen: the first node of the pipeline, from a folder of labelled images to Examples."""
 
+import json
+from collections.abc import Sequence
+
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.orchestration.data_types import RuntimeParameter
@@ -15,7 +18,7 @@ class ImageExampleGenSpec(ComponentSpec):
     """Parameters and outputs of ImageExampleGen; it has no inputs."""
 
     PARAMETERS = {  # noqa: RUF012 (TFX's own shape)
-        "images": ExecutionParameter(type=str),
+        "images": ExecutionParameter(type=str),  # JSON: a list of folders or URIs
         "fingerprint": ExecutionParameter(type=str),
         "settings": ExecutionParameter(type=str),
         "state": ExecutionParameter(type=str, optional=True),
@@ -42,7 +45,7 @@ class ImageExampleGen(BaseBeamComponent):
 
     def __init__(
         self,
-        images: str | RuntimeParameter,
+        images: Sequence[str],
         fingerprint: str | RuntimeParameter = "",
         settings: IngestSettings | None = None,
         state: str | None = None,
@@ -52,7 +55,7 @@ class ImageExampleGen(BaseBeamComponent):
         """Make the node.
 
         Args:
-            images: the root folder.
+            images: the root folders or URIs.
             fingerprint: `layouts.fingerprint` of the folder, computed before the run. It is read by nobody: it is
                 part of TFX's cache key, so that any change of any file runs the ingest again. "" never does.
             settings: see `IngestSettings`; its defaults when None.
@@ -64,7 +67,7 @@ class ImageExampleGen(BaseBeamComponent):
         optional = {name: value for name, value in given.items() if value is not None}
         super().__init__(
             ImageExampleGenSpec(
-                images=images,
+                images=json.dumps(list(images)),
                 fingerprint=fingerprint,
                 settings=(settings or IngestSettings()).model_dump_json(),
                 examples=channel_utils.as_channel([standard_artifacts.Examples()]),

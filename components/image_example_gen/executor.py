@@ -1,5 +1,6 @@
 """The executor of ImageExampleGen: a thin shell that runs `ingest`'s stages and judges their counts."""
 
+import json
 import os
 from typing import Any
 
@@ -10,11 +11,10 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.proto import example_gen_pb2
 from tfx.types import Artifact, artifact_utils
 
-from components.image_example_gen import layouts, quarantine
+from components.image_example_gen import assignments, files, layouts, quarantine
 from components.image_example_gen.ingest import clean_up, ingest
 from components.image_example_gen.quarantine import Summary
 from components.image_example_gen.settings import IngestSettings
-from graftline.features import SPLITS
 
 COUNTS = ("found", "examples", "quarantined", "duplicates")
 
@@ -36,22 +36,29 @@ class Executor(BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         refused = artifact_utils.get_single_instance(output_dict["quarantine"])
-        images, settings = exec_properties["images"], IngestSettings.model_validate_json(exec_properties["settings"])
-        layout = layouts.scan(images)
+        images, state = json.loads(exec_properties["images"]), exec_properties.get("state") or ""
+        settings = IngestSettings.model_validate_json(exec_properties["settings"])
+        if any(map(files.is_uri, (*images, settings.manifest or ""))):
+            files.use_beam_options(self._beam_pipeline_args)
+        layout = layouts.scan(images, settings)
+        if state:
+            assignments.load(state, settings)  # a damaged file is told here, in a few words, not out of Beam
         for warning in layout.warnings:
             logging.warning("%s", warning)
         with self._make_beam_pipeline() as pipeline:
-            ingest(pipeline, layout, examples.uri, refused.uri, settings)
+            ingest(pipeline, layout, examples.uri, refused.uri, settings, state)
         clean_up(examples.uri)
         with tf.io.gfile.GFile(os.path.join(refused.uri, quarantine.SUMMARY_NAME)) as file:
             summary = Summary.from_json(file.read())
         # TFX removes the outputs of a failed execution, hence the copy that outlives it.
         kept = _keep_report(refused.uri, exec_properties.get("report_dir") or "")
-        quarantine.require_usable(summary, images, settings.max_bad_fraction, kept)
+        quarantine.require_usable(summary, layout.root, settings, kept)
+        if state:  # only now, as the splits of a refused run bind nobody
+            chosen = assignments.read(os.path.join(refused.uri, quarantine.SPLITS_NAME))
+            assignments.save(state, settings, chosen)
         _describe(examples, refused, summary)
-        logging.info(
-            "%s: %d files, %d examples, %d quarantined, %d duplicates", images, *(getattr(summary, n) for n in COUNTS)
-        )
+        counts = (getattr(summary, name) for name in COUNTS)
+        logging.info("%s: %d files, %d examples, %d quarantined, %d duplicates", layout.root, *counts)
 
 
 def _keep_report(report_uri: str, report_dir: str) -> str:
@@ -65,7 +72,7 @@ def _keep_report(report_uri: str, report_dir: str) -> str:
 
 
 def _describe(examples: Artifact, refused: Artifact, summary: Summary) -> None:
-    examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+    examples.split_names = artifact_utils.encode_split_names(list(summary.by_split))
     # No file_format: TFX knows only "tfrecords_gzip" by name, and its readers go by the file's suffix anyway.
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
     for name in COUNTS:

@@ -1,10 +1,25 @@
-"""Opening and naming files of unknown origin safely. Standard library only; used by `layouts` and `ingest`."""
+"""Opening and naming files of unknown origin safely: on disk, or at a URI of any filesystem that Beam knows.
 
+Used by `layouts`, `listing`, `manifest` and `ingest`. Standard library only: Beam, which takes two seconds to import,
+is imported where a URI is at hand.
+"""
+
+import contextlib
+import copy
+import functools
+import hashlib
 import os
 import re
 import stat
+import threading
 import unicodedata
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from apache_beam.io.aws.s3io import S3IO
+    from apache_beam.io.filesystem import FileSystem
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 # Written by file managers and archivers beside the images; nobody means them as data.
 _LEFT_OUT = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"})
@@ -15,13 +30,23 @@ _MAGIC = (
     (re.compile(rb"GIF8[79]a"), "gif"),
     (re.compile(rb"BM"), "bmp"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
-    (re.compile(rb"II\*\x00|MM\x00\*"), "tiff"),
-    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.DOTALL), "heic"),
+    (re.compile(rb"II[*+]\x00|MM\x00[*+]"), "tiff"),
+    (re.compile(rb"....ftyp(hei[cxmsf]|hev[cmsx]|mif1|msf1)", re.DOTALL), "heic"),
     (re.compile(rb"....ftypavi[fs]", re.DOTALL), "avif"),
     (re.compile(rb"\s*(<\?xml[^>]*>\s*)?<svg"), "svg"),
 )
 HEAD_BYTES = 64  # enough for every pattern above
 DECODABLE = ("jpeg", "png", "gif", "bmp")  # what tf.io.decode_image reads
+READABLE = (*DECODABLE, "webp", "tiff", "heic", "avif")  # what ingest stores, as it is or transcoded
+REMOTE_THREADS = 10  # a request waits, it does not compute; botocore keeps as many connections
+_CHUNK = 1 << 20
+_URI = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")
+_LONGEST_REASON = 200  # characters; a cloud's answer may be a whole page
+_STATUS_WORDS = {
+    401: "Permission denied: the credentials are missing or not valid",
+    403: "Permission denied",
+    404: "No such file or bucket",
+}
 
 
 def is_left_out(name: str) -> bool:
@@ -74,6 +99,183 @@ def kind_of(mode: int) -> str:
         (stat.S_ISBLK, "a device"),
     )
     return next((words for test, words in kinds if test(mode)), "not a regular file")
+
+
+def is_uri(path: str) -> bool:
+    """Whether `path` is a URI, such as gs://bucket/photos, which Beam's filesystems open, and not a path on disk."""
+    return _URI.match(path) is not None
+
+
+def join(root: str, path: str) -> str:
+    """The place of `path`, which has "/" between its parts, under the folder or URI `root`."""
+    return f"{root.rstrip('/')}/{path}" if is_uri(root) else os.path.join(root, path)
+
+
+def use_beam_options(flags: Sequence[str]) -> None:
+    """Tell Beam's filesystems the pipeline options that concern them, such as --s3_endpoint_url=URL.
+
+    A pipeline does so itself, here and on its workers; this is for those who read URIs before there is one.
+    """
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    FileSystems.set_options(PipelineOptions(list(flags)))
+
+
+def beam_options() -> "PipelineOptions":
+    """The options that Beam's filesystems have been told."""
+    from apache_beam.io.filesystems import FileSystems
+
+    # Without any, that of S3 can't be made, and that of GCS takes this program's own command line for them.
+    if FileSystems._pipeline_options is None:
+        use_beam_options([])
+    return FileSystems._pipeline_options
+
+
+def filesystem(uri: str) -> "FileSystem":
+    """Beam's filesystem for `uri`.
+
+    Raises:
+        ValueError: no filesystem of this scheme is known, or it lacks an option.
+    """
+    from apache_beam.io.filesystems import FileSystems
+
+    beam_options()
+    return FileSystems.get_filesystem(uri)
+
+
+_making_client = threading.Lock()
+
+
+def s3() -> "S3IO":
+    """Beam's S3 by a connection that outlives a file. Beam's own filesystem makes a client for each file: 0.3 s."""
+    from apache_beam.io.aws.s3io import S3IO
+    from apache_beam.options.pipeline_options import S3Options
+
+    options = beam_options().view_as(S3Options).get_all_options()
+    with _making_client:
+        client = _s3_client(tuple((name, value) for name, value in options.items() if name.startswith("s3_")))
+    # boto3's part of it may be shared by threads; Beam's own part keeps the place in the file.
+    return S3IO(client=copy.copy(client))
+
+
+@functools.lru_cache(maxsize=1)
+def _s3_client(options: tuple[tuple[str, Any], ...]) -> Any:
+    from apache_beam.io.aws.clients.s3.boto3_client import Client
+
+    return Client(dict(options))
+
+
+def _stores(uri: str) -> "FileSystem | S3IO":
+    """What has `size` and `checksum` of the file."""
+    return s3() if uri.startswith("s3://") else filesystem(uri)
+
+
+def _open_remote(uri: str) -> BinaryIO:
+    if uri.startswith("s3://"):
+        return s3().open(uri, "rb")
+    # Said outright, for Beam would go by the name and unpack what ends in .gz.
+    return filesystem(uri).open(uri, compression_type="uncompressed")
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file on disk or at a URI, for reading its bytes as they are stored.
+
+    Raises:
+        OSError: it can't be opened or read; `strerror` is plain words.
+    """
+    if not is_uri(path):
+        with open_regular(path) as file:
+            yield file
+        return
+    with _plain_errors(), _open_remote(path) as file:
+        yield file
+
+
+def read(path: str, limit: int) -> tuple[bytes, int]:
+    """A file's bytes and size; no bytes when there are more than `limit`. Never holds more than `limit` + 1 bytes.
+
+    Args:
+        path: of a file on disk, or a URI.
+        limit: bytes.
+
+    Raises:
+        OSError: it can't be read, or is no regular file; `strerror` is plain words.
+    """
+    if is_uri(path):
+        with opened(path) as file:
+            data = _up_to(file, limit + 1)
+        if len(data) <= limit:
+            return data, len(data)
+        with _plain_errors():
+            return b"", _stores(path).size(path)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            return b"", size
+        # One read for all; the next ones, of a file that grew or did not know its size, find nothing or little.
+        data = _up_to(file, limit + 1, max(size + 1, HEAD_BYTES))
+    return (data if len(data) <= limit else b""), len(data)
+
+
+def head(path: str) -> bytes:
+    """The first `HEAD_BYTES` bytes of a file. Raises: as `read`."""
+    with opened(path) as file:
+        return _up_to(file, HEAD_BYTES)
+
+
+def content_id(path: str) -> str:
+    """What changes when a file's content does: its sha256, or the checksum that its filesystem keeps of it.
+
+    Raises: as `read`.
+    """
+    if is_uri(path):
+        with contextlib.suppress(Exception):  # no checksum is kept, or the file is gone: reading it will tell
+            checksum = str(_stores(path).checksum(path) or "")
+            # Digits alone are the size, which some give in its place, as Beam's local filesystem does.
+            if checksum and not checksum.isdigit():
+                return f"{path.partition(':')[0]} {checksum}"
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def why(error: BaseException) -> str:
+    """The reason behind an error of a filesystem in one line of plain words, out of Beam's nest of exceptions."""
+    while details := getattr(error, "exception_details", None):
+        (cause, *_) = details.values()
+        if not isinstance(cause, BaseException):
+            return str(cause)
+        error = cause
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    status = getattr(error, "code", None)  # both of Beam's S3ClientError and of google.api_core's errors
+    if status in _STATUS_WORDS:
+        return _STATUS_WORDS[status]
+    if "Connect" in type(error).__name__:  # those of requests and botocore; their text is a stack of their own
+        return "no connection to the server"
+    line = str(error).strip().split("\n")[0][:_LONGEST_REASON]
+    return line or type(error).__name__
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each filesystem raises what its client library does
+        raise OSError(None, why(error)) from error
+
+
+def _up_to(file: BinaryIO, count: int, step: int = _CHUNK) -> bytes:
+    """`count` bytes, fewer only at the end. In steps, for Python allocates what is asked for before it is there."""
+    chunks = []
+    while count and (chunk := file.read(min(count, step))):
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
 
 
 def cpus() -> int:

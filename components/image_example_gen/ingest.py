@@ -19,15 +19,17 @@ from typing import Any, TypeVar
 import apache_beam as beam
 import tensorflow as tf
 
-from components.image_example_gen import decoding, files, quarantine
+from components.image_example_gen import assignments, decoding, duplicates_report, files, isolated, quarantine
 from components.image_example_gen.decoding import Decoded, Quarantined
-from components.image_example_gen.layouts import File, Layout
+from components.image_example_gen.layouts import File, Layout, Roots
 from components.image_example_gen.plan import IMAGES_PER_SHARD, Plan, Row, Shard, make_plan
 from components.image_example_gen.quarantine import Written
 from components.image_example_gen.settings import IngestSettings
 from graftline import features
 
-_BATCH = 64  # files a Beam element: enough to keep a thread pool busy, few enough to spread over workers
+_BATCH = 128  # files a Beam element: enough to keep a thread pool busy, few enough to spread over workers
+_CHUNK = 32  # files that a thread takes at once; fewer where they are large
+_CHUNK_BYTES = 16 << 20
 _ASIDE = "aside"  # folder for unfinished shards; beside Split-*, as everything inside those is read as data
 _PLAN = "plan"
 
@@ -41,68 +43,75 @@ def ingest(
     examples_uri: str,
     report_uri: str,
     settings: IngestSettings,
+    state: str = "",
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> None:
-    """Add the stages that turn `layout` into `examples_uri/Split-{train,eval}/` and a report under `report_uri`."""
+    """Add the stages that turn `layout` into `examples_uri/Split-{train,eval}/` and a report under `report_uri`.
+
+    `state` is where the splits of images of earlier runs are kept; nowhere when empty. They are read, not written.
+    """
     pathed = [layout.files[i : i + _BATCH] for i in range(0, len(layout.files), _BATCH)]
     refused = [Row(File(path, label), "", 0, Quarantined(reason)) for path, label, reason in layout.refused]
     checked = (
         pipeline
         | "Files" >> beam.Create(pathed)
         | "SpreadFiles" >> beam.Reshuffle()
-        | "Check" >> beam.ParDo(CheckFiles(layout.root))
+        | "Check" >> beam.ParDo(CheckFiles(layout.roots, settings))
     )
     not_opened = pipeline | "NotOpened" >> beam.Create(refused)
     planned = (
         (checked, not_opened)
         | "AllRows" >> beam.Flatten()
         | "OneList" >> beam.combiners.ToList()
-        | "Plan"
-        >> beam.ParDo(PlanShards(settings, images_per_shard)).with_outputs(_PLAN, main="shards")
+        | "Plan" >> beam.ParDo(PlanShards(settings, state, images_per_shard)).with_outputs(_PLAN, main="shards")
     )
     written = (
         planned.shards
         | "SpreadShards" >> beam.Reshuffle()
-        | "Write" >> beam.ParDo(WriteShard(layout.root, examples_uri))
+        | "Write" >> beam.ParDo(WriteShard(layout.roots, settings, examples_uri))
     )
     _ = (
         (planned[_PLAN], written)
         | "Outcomes" >> beam.Flatten()
         | "OneReport" >> beam.combiners.ToList()
-        | "Report" >> beam.ParDo(WriteReport(report_uri, layout.warnings))
+        | "Report" >> beam.ParDo(WriteReport(report_uri, layout, settings))
     )
 
 
 class _Threaded(beam.DoFn):
     """A DoFn with a thread pool for its lifetime: reading and decoding release the GIL."""
 
+    def __init__(self, roots: Roots, settings: IngestSettings) -> None:
+        self._roots, self._settings = roots, settings
+
     def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(files.cpus())
+        self._pool = ThreadPoolExecutor(files.REMOTE_THREADS if self._roots.remote else files.cpus())
 
     def teardown(self) -> None:
         self._pool.shutdown()
+        isolated.close()
 
 
 class CheckFiles(_Threaded):
-    """A batch of files -> a `Row` for each: hash and verdict."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
+    """A batch of files -> a `Row` for each, in no order: hash and verdict."""
 
     def process(self, batch: Sequence[File]) -> Iterator[Row]:
-        """Yield the rows in the order of the batch."""
-        yield from self._pool.map(lambda file: check(self._root, file), batch)
+        """Yield the rows."""
+        chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
+        for rows in self._pool.map(lambda chunk: check(self._roots, chunk, self._settings), chunks):
+            yield from rows
 
 
 class PlanShards(beam.DoFn):
     """All rows -> the shards to write; the plan without its shards goes to the output "plan"."""
 
-    def __init__(self, settings: IngestSettings, images_per_shard: int) -> None:
-        self._settings, self._images_per_shard = settings, images_per_shard
+    def __init__(self, settings: IngestSettings, state: str, images_per_shard: int) -> None:
+        self._settings, self._state, self._images_per_shard = settings, state, images_per_shard
 
     def process(self, rows: list[Row]) -> Iterator[Any]:  # Beam takes a tagged output in a union for an element
         """Yield shards and one tagged plan."""
-        plan = make_plan(rows, self._settings, self._images_per_shard)
+        known = assignments.load(self._state, self._settings) if self._state else {}
+        plan = make_plan(rows, self._settings, self._images_per_shard, known=known)
         yield from plan.shards
         yield beam.pvalue.TaggedOutput(_PLAN, replace(plan, shards=()))
 
@@ -110,8 +119,8 @@ class PlanShards(beam.DoFn):
 class WriteShard(_Threaded):
     """A `Shard` -> its file, whole or not at all; tells what was `Written`."""
 
-    def __init__(self, root: str, examples_uri: str) -> None:
-        self._root = root
+    def __init__(self, roots: Roots, settings: IngestSettings, examples_uri: str) -> None:
+        super().__init__(roots, settings)
         self._examples_uri = examples_uri
 
     def process(self, shard: Shard) -> Iterator[Written]:
@@ -124,25 +133,29 @@ class WriteShard(_Threaded):
         labels: Counter[str] = Counter()
         lost = []
         with tf.io.TFRecordWriter(unfinished) as writer:
-            for row, record in _ahead(self._pool, lambda row: (row, record_of(self._root, row)), shard.rows):
-                if isinstance(record, Quarantined):
-                    lost.append(replace(row, verdict=record))
-                else:
-                    writer.write(record)
-                    labels[row.label] += 1
+            for rows, records in _ahead(self._pool, self._records, _chunks(shard.rows)):
+                for row, record in zip(rows, records, strict=True):
+                    if isinstance(record, Quarantined):
+                        lost.append(replace(row, verdict=record))
+                    else:
+                        writer.write(record)
+                        labels[row.label] += 1
         tf.io.gfile.rename(unfinished, os.path.join(folder, shard.name), overwrite=True)
         yield Written(shard.split, tuple(sorted(labels.items())), tuple(lost))
 
+    def _records(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[bytes | Quarantined]]:
+        return rows, [record_of(self._roots, row, self._settings) for row in rows]
+
 
 class WriteReport(beam.DoFn):
-    """The plan and every `Written` -> quarantine.csv and summary.json."""
+    """The plan and every `Written` -> quarantine.csv, summary.json, the splits and what is told of copies."""
 
-    def __init__(self, report_uri: str, warnings: Sequence[str]) -> None:
-        self._report_uri = report_uri
-        self._warnings = tuple(warnings)
+    def __init__(self, report_uri: str, layout: Layout, settings: IngestSettings) -> None:
+        self._report_uri, self._roots, self._warnings = report_uri, layout.roots, layout.warnings
+        self._max_side = settings.max_side
 
     def process(self, outcomes: list[Plan | Written]) -> Iterator[quarantine.Summary]:
-        """Write both files; yields what it wrote."""
+        """Write the files; yields the summary."""
         (plan,) = (outcome for outcome in outcomes if isinstance(outcome, Plan))
         written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
         summary = quarantine.summarize(plan, written, self._warnings)
@@ -153,7 +166,21 @@ class WriteReport(beam.DoFn):
         ):
             with tf.io.gfile.GFile(os.path.join(self._report_uri, name), "w") as file:
                 file.write(text)
+        assignments.write(os.path.join(self._report_uri, quarantine.SPLITS_NAME), plan.splits)
+        duplicates_report.write(self._report_uri, plan, self._picture)
         yield summary
+
+    def _picture(self, path: str) -> bytes | None:
+        """As it is stored: a WebP's decoder, for one, stays out of this process."""
+        try:
+            data, _ = files.read(self._roots.locate(path), decoding.MAX_BYTES)
+        except OSError:
+            return None
+        if files.sniff(data[: files.HEAD_BYTES]) in files.DECODABLE:
+            return data
+        verdict = decoding.decode(data, self._max_side)
+        stored = verdict if isinstance(verdict, Quarantined) else decoding.to_store(data, verdict, self._max_side)
+        return stored if isinstance(stored, bytes) else None
 
 
 def clean_up(examples_uri: str) -> None:
@@ -163,41 +190,58 @@ def clean_up(examples_uri: str) -> None:
         tf.io.gfile.rmtree(aside)
 
 
-def check(root: str, file: File) -> Row:
-    """Read, hash and decode one file. Bad ones are rows too; this never raises for what a file holds or is."""
-    size = 0
-    try:
-        with files.open_regular(os.path.join(root, file.path)) as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if size > decoding.MAX_BYTES:
-                return Row(file, "", size, decoding.too_many_bytes(size))
-            data = opened.read(decoding.MAX_BYTES + 1)
-    except OSError as error:
-        return Row(file, "", size, Quarantined(f"unreadable: {error.strerror}"))
-    return Row(file, hashlib.sha256(data).hexdigest(), len(data), decoding.decode(data))
+def check(roots: Roots, chunk: Sequence[File], settings: IngestSettings) -> list[Row]:
+    """Read, hash and decode some files. Bad ones are rows too; this never raises for what a file holds or is."""
+    rows: list[Row] = []
+    waiting: list[tuple[File, bytes]] = []
+
+    def decode() -> None:
+        verdicts = decoding.decode_many([data for _, data in waiting], settings.max_side)
+        for (file, data), verdict in zip(waiting, verdicts, strict=True):
+            rows.append(Row(file, hashlib.sha256(data).hexdigest(), len(data), verdict))
+        waiting.clear()
+
+    for file in chunk:
+        try:
+            data, size = files.read(roots.locate(file.path), decoding.MAX_BYTES)
+        except OSError as error:
+            rows.append(Row(file, "", 0, Quarantined(f"unreadable: {error.strerror}")))
+            continue
+        if size > decoding.MAX_BYTES:
+            rows.append(Row(file, "", size, decoding.too_many_bytes(size)))
+            continue
+        waiting.append((file, data))
+        if sum(len(data) for _, data in waiting) > _CHUNK_BYTES:
+            decode()
+    decode()
+    return rows
 
 
-def record_of(root: str, row: Row) -> bytes | Quarantined:
+def record_of(roots: Roots, row: Row, settings: IngestSettings) -> bytes | Quarantined:
     """The serialized tf.Example of a row that was found good, unless its file has changed since."""
     try:
-        with files.open_regular(os.path.join(root, row.path)) as file:
-            data = file.read(decoding.MAX_BYTES + 1)
+        data, _ = files.read(roots.locate(row.path), decoding.MAX_BYTES)
     except OSError as error:
         return Quarantined(f"vanished during the run: {error.strerror}")
     if hashlib.sha256(data).hexdigest() != row.sha256:
         return Quarantined("changed during the run")
-    return to_example(row, data).SerializeToString(deterministic=True)
+    assert isinstance(row.verdict, Decoded), row.path
+    stored = decoding.to_store(data, row.verdict, settings.max_side)
+    if isinstance(stored, Quarantined):
+        return stored
+    return to_example(row, stored).SerializeToString(deterministic=True)
 
 
 def to_example(row: Row, data: bytes) -> tf.train.Example:
-    """The features that `graftline.features` names, from a good row and the bytes of its file."""
+    """The features that `graftline.features` names, from a good row and the bytes to store."""
     good = row.verdict
     assert isinstance(good, Decoded), row.path
+    sha256 = hashlib.sha256(data).hexdigest() if good.transcoded else row.sha256
     texts = {
         features.IMAGE: data,
         features.FORMAT: good.format.encode(),
         features.FILENAME: row.path.encode(),
-        features.SHA256: row.sha256.encode(),
+        features.SHA256: sha256.encode(),
         features.LABEL: row.label.encode(),
     }
     sizes = {features.HEIGHT: good.height, features.WIDTH: good.width}
@@ -210,6 +254,17 @@ def to_example(row: Row, data: bytes) -> tf.train.Example:
     feature |= {name: tf.train.Feature(int64_list=tf.train.Int64List(value=[v])) for name, v in sizes.items()}
     feature |= {name: tf.train.Feature(float_list=tf.train.FloatList(value=[v])) for name, v in qualities.items()}
     return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
+    for row in rows:
+        if chunk and (len(chunk) == _CHUNK or sum(one.size for one in chunk) + row.size > _CHUNK_BYTES):
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:

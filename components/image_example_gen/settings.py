@@ -17,8 +17,8 @@ class IngestSettings(BaseModel):
 
     manifest: str | None = Field(
         None,
-        description="CSV file with the columns path and label, and optionally split and group, in place of folders that "
-        "name the classes; its paths are relative to `images`",
+        description="CSV file with the columns path and label, and optionally split and group, in place of folders "
+        "that name the classes; its paths are relative to `images`",
     )
     spans: int | None = Field(
         None, ge=1, description="of the folders span-1, span-2, ... the latest so many are read; null reads all"
@@ -26,7 +26,7 @@ class IngestSettings(BaseModel):
     eval_fraction: float = Field(0.2, gt=0, lt=1, description="share of the images held back to judge the model by")
     split_seed: int = Field(0, description="salts the hash of an image's content that decides its split")
     near_duplicates: int | None = Field(
-        3,
+        4,
         ge=0,
         le=8,
         description="images whose perceptual hashes differ in at most so many of 64 bits go to one split; null: exact "
@@ -46,10 +46,14 @@ class ValidationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    new_label: Action = Field("warn", description="a class that data.schema_file or, without one, the last run lacks")
+    new_label: Action = Field(
+        "warn",
+        description="a class that data.schema_file lacks; without such a file one that the last run of other images "
+        "lacked, and then it never stops",
+    )
     missing_class: Action = Field("warn", description="a class that they have and this run's images lack")
     drift: Action = Field(
-        "warn", description="labels, formats, sizes or quality that differ from the last run's by drift_threshold"
+        "warn", description="labels, formats, sizes or quality that differ from the last run of other images"
     )
     skew: Action = Field("warn", description="the same between the train and the eval split, by skew_threshold")
     schema_violation: Action = Field("warn", description="anything else that data.schema_file does not allow")

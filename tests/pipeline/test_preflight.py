@@ -44,10 +44,14 @@ def test_a_good_config_passes_and_its_workspace_is_there(images: pathlib.Path):
     assert (images.parent / "ws").is_dir()
 
 
-def test_no_heavy_library_is_imported_by_the_checks(images: pathlib.Path):
+@pytest.mark.parametrize("by", ["folders", "a table"])
+def test_no_heavy_library_is_imported_by_the_checks(images: pathlib.Path, by: str):
+    (images.parent / "labels.csv").write_text("path,label\ncat/0.png,a\ncat/1.png,a\ndog/0.png,b\ndog/1.png,b\n")
+    manifest = images.parent / "labels.csv" if by == "a table" else "null"
     program = (
         "import sys; from pipeline import preflight; from pipeline.config import load; "
-        "preflight.check(load(None, ['backbone.weights=none'], {'images': sys.argv[1], 'workspace': sys.argv[2]})); "
+        f"overrides = ['backbone.weights=none', 'data.manifest={manifest}']; "
+        "preflight.check(load(None, overrides, {'images': sys.argv[1], 'workspace': sys.argv[2]})); "
         "print([name for name in ('tensorflow', 'tfx', 'keras', 'apache_beam', 'numpy') if name in sys.modules])"
     )
     arguments = [sys.executable, "-c", program, str(images), str(images.parent / "ws")]
@@ -120,6 +124,43 @@ def test_a_workspace_inside_the_images_is_refused(images: pathlib.Path, inside: 
 
 def test_images_inside_the_workspace_are_fine(images: pathlib.Path):
     assert check(images, f"workspace={images.parent}").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("inside", ["images", "more"])
+def test_of_several_folders_none_may_hold_the_workspace(images: pathlib.Path, inside: str):
+    for path in ("bird/0.png", "bird/1.png"):
+        (images.parent / "more" / path).parent.mkdir(parents=True, exist_ok=True)
+        (images.parent / "more" / path).write_bytes((images / "cat/0.png").read_bytes())
+    both = {"images": [str(images), str(images.parent / "more")]}
+    config = load(None, ["backbone.weights=none", f"workspace={images.parent / 'ws'}"]).model_copy(update=both)
+    assert preflight.check(config).classes == ("bird", "cat", "dog")
+    with pytest.raises(UserError, match=f"lies inside the images' folder {images.parent / inside}"):
+        preflight.check(config.model_copy(update={"workspace": str(images.parent / inside / "ws")}))
+
+
+def test_the_settings_of_the_data_reach_the_scan(images: pathlib.Path):
+    assert "data.manifest: nowhere.csv can't be read: No such file" in refusal(images, "data.manifest=nowhere.csv")
+    assert "data.spans is 1, but the folders of" in refusal(images, "data.spans=1")
+
+
+def test_images_at_a_uri_are_listed_with_the_options_of_beam(images: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import S3Options
+
+    from tests.components.image_example_gen.filesystems import Plain
+
+    monkeypatch.setattr(FileSystems, "_pipeline_options", None)
+    overrides = [f"workspace={images.parent / 'ws'}", "backbone.weights=none", "beam.options=[--s3_region_name=moon]"]
+    config = load(None, overrides, {"images": f"{Plain.scheme()}://{images}"})
+    assert preflight.check(config).classes == ("cat", "dog")
+    assert FileSystems._pipeline_options.view_as(S3Options).s3_region_name == "moon"
+
+
+def test_a_uri_that_nobody_knows_is_refused_before_a_workspace_is_made(tmp_path: pathlib.Path):
+    config = load(None, [f"workspace={tmp_path / 'ws'}", "backbone.weights=none"], {"images": "nowhere://bucket/set"})
+    with pytest.raises(UserError, match="no filesystem is known for nowhere://"):
+        preflight.check(config)
+    assert not (tmp_path / "ws").exists()
 
 
 def test_a_workspace_in_a_bucket_is_refused(images: pathlib.Path):

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 
 from graftline import features, signatures
 from tests import images
-from tests.conftest import Transformed
+from tests.conftest import Materialized, Transformed
 from trainer import export, models, phases, reference, run_fn
 from trainer.activations import Activations
 from trainer.settings import TrainerSettings, TrainingSettings
@@ -145,6 +145,40 @@ def test_served_equals_trained(exported: pathlib.Path) -> None:
     expected = np.stack([r.probabilities for r in references])
     assert expected.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
     np.testing.assert_allclose(got[signatures.PROBABILITIES], expected, atol=1e-4)
+
+
+def test_a_model_that_was_trained_on_stored_images_is_served_as_it_was_trained(
+    materialized: Materialized, tmp_path: pathlib.Path
+) -> None:
+    """The images are padded and rounded, here by the Transform, there by the served graph and by the references."""
+    made = {"resize": "pad", "materialize": True}
+    run_fn.run_fn(_fn_args(materialized.transformed, tmp_path, **made))  # type: ignore[arg-type]
+    references = reference.read(str(tmp_path / "model" / reference.FILE))
+    served = tf.saved_model.load(str(tmp_path / "model" / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
+    got = served(image_bytes=tf.constant([r.image_bytes for r in references]))[signatures.PROBABILITIES]
+    expected = np.stack([r.probabilities for r in references])
+    assert expected.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_stored_images_train_a_model_as_good_as_decoded_ones(
+    transformed: Transformed, materialized: Materialized, tmp_path: pathlib.Path
+) -> None:
+    changed = {
+        "backbone": {"name": "MobileNet", "weights": "none", "input_size": 32, "options": {"alpha": 0.25}},
+        "head": {"cut_at": "conv_pw_4_relu"},
+        "feature_extraction": {"epochs": 15, "learning_rate": 1e-2},
+        "fine_tuning": {"epochs": 0},
+    }
+    for name, data, made in (
+        ("decoded", transformed, {}),
+        ("stored", materialized.transformed, {"resize": "pad", "materialize": True}),
+    ):
+        args = _fn_args(data, tmp_path / name, **changed, **made)
+        settings = TrainerSettings.model_validate(args.custom_config)
+        keras.utils.set_random_seed(1)
+        outcome = run_fn.Run(settings, args, tmp_path / name / "scratch").train()  # type: ignore[arg-type]
+        assert outcome.results[-1].val_accuracy > 0.9, name
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 from apache_beam.testing.util import assert_that
+from PIL import Image
 from tfx import v1 as tfx
 from tfx.components.util import tfxio_utils
 from tfx.types import artifact_utils, standard_artifacts
@@ -25,7 +26,7 @@ from components.image_example_gen.artifacts import Quarantine
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.decoding import Quarantined
 from components.image_example_gen.executor import Executor
-from components.image_example_gen.layouts import File
+from components.image_example_gen.layouts import File, Roots
 from components.image_example_gen.settings import IngestSettings
 from graftline import features
 from graftline.errors import UserError
@@ -82,13 +83,20 @@ def text(example: tf.train.Example, name: str) -> bytes:
     return example.features.feature[name].bytes_list.value[0]
 
 
-def execute(images: pathlib.Path, place: pathlib.Path, **changed: Any) -> Result:
+def execute(
+    images: pathlib.Path | list[str],
+    place: pathlib.Path,
+    report_dir: pathlib.Path | None = None,
+    state: pathlib.Path | None = None,
+    **changed: Any,
+) -> Result:
     result = Result(place)
     properties = {
-        "images": str(images),
+        "images": json.dumps(images if isinstance(images, list) else [str(images)]),
         "fingerprint": "",
         "settings": IngestSettings(**{"eval_fraction": 0.3, **changed}).model_dump_json(),
-        "report_dir": None,
+        "report_dir": report_dir and str(report_dir),
+        "state": state and str(state),
     }
     context = Executor.Context(beam_pipeline_args=[], tmp_dir=str(place), unique_id="1")
     outputs = {"examples": [result.examples], "quarantine": [result.quarantine]}
@@ -177,7 +185,9 @@ def ingested(images: pathlib.Path, place: pathlib.Path, *beam_args: str) -> dict
     """The shards, of 50 images each."""
     result = Result(place)
     with beam.Pipeline(argv=list(beam_args)) as pipeline:
-        ingest.ingest(pipeline, layouts.scan(images), result.examples.uri, result.quarantine.uri, SETTINGS, 50)
+        ingest.ingest(
+            pipeline, layouts.scan(images), result.examples.uri, result.quarantine.uri, SETTINGS, images_per_shard=50
+        )
     ingest.clean_up(result.examples.uri)
     return result.shards()
 
@@ -217,7 +227,8 @@ import apache_beam as beam
 from components.image_example_gen import ingest, layouts
 from components.image_example_gen.settings import IngestSettings
 with beam.Pipeline() as pipeline:
-    ingest.ingest(pipeline, layouts.scan(sys.argv[1]), sys.argv[2] + "/examples", sys.argv[2] + "/quarantine", IngestSettings())
+    uris = sys.argv[2] + "/examples", sys.argv[2] + "/quarantine"
+    ingest.ingest(pipeline, layouts.scan(sys.argv[1]), *uris, IngestSettings())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     command = [sys.executable, "-c", code, str(images), str(place)]
@@ -253,10 +264,53 @@ def test_a_refused_run_leaves_the_list_where_the_message_says(tmp_path: pathlib.
     images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
     put(images, "cats/page.jpg", b"<html>404</html>")
     with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) can't be used") as error:
-        execute(images, tmp_path / "run", report_dir=str(tmp_path / "reports"))
+        execute(images, tmp_path / "run", report_dir=tmp_path / "reports")
     kept = tmp_path / "reports/quarantine.csv"
     assert f"The whole list: {kept}." in str(error.value)
     assert "cats/page.jpg" in kept.read_text()
+
+
+def test_an_image_stays_in_its_split_and_what_is_nearly_it_follows(tmp_path: pathlib.Path) -> None:
+    images, state = folder_of_images(tmp_path / "photos", cats=10, dogs=10), tmp_path / "state"
+    before = execute(images, tmp_path / "1", state=state).paths()
+    assert len(list((state / "splits").iterdir())) == 1
+    for path in before:  # the same pictures, compressed anew
+        with Image.open(images / path) as image:
+            image.save(images / f"{path.removesuffix('.jpg')} again.jpg", quality=80)
+    result = execute(images, tmp_path / "2", state=state)
+    after = result.paths()
+    assert {path: after[path] for path in before} == before
+    assert all(after[f"{path.removesuffix('.jpg')} again.jpg"] == split for path, split in before.items())
+    assert result.summary["near_copies"] == 40
+    page = pathlib.Path(result.quarantine.uri, "duplicates.html").read_text()
+    assert page.count("data:image/jpeg") == 40 and "cats/0 again.jpg" in page
+
+    alone = execute(images, tmp_path / "3", near_duplicates=None).paths()
+    assert any(alone[path] != split for path, split in after.items()), "without, hashing parts some of them"
+
+
+def test_splits_that_the_folders_give_are_kept_and_test_is_one_of_them(tmp_path: pathlib.Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for i in range(4):
+            put(tmp_path, f"photos/{split}/{'ab'[i % 2]}/{i}.png", encoded(10 * number + i, "PNG"))
+    result = execute(tmp_path / "photos", tmp_path)
+    assert result.summary["by_split"] == {"train": 4, "eval": 4, "test": 4}
+    assert artifact_utils.decode_split_names(result.examples.split_names) == ["train", "eval", "test"]
+    assert len(list(pathlib.Path(result.examples.uri, "Split-test").iterdir())) == 1
+
+
+def test_a_webp_and_a_large_photo_are_stored_as_what_the_serving_graph_reads(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=3, dogs=3)
+    put(images, "cats/picture.webp", encoded(50, "WEBP", size=(90, 60)))
+    put(images, "dogs/large.jpg", encoded(51, size=(400, 300)))
+    result = execute(images, tmp_path, max_side=200)
+    stored = {text(e, features.FILENAME).decode(): e for s in features.SPLITS for e in result.records(s)}
+    for path, size in (("cats/picture.webp", (60, 90)), ("dogs/large.jpg", (150, 200))):
+        data = text(stored[path], features.IMAGE)
+        assert tf.io.decode_image(data, channels=3).shape[:2] == size
+        assert text(stored[path], features.SHA256).decode() == hashlib.sha256(data).hexdigest()
+        numbers = [stored[path].features.feature[n].int64_list.value[0] for n in (features.HEIGHT, features.WIDTH)]
+        assert tuple(numbers) == size
 
 
 def test_a_folder_of_broken_images_is_a_users_error(tmp_path: pathlib.Path) -> None:
@@ -268,11 +322,12 @@ def test_a_folder_of_broken_images_is_a_users_error(tmp_path: pathlib.Path) -> N
 
 def test_a_file_that_changes_or_vanishes_during_the_run_is_quarantined(tmp_path: pathlib.Path) -> None:
     images = folder_of_images(tmp_path / "photos", cats=2, dogs=2)
-    changed, gone = (ingest.check(str(images), File(f"cats/{i}.jpg", "cats")) for i in (0, 1))
+    roots = Roots((str(images),))
+    changed, gone = ingest.check(roots, [File(f"cats/{i}.jpg", "cats") for i in (0, 1)], SETTINGS)
     put(images, "cats/0.jpg", encoded(77))
     (images / "cats/1.jpg").unlink()
-    assert ingest.record_of(str(images), changed) == Quarantined("changed during the run")
-    assert ingest.record_of(str(images), gone) == Quarantined("vanished during the run: No such file or directory")
+    assert ingest.record_of(roots, changed, SETTINGS) == Quarantined("changed during the run")
+    assert ingest.record_of(roots, gone, SETTINGS) == Quarantined("vanished during the run: No such file or directory")
 
 
 def test_an_unreadable_file_is_quarantined(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +337,7 @@ def test_an_unreadable_file_is_quarantined(tmp_path: pathlib.Path, monkeypatch: 
         raise PermissionError(13, "Permission denied", path)  # the tests may run as root, whom no permission stops
 
     monkeypatch.setattr(os, "open", refuse)
-    row = ingest.check(str(images), File("cats/0.jpg", "cats"))
+    (row,) = ingest.check(Roots((str(images),)), [File("cats/0.jpg", "cats")], SETTINGS)
     assert row.verdict == Quarantined("unreadable: Permission denied")
 
 
@@ -290,11 +345,11 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypatch
     images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
     really, calls = ingest.record_of, []
 
-    def fail_at_the_third(root: str, row: Any) -> bytes | Quarantined:
+    def fail_at_the_third(roots: Roots, row: Any, settings: IngestSettings) -> bytes | Quarantined:
         calls.append(row)
         if len(calls) == 3:
             raise MemoryError
-        return really(root, row)
+        return really(roots, row, settings)
 
     monkeypatch.setattr(ingest, "record_of", fail_at_the_third)
     with pytest.raises((MemoryError, RuntimeError)):
@@ -307,7 +362,7 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypatch
 
 def test_what_crosses_a_shuffle_is_small_whatever_the_image(tmp_path: pathlib.Path) -> None:
     put(tmp_path, "cats/large.jpg", encoded(1, size=(2000, 1500)))
-    row = ingest.check(str(tmp_path), File("cats/large.jpg", "cats"))
+    (row,) = ingest.check(Roots((str(tmp_path),)), [File("cats/large.jpg", "cats")], SETTINGS)
     assert row.size > 1 << 20
     assert len(pickle.dumps(row)) < 1000
 
@@ -320,7 +375,7 @@ def test_beams_workers_import_no_tfx() -> None:
 
 def pipeline_of(images: pathlib.Path, workspace: pathlib.Path) -> tfx.dsl.Pipeline:
     gen = ImageExampleGen(
-        images=str(images),
+        images=[str(images)],
         fingerprint=layouts.fingerprint(layouts.scan(images)),
         settings=SETTINGS,
         report_dir=str(workspace / "reports"),

@@ -1,7 +1,9 @@
 """What becomes of every file, and what is told of it: invariants over made-up rows."""
 
 import csv
+import hashlib
 import io
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from components.image_example_gen.decoding import Decoded, Quarantined
 from components.image_example_gen.layouts import File
-from components.image_example_gen.plan import Row, make_plan
+from components.image_example_gen.plan import Plan, Row, make_plan
 from components.image_example_gen.quarantine import (
     Summary,
     Written,
@@ -22,26 +24,73 @@ from components.image_example_gen.quarantine import (
 )
 from components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
+from graftline.features import EVAL, SPLITS, TEST, TRAIN
 
-GOOD = Decoded("jpeg", 2, 2, 0.5, 0.1, 0.1)
+GOOD = Decoded("jpeg", 2, 2, 0.5, 0.1, 0.1, phash=0)
 
 
-def row(path: str, content: str, verdict: Decoded | Quarantined = GOOD, size: int = 10) -> Row:
-    return Row(File(path, path.split("/")[0]), content, size, verdict)
+def row(
+    path: str,
+    content: str,
+    verdict: Decoded | Quarantined = GOOD,
+    size: int = 10,
+    split: str = "",
+    group: str = "",
+) -> Row:
+    return Row(File(path, path.split("/")[0], split, group), content, size, verdict)
+
+
+def looks(phash: int, contrast: float = 0.1) -> Decoded:
+    return replace(GOOD, phash=phash, contrast=contrast)
+
+
+def spread(number: int) -> int:
+    """A hash far from those of other numbers below 1,000."""
+    return int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:8], "big")
 
 
 @st.composite
 def rows_of_folders(draw: st.DrawFn) -> list[Row]:
-    """Files of few contents in few classes, so that copies and conflicts abound; odd contents are bad."""
-    files = draw(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12)), min_size=1, max_size=60))
+    """Files of few contents in few classes, so that copies and conflicts abound; odd contents are bad.
+
+    Some have splits or groups of the layout's, and some look alike.
+    """
+    given_splits = ["", TRAIN, EVAL, TEST] if draw(st.booleans()) else [""]
+    groups = ["", "g", "h"] if draw(st.booleans()) else [""]
+    look = draw(st.sampled_from([1, 2, 9]))  # how many contents in a row look alike
+    files = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from("abc"), st.integers(0, 12), st.sampled_from(given_splits), st.sampled_from(groups)
+            ),
+            min_size=1,
+            max_size=60,
+        )
+    )
     return [
-        row(f"{label}/{i}.jpg", f"{content:064x}", Quarantined("truncated JPEG") if content % 4 == 3 else GOOD)
-        for i, (label, content) in enumerate(files)
+        row(
+            f"{label}/{i}.jpg",
+            f"{content:064x}",
+            Quarantined("truncated JPEG") if content % 4 == 3 else looks(spread(content // look)),
+            split=split,
+            group=group,
+        )
+        for i, (label, content, split, group) in enumerate(files)
     ]
 
 
-def written_as_planned(rows: Sequence[Row]) -> Summary:
-    plan = make_plan(rows, IngestSettings(eval_fraction=0.3), images_per_shard=5)
+knowns = st.dictionaries(
+    st.integers(0, 20).map(lambda content: f"{content:064x}"), st.sampled_from([TRAIN, EVAL, TEST]), max_size=8
+)
+SETTINGS = IngestSettings(eval_fraction=0.3)
+
+
+def planned(rows: Sequence[Row], known: dict[str, str] | None = None) -> Plan:
+    return make_plan(rows, SETTINGS, images_per_shard=5, known=known)
+
+
+def written_as_planned(plan: Plan) -> Summary:
+    """The first row of each shard is lost on writing."""
     written = [
         Written(shard.split, tuple((kept.label, 1) for kept in shard.rows[1:]), lost(shard.rows[:1]))
         for shard in plan.shards
@@ -53,40 +102,88 @@ def lost(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(replace(r, verdict=Quarantined("changed during the run")) for r in rows)
 
 
-@given(rows_of_folders())
-def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Row]) -> None:
-    plan = make_plan(rows, IngestSettings(eval_fraction=0.3), images_per_shard=5)
+@given(rows_of_folders(), knowns)
+def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Row], known: dict[str, str]) -> None:
+    plan = planned(rows, known)
     kept = [kept for shard in plan.shards for kept in shard.rows]
     assert sorted([*kept, *plan.quarantined, *plan.duplicates], key=lambda r: r.path) == sorted(
         rows, key=lambda r: r.path
     )
     assert len({(r.sha256, r.label) for r in kept}) == len(kept)
-    summary = written_as_planned(rows)  # where one row of each shard is lost on writing
+    assert plan.splits.keys() == {r.sha256 for r in kept}
+    summary = written_as_planned(plan)
     assert summary.examples + summary.quarantined + summary.duplicates == summary.found == len(rows)
     totals = [sum(counts[kind] for counts in summary.by_class.values()) for kind in ("quarantined", "duplicates")]
     assert totals == [summary.quarantined, summary.duplicates]
     assert sum(summary.by_reason.values()) == summary.quarantined
+    assert (TEST in summary.by_split) == any(shard.split == TEST for shard in plan.shards)
+    assert {split: sum(c[split] for c in summary.by_class.values()) for split in summary.by_split} == summary.by_split
+    assert sum(summary.by_split.values()) == summary.examples
     assert Summary.from_json(summary.to_json()) == summary
 
 
-@given(rows_of_folders(), st.randoms())
-def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(rows: list[Row], random: object) -> None:
+@given(rows_of_folders(), knowns, st.randoms())
+def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(
+    rows: list[Row], known: dict[str, str], random: object
+) -> None:
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert make_plan(shuffled, IngestSettings(eval_fraction=0.3)) == make_plan(rows, IngestSettings(eval_fraction=0.3))
+    assert planned(shuffled, known) == planned(rows, known)
+
+
+@given(rows_of_folders(), knowns)
+def test_what_the_layout_gives_is_kept_and_then_what_is_known(rows: list[Row], known: dict[str, str]) -> None:
+    plan = planned(rows, known)
+    for shard in plan.shards:
+        for kept in shard.rows:
+            assert plan.splits[kept.sha256] == shard.split
+            assert kept.file.split in ("", shard.split)
+            given_splits = {r.file.split for r in rows if r.sha256 == kept.sha256} - {""}
+            if given_splits:
+                assert shard.split == next(split for split in (TEST, EVAL, TRAIN) if split in given_splits)
+            elif kept.sha256 in known:
+                assert shard.split == known[kept.sha256]
+
+
+@given(rows_of_folders(), knowns)
+def test_what_belongs_together_is_in_one_split_or_told_as_a_leak(rows: list[Row], known: dict[str, str]) -> None:
+    plan = planned(rows, known)
+    split_by_path = {kept.path: shard.split for shard in plan.shards for kept in shard.rows}
+    leaks = set(plan.leaks)
+    for paths in plan.near:
+        assert len(paths) > 1
+        assert (len({split_by_path[path] for path in paths}) > 1) == (paths in leaks)
+    for group in "gh":
+        inside = [r for shard in plan.shards for r in shard.rows if r.file.group == group]
+        if len({split_by_path[r.path] for r in inside}) > 1:
+            assert any({r.path for r in inside} <= set(paths) for paths in leaks)
+    if not known and not any(r.file.split for r in rows):  # then only a class that lacks a side parts near copies
+        assert all(paths in plan.near for paths in leaks)
+
+
+@given(rows_of_folders(), rows_of_folders(), knowns)
+def test_an_image_once_planned_stays_where_it_is(old: list[Row], new: list[Row], known: dict[str, str]) -> None:
+    before = planned([replace(r, file=r.file._replace(split="")) for r in old], known)
+    added = [replace(r, file=File(f"new/{r.path}", r.label, group=r.file.group)) for r in new]
+    after = planned([replace(r, file=r.file._replace(split="")) for r in old] + added, {**known, **before.splits})
+    assert {sha: after.splits[sha] for sha in before.splits} == before.splits
 
 
 @given(rows_of_folders())
 def test_one_content_is_never_on_both_sides(rows: list[Row]) -> None:
     split_of: dict[str, str] = {}
-    for shard in make_plan(rows, IngestSettings(eval_fraction=0.3), images_per_shard=5).shards:
+    for shard in planned(rows).shards:
         for kept in shard.rows:
             assert split_of.setdefault(kept.sha256, shard.split) == shard.split
 
 
 def test_shards_are_even_and_sorted_by_content() -> None:
     rows = [row(f"a/{i}.jpg", f"{i * 7919 % 2503:064x}") for i in range(2503)]
-    train = [shard for shard in make_plan(rows, IngestSettings(eval_fraction=0.001), images_per_shard=1000).shards if shard.split == "train"]
+    train = [
+        shard
+        for shard in make_plan(rows, IngestSettings(eval_fraction=0.001), images_per_shard=1000).shards
+        if shard.split == "train"
+    ]
     assert [shard.name for shard in train] == [f"data_tfrecord-{i:05d}-of-00003" for i in range(3)]
     sizes = [len(shard.rows) for shard in train]
     assert max(sizes) - min(sizes) <= 1
@@ -96,11 +193,17 @@ def test_shards_are_even_and_sorted_by_content() -> None:
 
 def test_large_files_make_more_shards() -> None:
     rows = [row(f"a/{i}.jpg", f"{i:064x}", size=40 << 20) for i in range(100)]
-    assert all(sum(r.size for r in shard.rows) <= 560 << 20 for shard in make_plan(rows, IngestSettings(eval_fraction=0.2)).shards)
+    assert all(
+        sum(r.size for r in shard.rows) <= 560 << 20
+        for shard in make_plan(rows, IngestSettings(eval_fraction=0.2)).shards
+    )
 
 
 def test_the_first_copy_by_path_is_kept_and_one_for_each_label() -> None:
-    plan = make_plan([row("b/2.jpg", "s"), row("a/2.jpg", "s"), row("a/1.jpg", "s"), row("a/3.jpg", "t")], IngestSettings(eval_fraction=0.5))
+    plan = make_plan(
+        [row("b/2.jpg", "s"), row("a/2.jpg", "s"), row("a/1.jpg", "s"), row("a/3.jpg", "t")],
+        IngestSettings(eval_fraction=0.5),
+    )
     assert sorted(kept.path for shard in plan.shards for kept in shard.rows) == ["a/1.jpg", "a/3.jpg", "b/2.jpg"]
     assert [copy.path for copy in plan.duplicates] == ["a/2.jpg"]
     assert plan.conflicts == (("a/1.jpg", "b/2.jpg"),)
@@ -121,7 +224,9 @@ def test_the_csv_survives_commas_and_quotes() -> None:
 
 
 def test_files_lost_on_writing_are_listed_too() -> None:
-    plan = make_plan([row("b/1.jpg", "s", Quarantined("empty file")), row("a/1.jpg", "t")], IngestSettings(eval_fraction=0.5))
+    plan = make_plan(
+        [row("b/1.jpg", "s", Quarantined("empty file")), row("a/1.jpg", "t")], IngestSettings(eval_fraction=0.5)
+    )
     written = [Written("train", (), lost([row("a/1.jpg", "t")]))]
     assert [r.path for r in quarantined_rows(plan, written)] == ["a/1.jpg", "b/1.jpg"]
 
@@ -138,13 +243,24 @@ BAD = tuple(row(f"a/bad{i}.jpg", f"bad{i}", Quarantined(f"not an image: starts w
 def test_too_many_bad_files_are_refused_with_counts_reasons_and_what_to_do() -> None:
     summary = summary_of(*FOUR, *BAD, row("b/0.jpg", "5", Quarantined("truncated JPEG")))
     with pytest.raises(UserError) as error:
-        require_usable(summary, "photos", 0.05, "reports/quarantine.csv")
+        require_usable(summary, "photos", IngestSettings(), "reports/quarantine.csv")
     assert str(error.value) == (
         "photos: 3 of 7 files (42.9%) can't be used, more than data.max_bad_fraction (0.05) allows. "
         "Why: not an image (2, such as a/bad0.jpg); truncated JPEG (1, such as b/0.jpg). "
         "The whole list: reports/quarantine.csv. Mend or remove them, or raise data.max_bad_fraction."
     )
-    require_usable(summary, "photos", 3 / 7, "")
+    require_usable(summary, "photos", IngestSettings(max_bad_fraction=3 / 7), "")
+
+
+def test_strict_allows_not_one() -> None:
+    strict = IngestSettings(strict=True, max_bad_fraction=1.0)
+    require_usable(summary_of(*FOUR), "photos", strict, "")
+    with pytest.raises(UserError) as error:
+        require_usable(summary_of(*FOUR, BAD[0]), "photos", strict, "reports/quarantine.csv")
+    assert str(error.value) == (
+        "photos: 1 of 5 files can't be used, and data.strict allows none. Why: not an image (1, such as a/bad0.jpg). "
+        "The whole list: reports/quarantine.csv. Mend or remove them, or set data.strict=false."
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,10 +273,135 @@ def test_too_many_bad_files_are_refused_with_counts_reasons_and_what_to_do() -> 
 )
 def test_data_that_can_train_nothing_is_refused(rows: tuple[Row, ...], told: str) -> None:
     with pytest.raises(UserError) as error:
-        require_usable(summary_of(*rows), "photos", 1.0, "")
+        require_usable(summary_of(*rows), "photos", IngestSettings(max_bad_fraction=1.0), "")
     assert told in str(error.value)
 
 
 def test_a_class_that_lost_all_its_images_is_warned_of() -> None:
     summary = summary_of(*FOUR, row("c/1.jpg", "9", Quarantined("empty file")))
     assert summary.warnings == ["class 'c' has no image that can be decoded and is left out"]
+
+
+def in_splits(**splits: str) -> list[Row]:
+    """Images of two classes: `in_splits(a="train train eval", b=...)`."""
+    return [
+        row(f"{label}/{i}.jpg", f"{label}{i}", split=split)
+        for label, named in splits.items()
+        for i, split in enumerate(named.split())
+    ]
+
+
+def test_a_class_may_be_absent_from_test_but_not_from_train_or_eval() -> None:
+    summary = summary_of(*in_splits(a="train eval test", b="train eval"))
+    assert summary.by_split == {TRAIN: 2, EVAL: 2, TEST: 1}
+    assert summary.by_class["b"] == {TRAIN: 1, EVAL: 1, TEST: 0, "quarantined": 0, "duplicates": 0}
+    require_usable(summary, "photos", IngestSettings(), "")
+    with pytest.raises(UserError, match="class 'b' has 2 in train, 0 in eval, 1 in test after splitting"):
+        require_usable(summary_of(*in_splits(a="train eval", b="train train test")), "photos", IngestSettings(), "")
+
+
+def test_without_given_splits_nothing_is_said_of_test() -> None:
+    summary = summary_of(*FOUR)
+    assert list(summary.by_split) == list(SPLITS)
+    assert list(summary.by_class["a"]) == [TRAIN, EVAL, "quarantined", "duplicates"]
+
+
+def test_of_one_content_in_two_splits_the_copy_in_train_is_dropped_and_told() -> None:
+    rows = in_splits(a="train train eval", b="train eval")
+    rows += [row("a/copy.jpg", "a0", split=EVAL), row("b/other class.jpg", "a1", split=TEST)]
+    plan = planned(rows)
+    assert [r.path for r in plan.duplicates] == ["a/0.jpg", "a/1.jpg"]
+    assert (plan.splits["a0"], plan.splits["a1"]) == (EVAL, TEST)
+    assert plan.leaks == (("a/0.jpg", "a/copy.jpg"), ("a/1.jpg", "b/other class.jpg"))
+    assert plan.conflicts == (("a/1.jpg", "b/other class.jpg"),)
+    assert [(m.path, m.split) for m in plan.copies[0].members] == [("a/0.jpg", TRAIN), ("a/copy.jpg", EVAL)]
+    summary = written_as_planned(plan)
+    assert (summary.leaks, summary.leak_paths) == (2, [list(paths) for paths in plan.leaks])
+
+
+def alike(*hashes: int, label: str = "a", split: str = "") -> list[Row]:
+    return [row(f"{label}/{h:x}.jpg", f"{h:064x}", looks(h), split=split) for h in hashes]
+
+
+OTHERS = [row(f"{'ab'[i % 2]}/other{i}.jpg", f"{i + 1000:064x}", looks(spread(i))) for i in range(40)]
+
+
+def test_near_copies_land_in_one_split_also_under_two_labels() -> None:
+    """Twenty pairs, half of them under two labels, none parted."""
+    pairs = [row(f"a/one{i}.jpg", f"{spread(i):064x}", looks(spread(900 + i))) for i in range(20)]
+    pairs += [row(f"{'ab'[i % 2]}/two{i}.jpg", f"{i:064x}", looks(spread(900 + i) ^ 5)) for i in range(20)]
+    plan = planned(pairs + OTHERS)
+    assert plan.near == tuple(sorted((f"a/one{i}.jpg", f"{'ab'[i % 2]}/two{i}.jpg") for i in range(20)))
+    assert (plan.leaks, plan.conflicts, plan.warnings) == ((), (), ())
+    assert {plan.splits[r.sha256] for r in pairs} == {TRAIN, EVAL}
+    assert [[m.distance for m in group.members] for group in plan.copies] == [[0, 2]] * 20
+    summary = written_as_planned(plan)
+    assert (summary.near_copies, summary.near_groups, summary.leaks) == (40, 20, 0)
+
+
+def test_near_copies_can_be_left_alone() -> None:
+    rows = alike(7 << 8, 7 << 8 | 1) + OTHERS
+    assert planned(rows).near
+    assert make_plan(rows, IngestSettings(eval_fraction=0.3, near_duplicates=None)).near == ()
+    assert make_plan(rows, IngestSettings(eval_fraction=0.3, near_duplicates=0)).near == ()
+
+
+def test_flat_pictures_look_like_nothing() -> None:
+    flat = [row(f"a/{i}.jpg", f"{i:064x}", looks(1 << 63, contrast=0.001)) for i in range(5)]
+    assert planned(flat + OTHERS).near == ()
+
+
+def test_near_copies_in_splits_of_the_layouts_are_told_and_not_moved() -> None:
+    rows = alike(7 << 8, split=TRAIN) + alike(7 << 8 | 1, split=TEST) + OTHERS
+    plan = planned(rows)
+    assert [plan.splits[f"{h:064x}"] for h in (7 << 8, 7 << 8 | 1)] == [TRAIN, TEST]
+    assert plan.leaks == plan.near == (("a/700.jpg", "a/701.jpg"),)
+
+
+def test_old_images_that_turn_out_to_be_near_are_told_and_not_moved_and_new_ones_follow() -> None:
+    one, two, new = (f"{7 << 8 | bits:064x}" for bits in (0, 1, 2))
+    plan = planned(alike(7 << 8, 7 << 8 | 1, 7 << 8 | 2) + OTHERS, {two: EVAL, one: TRAIN})
+    assert (plan.splits[one], plan.splits[two], plan.splits[new]) == (TRAIN, EVAL, EVAL)
+    assert plan.leaks == (("a/700.jpg", "a/701.jpg", "a/702.jpg"),)
+
+
+def test_groups_of_the_layouts_stay_in_one_split() -> None:
+    rows = [row(f"{'ab'[i % 2]}/{i}.jpg", f"{i:064x}", group=f"patient {i // 8}") for i in range(400)]
+    plan = planned(rows)
+    sides = [{plan.splits[f"{i:064x}"] for i in range(first, first + 8)} for first in range(0, 400, 8)]
+    assert all(len(side) == 1 for side in sides)
+    assert {TRAIN, EVAL} == set.union(*sides)
+    assert plan.leaks == ()
+
+
+def test_exact_copies_in_two_groups_hold_both_groups_together() -> None:
+    rows = [row(f"{'ab'[i % 2]}/{i}.jpg", f"{i:064x}", group=f"g{i // 2}") for i in range(200)]
+    rows += [row(f"a/copy{i}.jpg", f"{i:064x}", group=f"g{i // 2 + 1}") for i in range(0, 200, 4)]
+    plan = planned(rows)
+    assert all(len({plan.splits[f"{i + j:064x}"] for j in range(4)}) == 1 for i in range(0, 200, 4))
+
+
+def test_a_group_on_both_sides_by_the_layouts_own_splits_is_told() -> None:
+    rows = [*FOUR, row("a/3.jpg", "5", split=TRAIN, group="g"), row("a/4.jpg", "6", split=EVAL, group="g")]
+    assert planned(rows).leaks == (("a/3.jpg", "a/4.jpg"),)
+
+
+def test_a_class_whose_images_all_look_alike_is_split_and_told() -> None:
+    drawn = [row(f"a/{i}.jpg", f"{i:064x}", looks(7 << 8)) for i in range(30)]
+    plan = planned(drawn + OTHERS)
+    assert {plan.splits[r.sha256] for r in drawn} == {TRAIN, EVAL}
+    assert plan.near == ()
+    assert plan.warnings[0].startswith("30 images look so much alike")
+    assert written_as_planned(plan).warnings == list(plan.warnings)
+
+
+def test_shards_of_test_are_even_too() -> None:
+    rows = [row(f"a/{i}.jpg", f"{i:064x}", split=TEST) for i in range(23)]
+    sizes = [len(shard.rows) for shard in planned([*rows, *FOUR]).shards if shard.split == TEST]
+    assert sorted(sizes) == [4, 4, 5, 5, 5]
+
+
+def test_rows_and_plans_cross_a_shuffle() -> None:
+    plan = planned(alike(7 << 8, 7 << 8 | 1) + OTHERS)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    assert len(pickle.dumps(OTHERS[0])) < 1000

@@ -1,4 +1,4 @@
-"""The split of an image follows from its content; nothing moves when images are added."""
+"""The split of an image follows from its content and what it must stay with; nothing moves when images are added."""
 
 import hashlib
 from collections import Counter
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.image_example_gen.splits import assign, split_of
-from graftline.features import EVAL, TRAIN
+from components.image_example_gen.splits import Unit, assign, split_of
+from graftline.features import EVAL, TEST, TRAIN
 
 fractions = st.floats(0.01, 0.99)
 seeds = st.integers(0, 2**31)
@@ -79,3 +79,116 @@ def test_the_order_of_images_does_not_matter(labels_of: dict[str, set[str]], fra
 def test_two_classes_that_are_copies_of_one_another_still_have_both_sides() -> None:
     splits = assign({sha: {"a", "b"} for sha in digests_of(2)}, 0.001, 0)
     assert sorted(splits.values()) == [EVAL, TRAIN]
+
+
+def pairs_of(shas: list[str]) -> list[Unit]:
+    """Two and two as near copies: units of single images."""
+    return [((one,), (other,)) for one, other in zip(shas[::2], shas[1::2], strict=False)]
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_the_fraction_is_met_within_a_hundredth_also_with_near_copies_and_tiny_classes(fraction: float) -> None:
+    shas = digests_of(10_000)
+    labels_of = {sha: {f"tiny {i // 2}" if i < 100 else f"class {i % 10}"} for i, sha in enumerate(shas)}
+    splits = assign(labels_of, fraction, 0, units=pairs_of(shas[2_000:4_000]))
+    assert Counter(splits.values())[EVAL] / 10_000 == pytest.approx(fraction, abs=0.01)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> tuple[dict[str, set[str]], list[Unit]]:
+    """Images of few classes, some in units of bundles."""
+    shas = draw(st.lists(digests, min_size=1, max_size=40, unique=True))
+    labels_of = {sha: draw(st.sets(st.sampled_from("abc"), min_size=1, max_size=2)) for sha in shas}
+    units, rest = [], list(shas)
+    while rest and draw(st.booleans()):
+        sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+        unit = [[rest.pop() for _ in range(size) if rest] for size in sizes]
+        units.append([bundle for bundle in unit if bundle])
+    return labels_of, [unit for unit in units if unit]
+
+
+@given(images(), fractions, seeds)
+def test_a_bundle_is_never_parted_and_a_unit_only_for_a_class_that_has_nothing_else(
+    drawn: tuple[dict[str, set[str]], list[Unit]], fraction: float, seed: int
+) -> None:
+    labels_of, units = drawn
+    splits = assign(labels_of, fraction, seed, units)
+    assert splits.keys() == labels_of.keys()
+    assert all(len({splits[sha] for sha in bundle}) == 1 for unit in units for bundle in unit)
+    for unit in units:
+        if len({splits[sha] for bundle in unit for sha in bundle}) > 1:
+            inside = {sha for bundle in unit for sha in bundle}
+            classes = {label for sha in inside for label in labels_of[sha]}
+            sides = [
+                {splits[sha] for sha, labels in labels_of.items() if label in labels and sha not in inside}
+                for label in classes
+            ]
+            assert any(side != {TRAIN, EVAL} for side in sides)
+
+
+@given(images(), images(), fractions, seeds)
+def test_what_was_assigned_once_never_moves_whatever_is_added(
+    old: tuple[dict[str, set[str]], list[Unit]],
+    new: tuple[dict[str, set[str]], list[Unit]],
+    fraction: float,
+    seed: int,
+) -> None:
+    before = assign(old[0], fraction, seed, old[1])
+    added = {sha: labels for sha, labels in new[0].items() if sha not in old[0]}
+    # Near copies may turn out to tie old ones on both sides.
+    tied: list[Unit] = [[[sha] for sha in [*list(old[0])[:5], *added]]]
+    after = assign(old[0] | added, fraction, seed, tied, fixed=before)
+    assert {sha: after[sha] for sha in before} == before
+    assert assign(old[0] | added, fraction, seed, tied, fixed=after) == after
+
+
+def test_a_new_near_copy_follows_the_earliest_old_one() -> None:
+    one, two, new = digests_of(3)
+    labels_of = {sha: {"a"} for sha in digests_of(20)}
+    for settled in ({one: EVAL, two: TRAIN}, {two: TRAIN, one: EVAL}, {one: TEST, two: TRAIN}):
+        splits = assign(labels_of, 0.5, 0, [((two,), (new,), (one,))], settled)
+        assert {one: splits[one], two: splits[two]} == settled
+        assert splits[new] == next(iter(settled.values()))
+
+
+def test_a_bundle_follows_its_own_before_its_near_copies() -> None:
+    mine, other, new = digests_of(3)
+    labels_of = {sha: {"a"} for sha in digests_of(20)}
+    splits = assign(labels_of, 0.5, 0, [((other,), (mine, new))], {other: TRAIN, mine: EVAL})
+    assert splits[new] == EVAL
+
+
+def test_a_unit_is_in_eval_no_more_often_than_an_image() -> None:
+    shas = digests_of(12_000)
+    units = [tuple((sha,) for sha in shas[i : i + 6]) for i in range(0, len(shas), 6)]
+    splits = assign({sha: {"a"} for sha in shas}, 0.2, 0, units)
+    assert Counter(splits.values())[EVAL] / len(shas) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_class_of_one_unit_gets_its_other_side_by_parting_it_but_a_group_is_not_parted() -> None:
+    shas = digests_of(4)
+    labels_of = {sha: {"a"} for sha in shas}
+    assert Counter(assign(labels_of, 0.001, 0, [[[sha] for sha in shas]]).values()) == {TRAIN: 3, EVAL: 1}
+    assert Counter(assign(labels_of, 0.001, 0, [[shas]]).values()) == {TRAIN: 4}
+
+
+@pytest.mark.parametrize("lone", range(6))
+def test_a_single_image_is_moved_rather_than_a_unit(lone: int) -> None:
+    shas = digests_of(6)
+    others = [sha for i, sha in enumerate(shas) if i != lone]
+    units: list[Unit] = [[[sha] for sha in others[:3]], [[sha] for sha in others[3:]]]
+    splits = assign({sha: {"a"} for sha in shas}, 0.001, 0, units)
+    assert [sha for sha, split in splits.items() if split == EVAL] == [shas[lone]]
+
+
+def test_a_unit_is_where_its_smallest_content_hash_is() -> None:
+    shas = digests_of(300)
+    units: list[Unit] = [[[sha] for sha in shas[i : i + 3]] for i in range(0, 300, 3)]
+    splits = assign({sha: {"a"} for sha in shas}, 0.4, 0, units)
+    for i in range(0, 300, 3):
+        assert {splits[sha] for sha in shas[i : i + 3]} == {split_of(min(shas[i : i + 3]), 0.4, 0)}
+
+
+def test_images_that_are_gone_are_ignored() -> None:
+    here, gone = digests_of(2)
+    assert assign({here: {"a"}}, 0.001, 0, fixed={gone: EVAL}) == {here: TRAIN}

@@ -1,0 +1,276 @@
+"""The checks themselves: TFDV's, of a run's statistics against a schema, the last run's statistics and one another."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, schema_pb2
+from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList, FeatureNameStatistics
+
+from components.data_validation import statistics
+from components.data_validation.findings import Finding
+from components.image_example_gen.settings import Action, ValidationSettings
+from graftline import features
+
+# Of features that a curated schema does not name, and of what `_measured` reads from the measurements.
+_NOT_VIOLATIONS = frozenset(
+    {
+        anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN,
+        anomalies_pb2.AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
+        anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
+        anomalies_pb2.AnomalyInfo.COMPARATOR_CONTROL_DATA_MISSING,
+        anomalies_pb2.AnomalyInfo.COMPARATOR_TREATMENT_DATA_MISSING,
+    }
+)
+_SHOWN = 10
+_BEFORE = "the last run of other images"
+
+Splits = Mapping[str, DatasetFeatureStatisticsList]
+
+
+class Result(NamedTuple):
+    """What came of the checks."""
+
+    findings: list[Finding]
+    anomalies: dict[str, anomalies_pb2.Anomalies]  # TFDV's own words, by split
+
+
+def validate(
+    now: Splits, schema: schema_pb2.Schema, schema_file: str, before: Splits | None, settings: ValidationSettings
+) -> Result:
+    """Holds a run's statistics against everything there is to hold them against.
+
+    Args:
+      now: of this run, by split, as `statistics.stats_options` has them made; "train" and "eval" are among them.
+      schema: inferred from this run's images, or curated.
+      schema_file: the curated schema's path, for the messages; "" when it was inferred.
+      before: of the last run of other images, None when there was none.
+      settings: thresholds, and what to do about findings.
+    """
+    domain = tfdv.get_domain(schema, features.LABEL) if schema_file and _has_domain(schema) else None
+    expected = list(domain.value) if domain is not None else statistics.labels(before) if before else None
+    source = f"data.schema_file {schema_file}" if domain is not None else _BEFORE
+    asked = copy.deepcopy(schema)
+    if expected is not None and domain is None:
+        _of(asked, features.LABEL).string_domain.CopyFrom(schema_pb2.StringDomain(value=expected))
+    train, drifted, skewed = _comparable(now, before)
+    _compare(asked, train, drifted, skewed, settings)
+    anomalies = {split: tfdv.validate_statistics(each, asked) for split, each in now.items() if split != features.TRAIN}
+    anomalies[features.TRAIN] = tfdv.validate_statistics(
+        train, asked, previous_statistics=drifted, serving_statistics=skewed
+    )
+    findings: list[Finding] = []
+    if expected is not None:
+        findings += _label_findings(now, anomalies, expected, source, domain is not None, settings)
+    findings += _measured(anomalies[features.TRAIN], now, before, settings)
+    if schema_file:
+        findings += _violations(anomalies, schema_file, settings)
+    return Result(findings, anomalies)
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def _has_domain(schema: schema_pb2.Schema) -> bool:
+    return _of(schema, features.LABEL).WhichOneof("domain_info") in ("domain", "string_domain")
+
+
+def _label_findings(
+    now: Splits,
+    anomalies: Mapping[str, anomalies_pb2.Anomalies],
+    expected: list[str],
+    source: str,
+    curated: bool,
+    settings: ValidationSettings,
+) -> Iterator[Finding]:
+    """New labels, as TFDV judges them, and missing ones, of which it has no notion."""
+    found = statistics.labels(now)
+    new = tuple(label for label in found if label not in set(expected))
+    if new and any(_is_new_label(path, reason) for each in anomalies.values() for path, reason in _reasons(each)):
+        images = sum(statistics.counts(each, features.LABEL).get(label, 0) for each in now.values() for label in new)
+        yield Finding(
+            check="new_label",
+            action=settings.new_label if curated else "warn",  # without a curated schema nobody said what is allowed
+            feature=features.LABEL,
+            message=f"{_classes(new)} ({images:,} image{'' if images == 1 else 's'}): not in {source}",
+            advice="Move or rename what is misnamed, add what is meant to that file's domain of image/class/text",
+            classes=new,
+        )
+    missing = tuple(label for label in expected if label not in set(found))
+    if missing:
+        yield Finding(
+            check="missing_class",
+            action=settings.missing_class,
+            feature=features.LABEL,
+            message=f"{_classes(missing)}: in {source}, but without an image now",
+            advice="Put the images back, or take the class out of that file" if curated else "Put the images back",
+            classes=missing,
+        )
+
+
+def _is_new_label(path: path_pb2.Path, reason: anomalies_pb2.AnomalyInfo.Reason) -> bool:
+    unexpected = anomalies_pb2.AnomalyInfo.ENUM_TYPE_UNEXPECTED_STRING_VALUES
+    return list(path.step) == [features.LABEL] and reason.type == unexpected
+
+
+def _classes(labels: tuple[str, ...]) -> str:
+    shown = ", ".join(f"'{label}'" for label in labels[:_SHOWN])
+    more = f" and {len(labels) - _SHOWN:,} more" if len(labels) > _SHOWN else ""
+    return f"{'class' if len(labels) == 1 else 'classes'} {shown}{more}"
+
+
+# --- distributions ----------------------------------------------------------------------------------------------------
+
+
+def _comparable(
+    now: Splits, before: Splits | None
+) -> tuple[DatasetFeatureStatisticsList, DatasetFeatureStatisticsList | None, DatasetFeatureStatisticsList]:
+    """Copies of the statistics of train, of the train split before and of eval, with numbers in the same ranges."""
+    train, skewed = copy.deepcopy(now[features.TRAIN]), copy.deepcopy(now[features.EVAL])
+    drifted = copy.deepcopy(before[features.TRAIN]) if before else None
+    for name in statistics.NUMBERS:
+        ours = statistics.feature_of(train, name)
+        if ours is None:
+            continue
+        at = statistics.edges(ours)
+        for each in (ours, statistics.feature_of(skewed, name), drifted and statistics.feature_of(drifted, name)):
+            if each is not None:
+                statistics.regroup(each, at)
+    return train, drifted, skewed
+
+
+def _compare(
+    schema: schema_pb2.Schema,
+    train: DatasetFeatureStatisticsList,
+    drifted: DatasetFeatureStatisticsList | None,
+    skewed: DatasetFeatureStatisticsList,
+    settings: ValidationSettings,
+) -> None:
+    """Puts thresholds into the schema, in place, but for features that have a comparator there."""
+    for name, kind in statistics.TYPES.items():
+        ours = statistics.feature_of(train, name)
+        for other, threshold, comparator in (
+            (drifted, settings.drift_threshold, "drift_comparator"),
+            (skewed, settings.skew_threshold, "skew_comparator"),
+        ):
+            theirs = statistics.feature_of(other, name) if other is not None else None
+            if ours is None or theirs is None:
+                continue
+            cells = len(_shares(ours).keys() | _shares(theirs).keys())
+            least = statistics.chance(statistics.examples(train), statistics.examples(other), cells)
+            feature = next((each for each in schema.feature if each.name == name), None)
+            if feature is None:
+                feature = schema.feature.add(name=name, type=kind)
+            # Too few images to tell anything have no comparator; of few more is asked than the threshold.
+            if least < 1 and not feature.HasField(comparator):
+                getattr(feature, comparator).jensen_shannon_divergence.threshold = max(threshold, least)
+
+
+def _measured(
+    anomalies: anomalies_pb2.Anomalies, now: Splits, before: Splits | None, settings: ValidationSettings
+) -> Iterator[Finding]:
+    """What TFDV measured beyond a threshold: drift first."""
+    for check, of, measurements, other, between, advice in (
+        (
+            "drift",
+            settings.drift,
+            "drift_measurements",
+            before and before[features.TRAIN],
+            _BEFORE,
+            "Look at the images that were added and removed since",
+        ),
+        (
+            "skew",
+            settings.skew,
+            "skew_measurements",
+            now[features.EVAL],
+            "the eval split",
+            "Look at how the images were split",
+        ),
+    ):
+        for info in anomalies.drift_skew_info:
+            name = ".".join(info.path.step)
+            for measured in getattr(info, measurements):
+                if measured.value > measured.threshold:
+                    yield _difference(check, of, name, measured, now[features.TRAIN], other, between, advice)
+
+
+def _difference(
+    check: str,
+    action: Action,
+    name: str,
+    measured: anomalies_pb2.DriftSkewInfo.Measurement,
+    train: DatasetFeatureStatisticsList,
+    other: DatasetFeatureStatisticsList,
+    between: str,
+    advice: str,
+) -> Finding:
+    ours, theirs = statistics.feature_of(train, name), statistics.feature_of(other, name)
+    told = f": {_in_words(ours, theirs)}" if ours is not None and theirs is not None else ""
+    distance = "Jensen-Shannon divergence" if measured.type == measured.JENSEN_SHANNON_DIVERGENCE else "distance"
+    return Finding(
+        check=check,
+        action=action,
+        feature=name,
+        message=f"{name} of the train split differs from {between}{told}; {distance} {measured.value:.2f}, the "
+        f"threshold is {measured.threshold:.2f}",
+        advice=advice,
+        value=measured.value,
+        threshold=measured.threshold,
+    )
+
+
+def _shares(feature: FeatureNameStatistics) -> dict[str, float]:
+    """The share of each value or, after `statistics.regroup`, of each range."""
+    if feature.HasField("num_stats"):
+        found = {str(each.low_value): each.sample_count for each in feature.num_stats.histograms[0].buckets}
+    else:
+        found = {each.label: each.sample_count for each in feature.string_stats.rank_histogram.buckets}
+    total = sum(found.values())
+    return {value: count / total for value, count in found.items()}
+
+
+def _in_words(ours: FeatureNameStatistics, theirs: FeatureNameStatistics) -> str:
+    if ours.HasField("num_stats") and theirs.HasField("num_stats"):
+        return f"median {ours.num_stats.median:.4g} against {theirs.num_stats.median:.4g}"
+    here, there = _shares(ours), _shares(theirs)
+    most = sorted(here.keys() | there.keys(), key=lambda value: -abs(here.get(value, 0) - there.get(value, 0)))[:2]
+    return ", ".join(f"'{value}' {here.get(value, 0):.0%} against {there.get(value, 0):.0%}" for value in most)
+
+
+# --- the rest of a curated schema -------------------------------------------------------------------------------------
+
+
+def _violations(
+    anomalies: Mapping[str, anomalies_pb2.Anomalies], schema_file: str, settings: ValidationSettings
+) -> list[Finding]:
+    """All else that TFDV says of a curated schema; what holds for several splits once."""
+    found: dict[tuple[str, int], tuple[str, list[str]]] = {}
+    for split, each in sorted(anomalies.items()):
+        for path, reason in _reasons(each):
+            if reason.type not in _NOT_VIOLATIONS and not _is_new_label(path, reason):
+                _, splits = found.setdefault((".".join(path.step), reason.type), (reason.description, []))
+                splits.append(split)
+    return [
+        Finding(
+            check="schema_violation",
+            action=settings.schema_violation,
+            feature=name,
+            message=f"data.schema_file {schema_file}: {name or 'the data set'} in {' and '.join(splits)}: "
+            + what.rstrip(". "),
+            advice="Mend the images, or change the file",
+        )
+        for (name, _), (what, splits) in found.items()
+    ]
+
+
+def _reasons(
+    anomalies: anomalies_pb2.Anomalies,
+) -> Iterator[tuple[path_pb2.Path, anomalies_pb2.AnomalyInfo.Reason]]:
+    infos = [*anomalies.anomaly_info.values(), anomalies.dataset_anomaly_info]
+    return ((info.path, reason) for info in infos for reason in info.reason)
+
+
+def _of(schema: schema_pb2.Schema, name: str) -> schema_pb2.Feature:
+    return next(feature for feature in schema.feature if feature.name == name)

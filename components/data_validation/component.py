@@ -1,0 +1,129 @@
+"""SchemaGen, ImportSchemaGen and ExampleValidator: the nodes from statistics to their validation."""
+
+from tfx.components.schema_gen.import_schema_gen import executor as import_executor
+from tfx.dsl.components.base import executor_spec
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.types import BaseChannel, channel_utils, standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.data_validation.executor import SchemaExecutor, ValidatorExecutor
+from components.image_example_gen.settings import ValidationSettings
+
+
+class ExampleValidatorSpec(ComponentSpec):
+    """Inputs and outputs of TFX's ExampleValidator, and other parameters."""
+
+    PARAMETERS = {  # noqa: RUF012 (TFX's own shape)
+        "settings": ExecutionParameter(type=str),
+        "schema_file": ExecutionParameter(type=str, optional=True),
+        "history": ExecutionParameter(type=str, optional=True),
+        "images": ExecutionParameter(type=str, optional=True),
+        "reference": ExecutionParameter(type=int, optional=True),
+        "code": ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {  # noqa: RUF012
+        "statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics),
+        "schema": ChannelParameter(type=standard_artifacts.Schema),
+    }
+    OUTPUTS = {"anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies)}  # noqa: RUF012
+
+
+class ExampleValidator(BaseComponent):
+    """Holds the statistics against the schema, the last run's statistics and one another; may stop the run.
+
+    Outputs:
+      anomalies: TFDV's for each split, as TFX's own ExampleValidator writes them, and `findings.FILE`.
+    """
+
+    SPEC_CLASS = ExampleValidatorSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(ValidatorExecutor)
+
+    def __init__(
+        self,
+        statistics: BaseChannel,
+        schema: BaseChannel,
+        settings: ValidationSettings,
+        schema_file: str | None = None,
+        history: str | None = None,
+        images: str | RuntimeParameter = "",
+        reference: int = 0,
+        code: str = "",
+    ) -> None:
+        """Makes the node.
+
+        Args:
+          statistics: ExampleStatistics of all splits.
+          schema: inferred or curated.
+          settings: what to check, and what to do about it.
+          schema_file: where the curated schema came from; None for an inferred one.
+          history: folder or URI of what `data_validation.history` keeps from run to run; None compares with no run.
+          images: fingerprint of the images.
+          reference: `history.reference`, looked up before the run. For the cache key alone: the same statistics are
+            validated again when there are others to compare them with.
+          code: hash of this component's own sources, for the cache key only.
+        """
+        given = {"schema_file": schema_file, "history": history}
+        super().__init__(
+            ExampleValidatorSpec(
+                statistics=statistics,
+                schema=schema,
+                settings=settings.model_dump_json(),
+                images=images,
+                reference=reference,
+                code=code,
+                anomalies=channel_utils.as_channel([standard_artifacts.ExampleAnomalies()]),
+                **{name: value for name, value in given.items() if value is not None},
+            )
+        )
+
+
+class SchemaGenSpec(ComponentSpec):
+    """Input and output of TFX's SchemaGen."""
+
+    PARAMETERS = {"code": ExecutionParameter(type=str, optional=True)}  # noqa: RUF012
+    INPUTS = {"statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics)}  # noqa: RUF012
+    OUTPUTS = {"schema": ChannelParameter(type=standard_artifacts.Schema)}  # noqa: RUF012
+
+
+class SchemaGen(BaseComponent):
+    """Infers the schema by TFDV, and lists every class in it: see `statistics.infer_schema`."""
+
+    SPEC_CLASS = SchemaGenSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(SchemaExecutor)
+
+    def __init__(self, statistics: BaseChannel, code: str = "") -> None:
+        """Makes the node; `code` is a hash of this component's own sources, for the cache key only."""
+        super().__init__(
+            SchemaGenSpec(
+                statistics=statistics,
+                code=code,
+                schema=channel_utils.as_channel([standard_artifacts.Schema()]),
+            )
+        )
+
+
+class ImportSchemaGenSpec(standard_component_specs.ImportSchemaGenSpec):
+    """TFX's, and the file's content."""
+
+    PARAMETERS = {  # noqa: RUF012
+        **standard_component_specs.ImportSchemaGenSpec.PARAMETERS,
+        "sha256": ExecutionParameter(type=str),
+    }
+
+
+class ImportSchemaGen(BaseComponent):
+    """TFX's ImportSchemaGen, to whose cache key a file that changed under its name is the same file."""
+
+    SPEC_CLASS = ImportSchemaGenSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(import_executor.Executor)
+
+    def __init__(self, schema_file: str, sha256: str) -> None:
+        """Makes the node of a schema file and what `data_validation.schema_file.check` says of it."""
+        super().__init__(
+            ImportSchemaGenSpec(
+                schema_file=schema_file,
+                sha256=sha256,
+                schema=channel_utils.as_channel([standard_artifacts.Schema()]),
+            )
+        )

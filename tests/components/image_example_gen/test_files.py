@@ -1,0 +1,64 @@
+"""What is read of a file, and what is refused."""
+
+import os
+import pathlib
+
+import pytest
+
+from components.image_example_gen import files
+from tests.components.image_example_gen.pictures import put
+
+HELLO = b"hello, world"
+
+
+def refusal(path: pathlib.Path | str) -> str:
+    with pytest.raises(OSError) as caught:
+        files.read(str(path), 100)
+    return str(caught.value.strerror)
+
+
+@pytest.mark.parametrize("limit", [len(HELLO), len(HELLO) + 1, 1 << 40])
+def test_a_file_within_the_limit_is_read_whole(tmp_path: pathlib.Path, limit: int) -> None:
+    assert files.read(str(put(tmp_path, "a", HELLO)), limit) == (HELLO, len(HELLO))
+
+
+def test_of_a_file_above_the_limit_only_the_size_is_told(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert files.read(str(path), 100) == (b"", 1 << 40)
+
+
+def test_a_file_whose_size_is_not_told_beforehand_is_still_bounded() -> None:
+    assert files.read("/proc/self/status", 10)[0] == b""  # its size is 0 until it is read
+    assert files.read("/proc/self/status", 1 << 20)[0].startswith(b"Name:")
+
+
+def test_why_a_file_cannot_be_read_is_plain_words(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe") == "is a named pipe, not a file"
+    assert refusal(tmp_path) == "is a folder, not a file"
+    assert refusal(tmp_path / "gone") == "No such file or directory"
+
+
+def test_the_head_is_what_is_looked_at_for_the_format(tmp_path: pathlib.Path) -> None:
+    path = put(tmp_path, "a", b"\x89PNG\r\n\x1a\n" + bytes(1000))
+    assert len(files.head(str(path))) == files.HEAD_BYTES
+    assert files.sniff(files.head(str(path))) == "png"
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "joined"),
+    [
+        ("/a/b", "c/1.jpg", "/a/b/c/1.jpg"),
+        ("gs://bucket", "c/1.jpg", "gs://bucket/c/1.jpg"),
+        ("s3://bucket/a/", "c/1.jpg", "s3://bucket/a/c/1.jpg"),
+    ],
+)
+def test_a_path_is_joined_to_a_folder_or_a_uri(root: str, path: str, joined: str) -> None:
+    assert files.join(root, path) == joined
+
+
+@pytest.mark.parametrize(("path", "is_uri"), [("gs://a", True), ("/a://b", False), ("a:/b", False), ("C:\\a", False)])
+def test_a_uri_has_a_scheme(path: str, is_uri: bool) -> None:
+    assert files.is_uri(path) == is_uri

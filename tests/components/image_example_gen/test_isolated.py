@@ -1,0 +1,191 @@
+"""The process that decodes what may harm it: its limits, its crashes, its end. All with real processes."""
+
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from components.image_example_gen import isolated, transcoding
+from components.image_example_gen.transcoding import Refused
+from tests.components.image_example_gen.pictures import encoded, saved, scene
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def no_children() -> Iterator[None]:
+    """Each test begins and ends without any."""
+    isolated.close()
+    yield
+    isolated.close()
+    assert children() == set()
+
+
+def children() -> set[int]:
+    """Ids of this process' child processes that run this module."""
+    pids = pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(pid) for tasks in pids for pid in tasks.read_text().split() if b"isolated" in command_line(int(pid))}
+
+
+def command_line(pid: int) -> bytes:
+    """Empty for a process that has ended, also one that nobody has waited for."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_until(condition: object, seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.01)
+    return met
+
+
+def slow() -> bytes:
+    """A JPEG that takes minutes: a flat progressive image whose last scan comes 20,000 times."""
+    data = saved(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * 20_000 + data[-2:]
+
+
+def works() -> bool:
+    made = isolated.transcode(encoded(1, "WEBP", lossless=True), "webp", None)
+    return isinstance(made, bytes) and Image.open(io.BytesIO(made)).size == (48, 32)
+
+
+def test_a_child_makes_what_this_process_would_make_and_is_used_again() -> None:
+    data = saved(scene(1), "TIFF")
+    assert isolated.transcode(data, "tiff", 100) == transcoding.transcode(data, "tiff", 100)
+    first = children()
+    assert len(first) == 1
+    assert isolated.transcode(encoded(1), "jpeg", None, keep=True) == b""
+    assert isolated.transcode(b"BM no bitmap", "bmp", None) == Refused(isolated.BROKEN)
+    assert works() and children() == first
+
+
+def test_only_the_decoder_that_was_asked_for_is_tried() -> None:
+    assert isolated.transcode(encoded(1, "PNG"), "jpeg", None) == Refused(isolated.BROKEN)
+    assert isolated.transcode(saved(Image.new("L", (9, 9)), "EPS"), "tiff", None) == Refused(isolated.BROKEN)
+
+
+def test_heic_without_the_extra_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert transcoding.transcode(b"", "heic", None) == Refused("HEIC needs pillow-heif: install graftline[heif]")
+
+
+def test_a_file_that_takes_too_much_processor_time_costs_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "CPU_SECONDS", 0)  # rounded up to one
+    refused = isolated.transcode(slow(), "jpeg", None)
+    assert refused == Refused("decoding took too long: more than 0 s of processor time")
+    assert children() == set() and works()
+
+
+def test_the_processor_time_of_one_file_is_not_counted_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "CPU_SECONDS", 1)
+    big = saved(Image.effect_noise((3000, 3000), 50), "PNG")
+    first = None
+    for _ in range(6):
+        assert isinstance(isolated.transcode(big, "png", None), bytes)
+        first = first or children()
+    assert children() == first
+
+
+def test_a_file_that_takes_too_long_costs_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "WALL_SECONDS", 0.3)
+    assert isolated.transcode(slow(), "jpeg", None) == Refused("decoding took too long: more than 0.3 s")
+    monkeypatch.undo()
+    assert children() == set() and works()
+
+
+def test_a_file_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = saved(Image.new("RGB", (9000, 9000)), "PNG")
+    monkeypatch.setattr(isolated, "MEMORY", 300 << 20)
+    assert isolated.transcode(flat, "png", None) == Refused("decoding took too much memory")
+    assert works()
+
+
+def test_a_size_over_the_limit_is_refused_before_it_is_decoded() -> None:
+    flat = saved(Image.new("1", (20_000, 6_000)), "TIFF", compression="group4")
+    assert isolated.transcode(flat, "tiff", None) == Refused("too many pixels: 20000 x 6000")
+
+
+def test_a_crash_costs_one_file() -> None:
+    assert works()
+    (pid,) = children()
+    killer = threading.Thread(target=lambda: wait_until(lambda: is_busy(pid)) and os.kill(pid, signal.SIGSEGV))
+    killer.start()
+    assert isolated.transcode(slow(), "jpeg", None) == Refused("decoder crashed: SIGSEGV")
+    killer.join()
+    assert children() == set() and works()
+
+
+def is_busy(pid: int) -> bool:
+    """Whether the process has spent half a second of processor time, which starting it does not take."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12]) > os.sysconf("SC_CLK_TCK")
+
+
+def test_a_child_that_was_killed_while_idle_costs_nothing() -> None:
+    assert works()
+    (pid,) = children()
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not command_line(pid))
+    assert works() and children() != {pid}
+
+
+def test_threads_have_a_child_each_and_close_ends_them_all() -> None:
+    files = [saved(scene(seed, (400, 300)), "TIFF") for seed in range(12)]
+    expected = [transcoding.transcode(data, "tiff", 90) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda data: isolated.transcode(data, "tiff", 90), files)) == expected
+    assert 1 <= len(children()) <= 4
+
+
+def test_a_child_needs_nothing_heavy() -> None:
+    code = f"import sys, {isolated.__name__}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"tensorflow", "apache_beam", "tfx", "numpy", "scipy"} & set(loaded.split())
+
+
+PARENT = f"""
+import os, signal, sys
+from {isolated.__name__} import _idle, transcode
+data = sys.stdin.buffer.read()
+made = transcode(data, "webp", None)
+print(_idle[0]._process.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
+def test_children_end_with_their_parent_however_it_ends(end: str) -> None:
+    data = encoded(1, "WEBP")
+    done = subprocess.run([sys.executable, "-c", PARENT + end], cwd=ROOT, input=data, capture_output=True)
+    assert not done.stderr
+    assert wait_until(lambda: b"isolated" not in command_line(int(done.stdout)))
+
+
+def test_a_forked_process_does_not_use_its_parents_child() -> None:
+    fork = """
+parent = _idle[0]._process.pid
+if os.fork() == 0:
+    assert not _idle and transcode(data, "webp", None) == made and _idle[0]._process.pid != parent
+    print("forked", flush=True)
+else:
+    os.wait()
+    assert _idle[0]._process.pid == parent and transcode(data, "webp", None) == made
+    print("parent", flush=True)
+"""
+    data = encoded(1, "WEBP")
+    done = subprocess.run([sys.executable, "-c", PARENT + fork], cwd=ROOT, input=data, capture_output=True)
+    assert done.stdout.split()[1:] == [b"forked", b"parent"], done.stderr

@@ -1,0 +1,257 @@
+"""Images at a URI: on filesystems of the tests' own, and on a real S3 and a real GCS interface over loopback."""
+
+import functools
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.testing.util import assert_that, equal_to
+
+from components.image_example_gen import files, layouts
+from components.image_example_gen.layouts import File
+from components.image_example_gen.settings import IngestSettings
+from graftline.errors import UserError
+from tests.components.image_example_gen import filesystems
+from tests.components.image_example_gen.pictures import put
+
+BEAM_PLUGIN = f"{filesystems.Plain.__module__}.{filesystems.Plain.__name__}"  # how a worker learns of a filesystem
+FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/deep/er.jpg")
+
+
+@pytest.fixture
+def root(tmp_path: pathlib.Path) -> pathlib.Path:
+    root = tmp_path / "photos"
+    for path in FOUR:
+        put(root, path, b"\xff\xd8\xff" + path.encode())
+    return root
+
+
+def refusal(uri: str, settings: IngestSettings | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        layouts.scan(uri, settings)
+    return str(caught.value)
+
+
+# --- the layouts are the same as on disk ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["plain", "nested"])
+def test_a_uri_is_read_as_the_folder_that_it_is(root: pathlib.Path, scheme: str) -> None:
+    put(root, ".git/1.jpg", b"x")
+    put(root, "cats/Thumbs.db", b"x")
+    put(root, "dogs/empty.jpg", b"")
+    put(root, "stray.jpg", b"x")
+    put(root, "cats/new\nline.jpg", b"x")
+    there, here = layouts.scan(f"{scheme}://{root}/"), layouts.scan(root)
+    assert there.files == here.files and len(there.files) == 5
+    assert (there.classes, there.refused, there.stray) == (here.classes, here.refused, here.stray)
+    assert there.refused == ((r"cats/new\nline.jpg", "cats", "name is not printable UTF-8 text"),)
+    for file in there.files:
+        assert files.read(there.roots.locate(file.path), 100) == files.read(here.roots.locate(file.path), 100)
+    layouts.check_decodable(there)
+
+
+@pytest.mark.parametrize("scheme", ["plain", "nested"])
+def test_names_that_look_like_patterns_are_names(tmp_path: pathlib.Path, scheme: str) -> None:
+    for path in FOUR:
+        put(tmp_path, f"pho[t]os*/{path.replace('dogs', 'do?g[s')}", b"x")
+    assert layouts.scan(f"{scheme}://{tmp_path}/pho[t]os*").classes == ("cats", "do?g[s")
+
+
+def test_splits_spans_and_several_roots_are_found_at_uris_too(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for span in ("span-9", "span-10"):
+        for path in FOUR:
+            put(tmp_path, f"spans/{span}/train/{path}", b"x")
+            put(tmp_path, f"spans/{span}/val/{path}", b"x")
+    layout = layouts.scan([f"plain://{tmp_path}/spans", root], IngestSettings(spans=None))
+    assert File("spans/span-9/val/cats/1.jpg", "cats", "eval") in layout.files
+    assert File("photos/cats/1.jpg", "cats") in layout.files
+    assert layout.roots.locate("spans/span-9/val/cats/1.jpg") == f"plain://{tmp_path}/spans/span-9/val/cats/1.jpg"
+    latest = layouts.scan(f"plain://{tmp_path}/spans", IngestSettings(spans=1))
+    assert {file.path.split("/")[0] for file in latest.files} == {"span-10"}
+
+
+def test_a_table_at_a_uri_names_files_at_a_uri(root: pathlib.Path) -> None:
+    put(root, "labels.csv", b"path,label\ncats/1.jpg,a\ncats/2.jpg,a\ndogs/1.jpg,b\ngone.jpg,b\n")
+    layout = layouts.scan(f"plain://{root}", IngestSettings(manifest=f"plain://{root}/labels.csv"))
+    assert [file.path for file in layout.files] == ["cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "gone.jpg"]
+    with pytest.raises(OSError, match=r"^\[Errno None\] No such file or directory"):
+        files.read(layout.roots.locate("gone.jpg"), 100)
+    assert len(layouts.fingerprint(layout)) == 64
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_at_a_uri_is_read_as_it_is_stored(tmp_path: pathlib.Path) -> None:
+    put(tmp_path, "1.jpg.gz", b"not unpacked")
+    uri = f"plain://{tmp_path}/1.jpg.gz"
+    assert files.read(uri, 12) == (b"not unpacked", 12)
+    assert files.read(uri, 11) == (b"", 12)
+    assert files.head(uri) == b"not unpacked"
+
+
+def test_the_fingerprint_is_of_checksums_where_there_are_any(root: pathlib.Path) -> None:
+    # This filesystem lets nobody read, so what tells the change is its checksum.
+    before = layouts.fingerprint(layouts.scan(f"summed://{root}"))
+    assert before == layouts.fingerprint(layouts.scan(f"summed://{root}"))
+    changed = (root / "cats/1.jpg").read_bytes()[::-1]
+    (root / "cats/1.jpg").write_bytes(changed)
+    assert before != layouts.fingerprint(layouts.scan(f"summed://{root}"))
+
+
+def test_the_fingerprint_is_of_the_content_where_there_is_no_checksum(root: pathlib.Path) -> None:
+    assert layouts.fingerprint(layouts.scan(f"plain://{root}")) == layouts.fingerprint(layouts.scan(root))
+
+
+def test_a_file_that_may_not_be_read_says_so(root: pathlib.Path) -> None:
+    with pytest.raises(OSError) as caught:
+        files.read(f"summed://{root}/cats/1.jpg", 100)
+    assert caught.value.strerror == "Permission denied"
+    with pytest.raises(UserError, match=r"none of the 4 files .*first: cats/1.jpg \(unreadable: Permission denied\)"):
+        layouts.check_decodable(layouts.scan(f"summed://{root}"))
+
+
+@pytest.mark.slow
+def test_a_beam_worker_in_a_process_of_its_own_reads_the_same(root: pathlib.Path) -> None:
+    uris = [f"plain://{root}/{path}" for path in FOUR]
+    options = ["--direct_running_mode=multi_processing", "--direct_num_workers=2", f"--beam_plugins={BEAM_PLUGIN}"]
+    with beam.Pipeline(argv=options) as pipeline:
+        read = pipeline | beam.Create(uris) | beam.Reshuffle() | beam.Map(functools.partial(files.read, limit=100))
+        assert_that(read, equal_to([files.read(uri, 100) for uri in uris]))
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_scheme_is_told_with_the_known_ones() -> None:
+    assert refusal("nowhere://bucket/photos").startswith(
+        "nowhere://bucket/photos/: no filesystem is known for nowhere://; give the path of a folder, or a URI of azfs"
+    )
+
+
+def test_a_closed_door_is_told_in_plain_words() -> None:
+    assert refusal("shut://bucket/photos") == (
+        "shut://bucket/photos/ can't be read: Permission denied. Check the address, the network and the credentials"
+    )
+
+
+def test_an_empty_place_is_told(tmp_path: pathlib.Path) -> None:
+    assert refusal(f"plain://{tmp_path}").startswith(f"plain://{tmp_path} holds no class folders; put the images in")
+
+
+def test_a_filesystem_that_lacks_a_package_names_it() -> None:
+    code = """
+import sys
+sys.modules["azure"] = None  # as where it is not installed
+from components.image_example_gen import layouts
+layouts.scan("azfs://account/container/photos")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "azfs:// needs a package that is not installed: pip install 'apache-beam[azure]'" in run.stderr
+
+
+# --- Amazon's interface, spoken by moto's server ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def s3() -> Iterator[Any]:
+    """A client of an S3 server with the bucket "photos"; Beam's filesystems are told where the server is."""
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
+        "127.0.0.1", 0, verbose=False
+    )
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    earlier = FileSystems._pipeline_options
+    files.use_beam_options(
+        [f"--s3_endpoint_url={url}", "--s3_access_key_id=a", "--s3_secret_access_key=b", "--s3_region_name=us-east-1"]
+    )
+    client = boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="photos")
+    yield client
+    FileSystems.set_options(earlier)
+    server.stop()
+
+
+def test_a_bucket_of_s3_is_scanned_read_and_fingerprinted(s3: Any, root: pathlib.Path) -> None:
+    for path in FOUR:
+        s3.put_object(Bucket="photos", Key=f"set/{path}", Body=(root / path).read_bytes())
+    s3.put_object(Bucket="photos", Key="set/birds/", Body=b"")  # as the console makes a folder
+    s3.put_object(Bucket="photos", Key="settled/cats/1.jpg", Body=b"x")
+    layout = layouts.scan("s3://photos/set")
+    assert layout.files == layouts.scan(root).files
+    assert files.read("s3://photos/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
+    assert files.read("s3://photos/set/cats/1.jpg", 3) == (b"", 13)
+    layouts.check_decodable(layout)
+    before = layouts.fingerprint(layout)
+    assert layouts.fingerprint(layouts.scan("s3://photos/set")) == before
+    s3.put_object(Bucket="photos", Key="set/cats/1.jpg", Body=(root / "cats/1.jpg").read_bytes()[::-1])
+    assert layouts.fingerprint(layouts.scan("s3://photos/set")) != before
+
+
+def test_what_s3_refuses_is_told_at_once(s3: Any) -> None:
+    assert "s3://nowhere/set/ can't be read: " in refusal("s3://nowhere/set")
+    assert "The specified bucket does not exist" in refusal("s3://nowhere/set")
+    with pytest.raises(OSError) as caught:
+        files.read("s3://photos/gone.jpg", 100)
+    assert caught.value.strerror == "Not found: s3://photos/gone.jpg"
+
+
+def test_missing_credentials_of_s3_are_told_at_once(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    files.use_beam_options(["--s3_region_name=us-east-1"])
+    assert refusal("s3://photos/set") == (
+        "s3://photos/set/ can't be read: Unable to locate credentials. Check the address, the network and the "
+        "credentials; credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"
+    )
+
+
+# --- Google's interface, spoken by gcp-storage-emulator ---------------------------------------------------------------
+
+
+@pytest.fixture
+def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], None]]:
+    """Puts an object into the bucket "photos" of a GCS server."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    from google.cloud import storage
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="photos")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    bucket = storage.Client.create_anonymous_client().bucket("photos")
+    yield lambda name, data: bucket.blob(name).upload_from_string(data)
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_bucket_of_gcs_is_scanned_read_and_fingerprinted(
+    gcs: Callable[[str, bytes], None], root: pathlib.Path
+) -> None:
+    for path in FOUR:
+        gcs(f"set/{path}", (root / path).read_bytes())
+    layout = layouts.scan("gs://photos/set")  # Beam takes half a minute to believe that there are no credentials
+    assert layout.files == layouts.scan(root).files
+    assert files.read("gs://photos/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
+    assert files.read("gs://photos/set/cats/1.jpg", 3) == (b"", 13)
+    before = layouts.fingerprint(layout)
+    gcs("set/cats/1.jpg", (root / "cats/1.jpg").read_bytes()[::-1])
+    assert layouts.fingerprint(layouts.scan("gs://photos/set")) != before
+    assert "gs://nowhere/set/ can't be read: No such file or bucket" in refusal("gs://nowhere/set")
