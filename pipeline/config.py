@@ -323,8 +323,11 @@ _EXPECTED = {
 def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
     """The key and the sentence of each wrong value; the members of a union in one sentence."""
     found: dict[str, tuple[Any, list[str]]] = {}
+    lists = [problem["loc"][0] for problem in error.errors() if "list[str]" in problem["loc"]]
     for problem in error.errors():
-        loc = [str(part) for part in problem["loc"]]
+        loc = [str(part) for part in problem["loc"] if part != "list[str]"]
+        if loc[-1] == "str" and loc[0] in lists and isinstance(problem["input"], list):
+            continue  # what is wrong is in the list
         if loc[-1] in ("int", "str", "float"):  # pydantic names the member of a union that refused
             loc.pop()
         expected = _EXPECTED.get(problem["type"])

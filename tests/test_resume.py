@@ -45,6 +45,7 @@ class Place:
     images: pathlib.Path
     workspace: pathlib.Path
     runs: list[RunSummary] = field(default_factory=list)
+    half: list[str] = field(default_factory=list)  # names of the Trainer's executions that were killed
 
     def command(self, *overrides: str) -> list[str]:
         """As a user gives it."""
@@ -75,6 +76,7 @@ class Place:
             finally:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                self.half += [path.name for path in self.artifacts("Trainer/model/[0-9]*")]
 
     def artifacts(self, path: str) -> list[pathlib.Path]:
         """What matches under `artifacts/`, the newest last."""
@@ -123,7 +125,8 @@ def test_a_killed_run_goes_on_after_its_last_finished_epoch(
     assert [(phase.name, phase.epochs) for phase in run.phases] == [("feature_extraction", 25), ("fine_tuning", 30)]
     assert (run.activations["computed"], run.activations["reused"]) == (0, 60)
     assert run.blessed and run.new_version
-    assert len(place.artifacts("Trainer/model/[0-9]*")) == 2, "the killed one was not a new execution"
+    (model,) = place.artifacts("Trainer/model/[0-9]*")
+    assert place.half and model.name not in place.half, "it was a new execution, and the half one was swept away"
     assert os.listdir(place.workspace / "checkpoints") == []
 
 

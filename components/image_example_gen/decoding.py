@@ -12,8 +12,8 @@ in a child process with limits (`isolated`), and here only what that made of the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import imagehash
 import numpy as np
+import scipy.fft
 import tensorflow as tf
 from PIL import Image
 
@@ -26,7 +26,8 @@ MAX_PIXELS = transcoding.MAX_PIXELS
 MAX_SIDE = 65_500  # libjpeg's own limit
 _ORDINARY_PIXELS = 25_000_000
 _LUMA_SIDE = 256  # pixels; quality and phash are taken from at most this many a side
-_HASH_SIDE = 32  # of imagehash's phash
+_HASH_SIDE = 32  # of imagehash's phash, like the next
+_HASH_FREQUENCIES = 8  # a side
 _MAX_JPEG_RATIO = 8  # libjpeg decodes at 1/2, 1/4 and 1/8
 _SHOWN = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WebP"}
 # What a whole file holds near its end; without it a file that can't be decoded is told to be truncated.
@@ -102,22 +103,18 @@ def decode_many(batch: Sequence[bytes], max_side: int | None = None) -> list[Dec
     other's code out of the processor's caches. Memory does not grow with the images, only 64 KB for each.
     """
     headers_found = [_header(data) for data in batch]
-    looks = [_look(data, header, max_side) for data, header in zip(batch, headers_found, strict=True)]
-    lumas = [None if isinstance(look, Quarantined) else look.luma for look in looks]
-    qualities = [(0.0, 0.0, 0.0) if luma is None else _quality(luma) for luma in lumas]
-    return [
-        look
-        if isinstance(look, Quarantined)
-        else Decoded(
-            look.header.format,
-            look.header.height,
-            look.header.width,
-            *quality,
-            _phash(look.luma, look.header.orientation),
-            look.transcoded,
-        )
-        for look, quality in zip(looks, qualities, strict=True)
-    ]
+    with tf.device("/CPU:0"):  # once, as this alone takes 10 us
+        looks = [_look(data, header, max_side) for data, header in zip(batch, headers_found, strict=True)]
+    found = [look for look in looks if isinstance(look, _Look)]
+    qualities = [_quality(look.luma) for look in found]
+    hashes = _phashes([_tiny(look.luma, look.header.orientation) for look in found])
+    rest = zip(qualities, hashes, strict=True)
+    return [look if isinstance(look, Quarantined) else _decoded(look, *next(rest)) for look in looks]
+
+
+def _decoded(look: _Look, quality: tuple[float, float, float], phash: int) -> Decoded:
+    header = look.header
+    return Decoded(header.format, header.height, header.width, *quality, phash, look.transcoded)
 
 
 def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> bytes | Quarantined:
@@ -217,13 +214,12 @@ def _luma(stored: _Stored) -> np.ndarray | None:
     while max(header.width, header.height) > _LUMA_SIDE * ratio:
         ratio *= 2
     try:
-        with tf.device("/CPU:0"):
-            if header.format == "jpeg" and header.components != 4:
-                done = min(ratio, _MAX_JPEG_RATIO)
-                decoded = tf.raw_ops.DecodeJpeg(contents=stored.data, channels=1, ratio=done)
-            else:
-                done = 1
-                decoded = tf.raw_ops.DecodeImage(contents=stored.data, channels=3, expand_animations=False)
+        if header.format == "jpeg" and header.components != 4:
+            done = min(ratio, _MAX_JPEG_RATIO)
+            decoded = tf.raw_ops.DecodeJpeg(contents=stored.data, channels=1, ratio=done)
+        else:
+            done = 1
+            decoded = tf.raw_ops.DecodeImage(contents=stored.data, channels=3, expand_animations=False)
     except tf.errors.OpError:
         return None
     pixels = np.asarray(memoryview(decoded))  # no copy
@@ -238,39 +234,59 @@ def _luma(stored: _Stored) -> np.ndarray | None:
 
 def _quality(luma: np.ndarray) -> tuple[float, float, float]:
     """(brightness, contrast, sharpness)."""
-    pixels = luma.astype(np.int16)
-    brightness, contrast = _mean_and_deviation(pixels)
+    brightness, contrast = _mean_and_deviation(luma)
     sharpness = 0.0
-    if min(pixels.shape) > 2:
-        laplacian = pixels[:-2, 1:-1] + pixels[2:, 1:-1]
-        laplacian += pixels[1:-1, :-2]
-        laplacian += pixels[1:-1, 2:]
-        laplacian -= 4 * pixels[1:-1, 1:-1]
-        _, sharpness = _mean_and_deviation(laplacian)
+    height, width = luma.shape
+    if min(height, width) > 2:
+        # Row by row in one line, which is faster; what wraps around at the sides is left out at the end.
+        line = luma.ravel().astype(np.int16)
+        inner = slice(width, (height - 1) * width)
+        laplacian = line[: -2 * width] + line[2 * width :]
+        laplacian += line[inner.start - 1 : inner.stop - 1]
+        laplacian += line[inner.start + 1 : inner.stop + 1]
+        laplacian -= 4 * line[inner]
+        _, sharpness = _mean_and_deviation(laplacian.reshape(-1, width)[:, 1:-1])
     return brightness / 255, contrast / 255, sharpness / 255
 
 
 def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
-    """Of int16, faster than `mean` and `std`, and exact: the squares' sum is below 2**53.
+    """Of whole numbers [h, w], faster than `mean` and `std`.
 
-    By einsum and not dot, as BLAS would wake threads for it.
+    Exact for luma, as a row's squares sum to less than 2**24. By einsum and not dot, as BLAS would wake threads for it.
     """
-    flat = values.ravel().astype(np.float64)
-    mean = float(flat.sum()) / flat.size
-    return mean, max(0.0, float(np.einsum("i,i->", flat, flat)) / flat.size - mean * mean) ** 0.5
+    numbers = values.astype(np.float32)
+    mean = float(np.einsum("ij->i", numbers).sum(dtype=np.float64)) / numbers.size
+    squares = float(np.einsum("ij,ij->i", numbers, numbers).sum(dtype=np.float64)) / numbers.size
+    return mean, max(0.0, squares - mean * mean) ** 0.5
 
 
-def _phash(luma: np.ndarray, orientation: int) -> int:
-    """The DCT hash of `imagehash.phash`, of the upright image, so that a turned copy is found.
+def _tiny(luma: np.ndarray, orientation: int) -> np.ndarray:
+    """uint8 [32, 32] to hash: upright, so that a turned copy is found.
 
-    Its own resize (Lanczos, from any size) takes three times as long as one by way of whole factors.
+    The resize of `imagehash.phash` (Lanczos, from any size) takes three times as long as one by way of whole factors.
     """
-    tiny = Image.fromarray(luma).resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    if orientation in _TURNS:
-        transposed, mirrored, upside_down = _TURNS[orientation]
-        pixels = np.asarray(tiny).T if transposed else np.asarray(tiny)
-        tiny = Image.fromarray(pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
-    return int.from_bytes(np.packbits(imagehash.phash(tiny).hash).tobytes(), "big")
+    tiny = np.asarray(
+        Image.fromarray(luma).resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    )
+    if orientation not in _TURNS:
+        return tiny
+    transposed, mirrored, upside_down = _TURNS[orientation]
+    turned = tiny.T if transposed else tiny
+    return turned[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+
+def _phashes(tiny: Sequence[np.ndarray]) -> list[int]:
+    """The DCT hashes of `imagehash.phash`, bit for bit, of many pictures at once in an eighth of its time.
+
+    That is: which of the lowest 8 x 8 frequencies are above their median; the first is the highest bit.
+    See https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html.
+    """
+    if not tiny:
+        return []
+    low = scipy.fft.dct(np.stack(tiny), axis=1)[:, :_HASH_FREQUENCIES]
+    low = scipy.fft.dct(low, axis=2)[..., :_HASH_FREQUENCIES].reshape(len(tiny), -1)
+    bits = np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
+    return [int.from_bytes(eight.tobytes(), "big") for eight in bits]
 
 
 def _how_broken(data: bytes, image_format: str) -> str:

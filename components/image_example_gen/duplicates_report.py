@@ -21,8 +21,8 @@ from components.image_example_gen.plan import Copies, Kind, Member, Plan
 CSV_NAME = "duplicates.csv"
 HTML_NAME = "duplicates.html"
 COLUMNS = ("group", "kind", "path", "label", "split", "distance")
-_SHOWN_GROUPS = 200
-_SHOWN_MEMBERS = 8
+_SHOWN_GROUPS = 100
+_SHOWN_MEMBERS = 6
 _SIDE = 96  # pixels
 _MAX_PIXELS = 25_000_000  # 75 MB as RGB
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # what is stored; the decoders of others stay out of this process
@@ -72,7 +72,7 @@ def write(report_uri: str, plan: Plan, read: Callable[[str], bytes | None]) -> N
         report_uri: folder or URI.
         plan: its `copies` are told; its shards are not needed.
         read: gives the bytes of an image by its path in the plan, as they are stored (JPEG, PNG, GIF or BMP), None when
-            it can't be read. It is called for the pictures of the page alone: those of 200 groups, 8 in each.
+            it can't be read. It is called for the pictures of the page alone: those of 100 groups, 6 in each.
     """
     with tf.io.gfile.GFile(os.path.join(report_uri, CSV_NAME), "w") as file:
         for line in _csv_lines(plan.copies):
@@ -148,7 +148,7 @@ def _thumbnail(data: bytes | None) -> bytes:
     if data is not None:
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG of 12 megapixels in a tenth of the time
+                image.draft("RGB", (_SIDE, _SIDE))  # a JPEG of 12 megapixels in a tenth of the time
                 if image.width * image.height > _MAX_PIXELS:
                     raise ValueError(image.size)
                 upright = ImageOps.exif_transpose(image).convert("RGB")

@@ -40,6 +40,7 @@ DECODABLE = ("jpeg", "png", "gif", "bmp")  # what tf.io.decode_image reads
 READABLE = (*DECODABLE, "webp", "tiff", "heic", "avif")  # what ingest stores, as it is or transcoded
 REMOTE_THREADS = 10  # a request waits, it does not compute; botocore keeps as many connections
 _CHUNK = 1 << 20
+_MORE = 1 << 16
 _URI = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")
 _LONGEST_REASON = 200  # characters; a cloud's answer may be a whole page
 _STATUS_WORDS = {
@@ -73,14 +74,21 @@ def open_regular(path: str) -> BinaryIO:
     Raises:
         OSError: the file can't be read, or is not a regular file.
     """
+    descriptor, _ = _open_regular(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def _open_regular(path: str) -> tuple[int, int]:
+    """`open_regular`'s descriptor, and the size of the file."""
     _require_regular(os.stat(path).st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        _require_regular(os.fstat(descriptor).st_mode)
-        return os.fdopen(descriptor, "rb")
+        opened = os.fstat(descriptor)
+        _require_regular(opened.st_mode)
     except OSError:
         os.close(descriptor)
         raise
+    return descriptor, opened.st_size
 
 
 def _require_regular(mode: int) -> None:
@@ -210,13 +218,26 @@ def read(path: str, limit: int) -> tuple[bytes, int]:
             return data, len(data)
         with _plain_errors():
             return b"", _stores(path).size(path)
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor, size = _open_regular(path)
+    try:
         if size > limit:
             return b"", size
-        # One read for all; the next ones, of a file that grew or did not know its size, find nothing or little.
-        data = _up_to(file, limit + 1, max(size + 1, HEAD_BYTES))
+        data = _whole(descriptor, size, limit + 1)
+    finally:
+        os.close(descriptor)
     return (data if len(data) <= limit else b""), len(data)
+
+
+def _whole(descriptor: int, size: int, limit: int) -> bytes:
+    """What `descriptor` holds, which should be `size` bytes, and at most `limit`. A file object would cost as much."""
+    data = os.read(descriptor, min(size + 1, limit))
+    chunks = [data]
+    left = limit - len(data)
+    # Once more than needed, as a rule: a file that grew, or did not know its size, goes on.
+    while data and left and (data := os.read(descriptor, min(left, _MORE))):
+        chunks.append(data)
+        left -= len(data)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def head(path: str) -> bytes:

@@ -267,7 +267,7 @@ def test_what_is_odd_in_the_images_is_told_before_the_run(images: pathlib.Path, 
     runner(lambda config: SUMMARY)
     (images / "bird").mkdir()
     result = graftline("run", "--images", images)
-    assert result.stderr.splitlines()[0] == "graftline: note: class folders without files are left out: 'bird'"
+    assert result.stderr.splitlines()[0] == "graftline: note: class folders without images are left out: 'bird'"
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------

@@ -331,8 +331,17 @@ def test_a_wrong_value_names_the_key_what_was_found_and_what_is_expected(overrid
 def test_a_number_where_a_file_needs_text_says_that_quotes_are_missing(write):
     assert (
         message(write("images: 2024"))
-        == "config.yaml: images is 2024, but must be text (a number as a name goes in quotes)"
+        == "config.yaml: images is 2024, but must be text (a number as a name goes in quotes) or a list"
     )
+
+
+def test_several_folders_are_a_list_and_one_is_text(write):
+    assert load(write("images: [a, ~/b]")).image_folders == ("a", str(pathlib.Path.home() / "b"))
+    assert load(None, ["images=[a, 'b c']"]).image_folders == ("a", "b c")
+    assert load(None, ["images=photos #1"]).image_folders == ("photos #1",)
+    assert load(None).image_folders == ()
+    assert load(None, ["images=[/data/My photos, b]"]).model_name == "My-photos"
+    assert message(None, "images=[1]") == "--set: images[0] is 1, but must be text (a number as a name goes in quotes)"
 
 
 def test_all_wrong_values_are_told_at_once_each_with_its_source(write):

@@ -7,6 +7,7 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import imagehash
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -339,6 +340,28 @@ def test_the_perceptual_hash_is_of_the_upright_image(image_format: str) -> None:
         assert distance(good(data).phash, upright) <= 4, orientation
         if turn is not None:
             assert distance(good(saved(turned, image_format)).phash, upright) > 8, orientation
+
+
+def test_the_hashes_of_a_batch_are_those_of_imagehash_bit_for_bit() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
+    scenes = [np.asarray(scene(seed, (32, 32)).convert("L")) for seed in range(40)]
+    flat = [np.full((32, 32), value, np.uint8) for value in (0, 1, 200, 255)]
+    pictures = [*noise, *scenes, *flat]
+    expected = [int(str(imagehash.phash(Image.fromarray(picture))), 16) for picture in pictures]
+    for count in (0, 1, 3, len(pictures)):
+        assert decoding._phashes(pictures[:count]) == expected[:count]
+    assert len(set(expected)) > 80
+
+
+@pytest.mark.parametrize("size", [(3, 3), (3, 9), (9, 4), (256, 256), (251, 160)])
+def test_quality_is_the_mean_and_the_deviations_of_luma_and_of_its_laplacian(size: tuple[int, int]) -> None:
+    luma = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    luma[: size[0] // 2] //= 4
+    whole = luma.astype(int)
+    inner = 4 * whole[1:-1, 1:-1]
+    laplacian = whole[:-2, 1:-1] + whole[2:, 1:-1] + whole[1:-1, :-2] + whole[1:-1, 2:] - inner
+    expected = (luma.mean() / 255, luma.std() / 255, laplacian.std() / 255)
+    assert decoding._quality(luma) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 def test_the_perceptual_hash_survives_what_happens_to_copies_and_tells_images_apart() -> None:

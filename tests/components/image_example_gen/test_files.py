@@ -34,6 +34,20 @@ def test_a_file_whose_size_is_not_told_beforehand_is_still_bounded() -> None:
     assert files.read("/proc/self/status", 1 << 20)[0].startswith(b"Name:")
 
 
+@pytest.mark.parametrize("told", [0, 10, 1 << 20])
+def test_a_file_that_grows_or_shrinks_once_it_is_open_is_read_as_it_is_and_bounded(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    content = bytes(range(256)) * 1000
+    path = put(tmp_path, "a", content)
+    earlier = put(tmp_path, "earlier", bytes(told)).stat()
+    monkeypatch.setattr(os, "fstat", lambda _: earlier)
+    assert files.read(str(path), 1 << 20) == (content, len(content))
+    assert files.read(str(path), len(content)) == (content if told <= len(content) else b"", max(told, len(content)))
+    if told < 1000:
+        assert files.read(str(path), 1000) == (b"", 1001)
+
+
 def test_why_a_file_cannot_be_read_is_plain_words(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert refusal(tmp_path / "pipe") == "is a named pipe, not a file"

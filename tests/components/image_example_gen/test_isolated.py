@@ -32,14 +32,15 @@ def no_children() -> Iterator[None]:
 
 def children() -> set[int]:
     """Ids of this process' child processes that run this module."""
-    pids = pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return {int(pid) for tasks in pids for pid in tasks.read_text().split() if b"isolated" in command_line(int(pid))}
+    tasks = pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [int(pid) for task in tasks for pid in content(task).split()]
+    return {pid for pid in pids if b"isolated" in content(pathlib.Path(f"/proc/{pid}/cmdline"))}
 
 
-def command_line(pid: int) -> bytes:
-    """Empty for a process that has ended, also one that nobody has waited for."""
+def content(file: pathlib.Path) -> bytes:
+    """Empty for a thread or process that has ended, also one that nobody has waited for."""
     try:
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        return file.read_bytes()
     except OSError:
         return b""
 
@@ -91,7 +92,7 @@ def test_a_file_that_takes_too_much_processor_time_costs_the_child(monkeypatch: 
 
 
 def test_the_processor_time_of_one_file_is_not_counted_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "CPU_SECONDS", 1)
+    monkeypatch.setattr(isolated, "CPU_SECONDS", 2)
     big = saved(Image.effect_noise((3000, 3000), 50), "PNG")
     first = None
     for _ in range(6):
@@ -139,7 +140,7 @@ def test_a_child_that_was_killed_while_idle_costs_nothing() -> None:
     assert works()
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: not command_line(pid))
+    assert wait_until(lambda: not content(pathlib.Path(f"/proc/{pid}/cmdline")))
     assert works() and children() != {pid}
 
 
@@ -172,7 +173,7 @@ def test_children_end_with_their_parent_however_it_ends(end: str) -> None:
     data = encoded(1, "WEBP")
     done = subprocess.run([sys.executable, "-c", PARENT + end], cwd=ROOT, input=data, capture_output=True)
     assert not done.stderr
-    assert wait_until(lambda: b"isolated" not in command_line(int(done.stdout)))
+    assert wait_until(lambda: b"isolated" not in content(pathlib.Path(f"/proc/{int(done.stdout)}/cmdline")))
 
 
 def test_a_forked_process_does_not_use_its_parents_child() -> None:

@@ -1,0 +1,57 @@
+"""Does the whole pipeline's memory grow with the number of photos of 12 megapixels?
+
+    python -m benchmarks.large_photos [--counts 60 300] [--images DIR] [--weights FILE] [--alpha 1.0]
+
+Photos are enlarged to 4,000 x 3,000 pixels, no two alike, and saved as JPEGs of some megabytes. For each count a
+`graftline run` with an epoch in each phase goes through every stage in a process of its own; what is printed is the
+peak of its memory (with that of its child processes, whichever is largest), and the seconds of each stage.
+"""
+
+import pathlib
+import resource
+import tempfile
+
+from benchmarks import commands
+from components.image_example_gen import layouts
+
+
+def enlarge(images: pathlib.Path, to: pathlib.Path, count: int) -> None:
+    """Writes so many photos of 12 megapixels, of every class by turns."""
+    from PIL import Image
+
+    paths = [path for path, *_ in layouts.scan(images).files]
+    step = max(1, len(paths) // count)
+    for number, path in enumerate(paths[::step][:count]):
+        place = to / pathlib.Path(path).parent
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(images / path) as image:
+            large = image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+        large.save(place / f"{number}.jpg", quality=95)
+
+
+def main() -> None:
+    """Prints a line for each count."""
+    parser = commands.parser(__doc__)
+    parser.add_argument("--counts", type=int, nargs="+", default=[60, 300], help="photos, the fewest first")
+    arguments = parser.parse_args()
+    settings = {**commands.mobilenet(arguments.weights, arguments.alpha), **commands.exactly(1, 1)}
+    first = 0.0
+    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+        for count in arguments.counts:
+            images = pathlib.Path(name, f"photos-{count}")
+            enlarge(arguments.images, images, count)
+            size = sum(path.stat().st_size for path in images.rglob("*.jpg"))
+            _, summary = commands.graftline(images, pathlib.Path(name, f"workspace-{count}"), settings)
+            # Of all children so far the largest: that is the last one's when memory grows, and shows it if it does not.
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            first = first or peak
+            stages = ", ".join(f"{node} {seconds:.1f}" for node, seconds in summary["seconds"].items())
+            print(
+                f"{summary['examples']} photos of 12 megapixels, {size / 1e6:.0f} MB: {peak:.2f} GiB, "
+                f"{peak / first:.2f} times the first's; {stages} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
