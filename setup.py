@@ -32,7 +32,7 @@ PIPELINE = [
     "tensorflow-serving-api==2.16.1",
     "scikit-learn>=1.5,<1.6",
     "matplotlib>=3.10,<3.11",
-    "imagehash>=4.3.2,<5",
+    "scipy>=1.11,<2",
 ]
 
 # HEIC photos, as phones write them.
@@ -48,6 +48,7 @@ DEV = [
     "flask",
     "flask-cors",
     "gcp-storage-emulator",
+    "imagehash>=4.3.2,<5",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "hypothesis>=6.100",

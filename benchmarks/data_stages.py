@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_stages [--images DIR] [--times 1 20] [--memory-mb 4 --records 100 300]
 
-The photos of a folder, each so many times with another comment in its bytes, are ingested; then a process of its own
+The photos of a folder, each so many times cropped anew, are ingested; then a process of its own
 takes that from the cache and runs StatisticsGen, SchemaGen, ExampleValidator and Transform, as `graftline run` does.
 The seconds of two numbers of images give the fixed part and the images a second above it. Then the same stages on JPEGs
 of so many MB, in two numbers: the growth of the peak of memory. `--records` without numbers leaves that out.
@@ -79,7 +79,7 @@ def main() -> None:
     """Prints a line for each number of images, and what they come to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
-    parser.add_argument("--times", type=int, nargs=2, default=[1, 20], help="copies of each photo")
+    parser.add_argument("--times", type=int, nargs=2, default=[1, 20], help="crops of each photo")
     parser.add_argument("--memory-mb", type=float, default=4, help="size of an image")
     parser.add_argument("--records", type=int, nargs="*", default=[100, 300], help="numbers of such images")
     arguments = parser.parse_args()

@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
     parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
-    parser.add_argument("--times", type=int, default=1, help="copies of each photo")
+    parser.add_argument("--times", type=int, default=1, help="crops of each photo")
     parser.add_argument("--few", type=int, default=8, help="photos whose seconds count as the fixed cost")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
