@@ -138,12 +138,14 @@ def _data(run: RunSummary) -> Iterator[str]:
         if run.splits[_judged_on(run)] < _FEW_IMAGES:
             yield _row("", f"WARNING: an accuracy measured on {run.splits[_judged_on(run)]} images says little")
     if run.conflicts:
-        yield _row("", f"WARNING: {run.conflicts:,} pictures lie in several classes")
+        yield _row("", f"WARNING: the same picture lies in several classes ({run.conflicts:,} such pictures)")
+    if run.near_conflicts:
+        yield _row("", f"WARNING: near copies of a picture lie in several classes ({run.near_conflicts:,} such groups)")
     if run.leaks:
-        yield _row("", f"WARNING: {run.leaks:,} groups of copies lie in several splits")
+        yield _row("", f"WARNING: what belongs together lies in several splits ({run.leaks:,} such groups)")
     if run.near_copies:
         yield _row("", f"{run.near_copies:,} are near copies of one another")
-    if run.copies_file and (run.conflicts or run.leaks or run.near_copies):
+    if run.copies_file and (run.conflicts or run.near_conflicts or run.leaks or run.near_copies):
         yield _row("", f"look at them: {run.copies_file}")
     for warning in run.data_warnings:
         yield _row("", f"WARNING: {warning}")

@@ -196,6 +196,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         note=verdict.note,
         splits=counts["by_split"],
         conflicts=counts["conflicts"],
+        near_conflicts=counts["near_conflicts"],
         near_copies=counts["near_copies"],
         leaks=counts["leaks"],
         copies_file=str(left_out / HTML_NAME),

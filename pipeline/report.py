@@ -45,6 +45,7 @@ class RunSummary:
     quarantine_file: str | None = None
     splits: dict[str, int] = field(default_factory=dict)  # records by split
     conflicts: int = 0  # pictures that lie under several labels
+    near_conflicts: int = 0  # groups of near copies that lie under several labels
     near_copies: int = 0  # images that nearly show the same as another
     leaks: int = 0  # groups of copies that lie in several splits
     copies_file: str | None = None  # a page with their pictures

@@ -38,9 +38,11 @@ class Reference:
 def _upright(image_bytes: bytes) -> np.ndarray:
     """Pixels uint8 [h, w, 3] by TensorFlow's decoder, turned as Pillow reads the file's orientation."""
     pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False).numpy()
+    if not image_bytes.startswith(b"\xff\xd8"):
+        return pixels  # of a JPEG alone is it asked; and Pillow refuses some PNG that TensorFlow reads
     with Image.open(io.BytesIO(image_bytes)) as image:
         exif = Image.Exif()
-        exif.load(image.info.get("exif", b"") if image.format in ("JPEG", "MPO") else b"")
+        exif.load(image.info.get("exif", b""))
         orientation = exif.get(0x0112, 1)
     if orientation == 1:
         return pixels

@@ -74,11 +74,13 @@ def write(report_uri: str, plan: Plan, read: Callable[[str], bytes | None]) -> N
         read: gives the bytes of an image by its path in the plan, as they are stored (JPEG, PNG, GIF or BMP), None when
             it can't be read. It is called for the pictures of the page alone: those of 100 groups, 6 in each.
     """
+    # Of each kind those first of which one label at most can be right.
+    copies = sorted(plan.copies, key=lambda group: (list(_TOLD).index(group.kind), not group.in_several_classes))
     with tf.io.gfile.GFile(os.path.join(report_uri, CSV_NAME), "w") as file:
-        for line in _csv_lines(plan.copies):
+        for line in _csv_lines(copies):
             file.write(line)
     with tf.io.gfile.GFile(os.path.join(report_uri, HTML_NAME), "w") as file:
-        for part in _page(plan.copies, read):
+        for part in _page(copies, read):
             file.write(part)
 
 
@@ -124,7 +126,8 @@ def _page(copies: Sequence[Copies], read: Callable[[str], bytes | None]) -> Iter
 def _article(number: int, group: Copies, read: Callable[[str], bytes | None]) -> Iterator[str]:
     count = len(group.members)
     hidden = f", {count - _SHOWN_MEMBERS} not shown" if count > _SHOWN_MEMBERS else ""
-    yield f"<article><h3>Group {number}: {count} files{hidden}</h3><ul>\n"
+    several = ", in several classes" if group.in_several_classes else ""
+    yield f"<article><h3>Group {number}: {count} files{several}{hidden}</h3><ul>\n"
     for member in group.members[:_SHOWN_MEMBERS]:
         yield f"<li>{_picture(member, read)}{html.escape(member.path)}<br>"
         yield f"<b>{html.escape(member.label)}</b>, {html.escape(member.split)}{_bits(group, member)}</li>\n"

@@ -106,6 +106,7 @@ class Layout:
             for names in self.lookalikes
         ]
         told += [f"{path}: {reason}" for path, label, reason in self.refused if not label]
+        told += _half_a_layout(self.classes)
         return tuple(told)
 
 
@@ -272,9 +273,11 @@ def _gather_folders(root: str, name: str, spans: int | None) -> _Gathered:
     if not gathered.labels and gathered.stray:
         raise UserError(f"{shown} is flat: {len(gathered.stray)} images and no class folders; {how}")
     if not gathered.labels:
-        raise UserError(f"{shown} holds no class folders; {how}")
+        raise UserError(f"{shown} holds no class folders{_but_refused(gathered)}; {how}")
     if not gathered.files:
-        raise UserError(f"{shown}: its {len(gathered.labels)} class folders hold no files; {how}")
+        raise UserError(
+            f"{shown}: its {len(gathered.labels)} class folders hold no files{_but_refused(gathered)}; {how}"
+        )
     return gathered
 
 
@@ -449,6 +452,27 @@ def _require_classes(root: str, classes: list[str], counts: Counter[str], found:
             f"{_and_others(one_sided)}; each class needs images to train and images to evaluate on: add them or remove "
             "the class"
         )
+
+
+def _but_refused(gathered: _Gathered) -> str:
+    if not gathered.refused:
+        return ""
+    path, _, reason = gathered.refused[0]
+    return f" that can be used ({len(gathered.refused)} are left out, first: {path}: {reason})"
+
+
+def _half_a_layout(classes: Sequence[str]) -> Iterator[str]:
+    """What to say of classes that are called like splits or spans beside others that are not."""
+    for kind, names in (
+        ("splits", [name for name in classes if name.casefold() in _SPLIT_OF]),
+        ("spans", [name for name in classes if _SPAN.fullmatch(name)]),
+    ):
+        others = [name for name in classes if name not in names]
+        if len(names) > 1 and others:
+            yield (
+                f"{', '.join(map(repr, names))} are called like {kind} and are taken for classes, because of "
+                f"{others[0]!r} beside them: if they are {kind}, move that elsewhere"
+            )
 
 
 def _and_others(names: list[str]) -> str:

@@ -86,6 +86,11 @@ class Copies:
     members: tuple[Member, ...]
 
     @property
+    def in_several_classes(self) -> bool:
+        """Whether the members have different labels, of which one at most can be right."""
+        return len({member.label for member in self.members}) > 1
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The members' paths."""
         return tuple(member.path for member in self.members)

@@ -43,6 +43,7 @@ class Summary:
     by_reason: dict[str, int] = field(default_factory=dict)  # phrase: files, the commonest first
     reason_examples: dict[str, str] = field(default_factory=dict)  # phrase: path of its first file
     conflicts: int = 0  # contents that lie under several labels
+    near_conflicts: int = 0  # groups of near copies that do
     conflict_paths: list[list[str]] = field(default_factory=list)  # the first 100 of them
     near_copies: int = 0  # images stored that have a near copy among the others
     near_groups: int = 0  # of which they form so many groups
@@ -106,6 +107,7 @@ def summarize(plan: Plan, written: Iterable[Written], warnings: Iterable[str] = 
         by_reason=dict(ranked),
         reason_examples={phrase: firsts[phrase] for phrase, _ in ranked},
         conflicts=len(plan.conflicts),
+        near_conflicts=sum(copies.kind == "near" and copies.in_several_classes for copies in plan.copies),
         conflict_paths=[list(paths) for paths in plan.conflicts[:_SHOWN_GROUPS]],
         near_copies=sum(map(len, plan.near)),
         near_groups=len(plan.near),

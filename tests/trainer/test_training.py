@@ -1,5 +1,6 @@
 """Two-phase training, weight by weight, and the export: served equals trained."""
 
+import io
 import json
 import pathlib
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from PIL import Image, PngImagePlugin
 
 from graftline import features, signatures
 from tests import images
@@ -333,3 +335,14 @@ def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
     result = phases.train("p", part, settings, TrainingSettings(batch_size=16), may_be_taken_back=False)
     assert result.kept
     assert np.abs(model.get_weights()[0]).max() > 0
+
+
+def test_a_png_that_pillow_refuses_and_tensorflow_reads_has_a_reference_too() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "0" * (2 << 20), zip=True)  # more than Pillow unpacks
+    buffer = io.BytesIO()
+    image = images.draw("rot", 0)
+    image.save(buffer, "PNG", pnginfo=text)
+    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+        Image.open(buffer)
+    np.testing.assert_array_equal(reference._upright(buffer.getvalue()), np.asarray(image))

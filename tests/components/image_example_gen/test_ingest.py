@@ -285,6 +285,15 @@ def test_an_image_stays_in_its_split_and_what_is_nearly_it_follows(tmp_path: pat
     page = pathlib.Path(result.quarantine.uri, "duplicates.html").read_text()
     assert page.count("data:image/jpeg") == 40 and "cats/0 again.jpg" in page
 
+    assert result.summary["near_conflicts"] == 0
+    (images / "cats/0 again.jpg").rename(images / "dogs/really a cat.jpg")
+    mislabelled = execute(images, tmp_path / "4", state=state)
+    assert mislabelled.summary["near_conflicts"] == 1
+    page = pathlib.Path(mislabelled.quarantine.uri, "duplicates.html").read_text()
+    first_group = page.partition("<article>")[2].partition("</article>")[0]
+    assert "in several classes" in first_group and "dogs/really a cat.jpg" in first_group
+    (images / "dogs/really a cat.jpg").rename(images / "cats/0 again.jpg")
+
     alone = execute(images, tmp_path / "3", near_duplicates=None).paths()
     assert any(alone[path] != split for path, split in after.items()), "without, hashing parts some of them"
 

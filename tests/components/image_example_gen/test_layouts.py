@@ -572,3 +572,25 @@ def test_the_fingerprint_changes_with_what_a_table_says(heap: pathlib.Path, what
         lines.append(".hidden.jpg,cat,,")
         before = fingerprint(by_table(heap, *(line.replace("2.jpg,dog", "2.jpg,cat") for line in lines)))
     assert fingerprint(by_table(heap, *lines)) != before
+
+
+@pytest.mark.parametrize("names", [("train", "val", "extra"), ("span-1", "span-2", "cats")])
+def test_folders_called_like_splits_or_spans_among_others_are_classes_and_that_is_said(
+    tmp_path: pathlib.Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        for number in range(2):
+            put(tmp_path, f"{name}/a/{number}.jpg", b"")
+    layout = scan(tmp_path)
+    assert layout.classes == tuple(sorted(names))
+    (warning,) = (text for text in layout.warnings if "taken for classes" in text)
+    assert f"{names[0]!r}, {names[1]!r}" in warning and repr(names[2]) in warning
+
+
+def test_where_all_is_refused_the_message_says_why(tmp_path: pathlib.Path) -> None:
+    photo = put(tmp_path, "elsewhere/1.jpg", b"")
+    for label in ("cats", "dogs"):
+        (tmp_path / "linked" / label).mkdir(parents=True)
+        (tmp_path / "linked" / label / "1.jpg").symlink_to(photo)
+    with pytest.raises(UserError, match=r"hold no files that can be used \(2 are left out, first: cats/1.jpg: l"):
+        scan(tmp_path / "linked")
