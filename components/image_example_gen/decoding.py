@@ -44,7 +44,7 @@ _TURNS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """A good image, as it is stored. Height and width are as a viewer shows it, after EXIF orientation."""
 
@@ -58,7 +58,7 @@ class Decoded:
     transcoded: bool = False  # the file's own bytes are not what is stored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A file that is no good image. `reason` is a short stable phrase, after ": " possibly with a detail."""
 
