@@ -78,7 +78,8 @@ _RUNNERS = {
 def warnings(config: Config) -> list[str]:
     """A sentence for each path: ingest, weights and push go to mounted file systems so far, not to object stores."""
     paths = {"images": ", ".join(config.image_folders), "workspace": config.workspace}
-    paths |= {key: path for key, path in (("data.manifest", config.data.manifest),) if path}
+    optional = ("data.manifest", config.data.manifest), ("data.schema_file", config.data.schema_file)
+    paths |= {key: path for key, path in optional if path}
     if config.backbone.weights not in ("imagenet", "none"):
         paths["backbone.weights"] = config.backbone.weights
     return [

@@ -1,6 +1,9 @@
 """The whole DAG on one screen. Every runner builds it here; what differs between them comes in as arguments."""
 
+import contextlib
+import csv
 import hashlib
+import importlib.metadata
 import pathlib
 import uuid
 import zlib
@@ -17,6 +20,7 @@ from components.data_validation import history, schema_file
 from components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
 from components.data_validation.statistics import stats_options
 from components.evaluator import Evaluator, eval_config
+from components.image_example_gen import quarantine
 from components.image_example_gen.component import ImageExampleGen
 from components.materializing import Transform
 from components.pusher import Pusher
@@ -29,7 +33,11 @@ _ROOT = pathlib.Path(__file__).parents[1]
 # What decides the pixels that the Transform makes of an image's bytes.
 _PIXEL_SOURCES = ("components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline")
 # And what decides the activations that are made of them.
-_ACTIVATION_SOURCES = ("trainer/augmentation.py", "trainer/inputs.py", "trainer/boundary.py")
+_ACTIVATION_SOURCES = tuple(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary", "models"))
+# Their versions decide which files can be decoded.
+_DECODERS = ("pillow", "pillow-heif", "tensorflow")
+# Reasons for which ingest leaves a file out that may be gone with the next run.
+_PASSING = ("unreadable", "vanished", "changed during", "decoding took too")
 
 
 def create_pipeline(
@@ -66,7 +74,7 @@ def create_pipeline(
         settings=config.data.ingest,
         state=state,
         report_dir=report_dir,
-        code=code_hash("components/image_example_gen", "graftline"),
+        code=code_hash("components/image_example_gen", "graftline") + _versions(*_DECODERS) + _again(report_dir),
     )
 
     # Labels, formats, sizes and quality numbers; of JPEG bytes only the count. Held against a schema, the last run's
@@ -74,7 +82,7 @@ def create_pipeline(
     statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], stats_options=stats_options())
     curated, validation_code = config.data.schema_file, code_hash("components/data_validation", "graftline")
     schema_gen = (
-        ImportSchemaGen(schema_file=curated, sha256=schema_file.check(curated))
+        ImportSchemaGen(schema_file=curated, sha256=_schema_hash(curated, here=isinstance(fingerprint, str)))
         if curated
         else SchemaGen(statistics=statistics_gen.outputs["statistics"], code=validation_code)
     )
@@ -140,7 +148,7 @@ def create_pipeline(
             state=state,
             # Names the activations in the cache: those of images that were made square in another way are others.
             preprocessing=f"{config.data.resize} {'uint8' if config.data.materialize else 'float32'} "
-            + code_hash(*_PIXEL_SOURCES, *(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary"))),
+            + code_hash(*_PIXEL_SOURCES, *_ACTIVATION_SOURCES),
             code=code_hash("trainer", "graftline"),
             weights_sha256=_weights_hash(config.backbone.weights),
         ).model_dump(mode="json"),
@@ -210,6 +218,30 @@ def code_hash(*paths: str) -> str:
         for file in sorted(top.rglob("*.py")) if top.is_dir() else [top]:
             digest.update(str(file.relative_to(_ROOT)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
+
+
+def _versions(*distributions: str) -> str:
+    """Name and version of each that is installed."""
+    found = []
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f" {name} {importlib.metadata.version(name)}")
+    return "".join(found)
+
+
+def _again(report_dir: str) -> str:
+    """Something new each time where the last ingest left files out for reasons that may have passed, else ""."""
+    last = pathlib.Path(report_dir, quarantine.CSV_NAME)
+    if not report_dir or not last.is_file():
+        return ""
+    with last.open(newline="") as file:
+        passing = any(row["reason"].startswith(_PASSING) for row in csv.DictReader(file))
+    return f" {uuid.uuid4().hex}" if passing else ""
+
+
+def _schema_hash(path: str, here: bool) -> str:
+    """Hash of the curated schema; "" for one that only the nodes of a cluster can read."""
+    return schema_file.check(path) if here or pathlib.Path(path).is_file() else ""
 
 
 def _weights_hash(weights: str) -> str:

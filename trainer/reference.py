@@ -7,6 +7,7 @@ pixels on purpose, and for that use only.
 
 import io
 import math
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,11 @@ def _upright(image_bytes: bytes) -> np.ndarray:
         return pixels  # of a JPEG alone is it asked; and Pillow refuses some PNG that TensorFlow reads
     with Image.open(io.BytesIO(image_bytes)) as image:
         exif = Image.Exif()
-        exif.load(image.info.get("exif", b""))
-        orientation = exif.get(0x0112, 1)
+        try:
+            exif.load(image.info.get("exif", b""))
+            orientation = exif.get(0x0112, 1)
+        except (SyntaxError, ValueError, struct.error, KeyError, IndexError, OSError):  # as Pillow tells of damage
+            orientation = 1
     if orientation == 1:
         return pixels
     upright = Image.fromarray(pixels)

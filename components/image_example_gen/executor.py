@@ -52,7 +52,7 @@ class Executor(BaseBeamExecutor):
             summary = Summary.from_json(file.read())
         # TFX removes the outputs of a failed execution, hence the copy that outlives it.
         kept = _keep_report(refused.uri, exec_properties.get("report_dir") or "")
-        quarantine.require_usable(summary, layout.root, settings, kept)
+        quarantine.require_usable(summary, layout.root, settings, kept, layout.empty_classes)
         if state:  # only now, as the splits of a refused run bind nobody
             chosen = assignments.read(os.path.join(refused.uri, quarantine.SPLITS_NAME))
             assignments.save(state, settings, chosen)

@@ -86,6 +86,7 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what C libraries have to say of damaged files
             env=environment,
+            cwd=_ROOT,  # not the user's folder, whose files `-m` would put before the installed modules
             start_new_session=True,  # Ctrl-C is for the parent
         )
 

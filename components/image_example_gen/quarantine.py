@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from components.image_example_gen.decoding import Quarantined
@@ -138,7 +138,9 @@ def _csv_rows(rows: Iterable[Row]) -> Iterator[tuple[str, str, int, str]]:
         yield row.path, row.verdict.reason, row.size, row.sha256
 
 
-def require_usable(summary: Summary, images: str, settings: IngestSettings, csv_path: str) -> None:
+def require_usable(
+    summary: Summary, images: str, settings: IngestSettings, csv_path: str, empty: Collection[str] = ()
+) -> None:
     """Refuse a data set that is too bad to train on.
 
     Args:
@@ -146,6 +148,7 @@ def require_usable(summary: Summary, images: str, settings: IngestSettings, csv_
         images: the root, for the message.
         settings: `max_bad_fraction` is what quarantined / found may be at most, `strict` allows none.
         csv_path: where the user finds the list of refused files; "" when it was not kept.
+        empty: class folders that hold no image at all, and so are no classes.
 
     Raises:
         UserError: no image, too many bad files, fewer than two classes with images, or a class without images in
@@ -172,6 +175,8 @@ def require_usable(summary: Summary, images: str, settings: IngestSettings, csv_
             f"{images}: only class '{only}' has images that can be decoded, two classes are needed at least.{told}"
         )
     for label, counts in summary.by_class.items():
+        if label in empty:
+            continue
         missing = [split for split in SPLITS if not counts[split]]
         if missing and _examples(counts) < 2:
             raise UserError(

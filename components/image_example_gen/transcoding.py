@@ -105,7 +105,7 @@ def _upright(image: Image.Image) -> Image.Image | Refused:
     elif image.mode in ("I", "F"):
         return Refused("samples of 32 bits have no agreed look: convert to 8 bits")
     plain = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    plain.info = {"exif": _exif(orientation)}
+    plain.info = {"exif": _exif(int(orientation) if orientation in range(1, 9) else 1)}
     ImageOps.exif_transpose(plain, in_place=True)
     plain.info = {}
     return plain

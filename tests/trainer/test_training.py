@@ -346,3 +346,13 @@ def test_a_png_that_pillow_refuses_and_tensorflow_reads_has_a_reference_too() ->
     with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
         Image.open(buffer)
     np.testing.assert_array_equal(reference._upright(buffer.getvalue()), np.asarray(image))
+
+
+def test_damaged_exif_does_not_cost_the_reference() -> None:
+    buffer = io.BytesIO()
+    image = images.draw("rot", 0)
+    image.save(buffer, "JPEG")
+    garbage = b"Exif\0\0no TIFF at all"
+    segment = b"\xff\xe1" + (2 + len(garbage)).to_bytes(2, "big") + garbage
+    data = buffer.getvalue()[:2] + segment + buffer.getvalue()[2:]
+    assert reference._upright(data).shape == (*image.size[::-1], 3)

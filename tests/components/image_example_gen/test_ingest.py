@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -461,3 +462,24 @@ def test_other_projects_awkward_images_are_ingested_or_named(tmp_path: pathlib.P
         for example in result.records(split):
             tf.io.decode_image(text(example, features.IMAGE), channels=3, expand_animations=False)
     assert len(result.refused) == summary["quarantined"] >= 14
+
+
+def test_a_class_folder_that_holds_no_image_is_left_out_and_the_run_goes_on(tmp_path: pathlib.Path) -> None:
+    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
+    put(images, "notes/readme.txt", b"About these photos.")
+    result = execute(images, tmp_path, max_bad_fraction=0.2)
+    assert result.summary["examples"] == 8
+    assert list(result.refused) == ["notes/readme.txt"]
+
+
+def test_without_a_test_folder_no_image_is_left_in_a_test_split(tmp_path: pathlib.Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for i in range(4):
+            put(tmp_path, f"split/{split}/{'ab'[i % 2]}/{i}.png", encoded(10 * number + i, "PNG"))
+    state = tmp_path / "state"
+    assert "test" in execute(tmp_path / "split", tmp_path / "1", state=state).summary["by_split"]
+    images = folder_of_images(tmp_path / "photos", a=6, b=6)
+    shutil.copy(tmp_path / "split/test/a/0.png", images / "a/known.png")
+    result = execute(images, tmp_path / "2", state=state)
+    assert set(result.summary["by_split"]) == {"train", "eval"}
+    assert result.paths()["a/known.png"] == "eval", "it was never trained on, and is not now"

@@ -190,3 +190,18 @@ else:
     data = encoded(1, "WEBP")
     done = subprocess.run([sys.executable, "-c", PARENT + fork], cwd=ROOT, input=data, capture_output=True)
     assert done.stdout.split()[1:] == [b"forked", b"parent"], done.stderr
+
+
+def test_a_child_imports_nothing_from_the_current_folder(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    assert works()
+
+
+def test_an_orientation_that_makes_no_sense_does_not_spoil_an_image() -> None:
+    of_four_bytes = b"\x12\x01\x04\x00\x01\x00\x00\x00\x00\x00\x06\x00"  # tag, LONG, one, 6 << 16
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + of_four_bytes + bytes(4)
+    odd = saved(scene(1), "WEBP", exif=exif)
+    assert isinstance(transcoding.transcode(odd, "webp", None), bytes)
