@@ -7,6 +7,7 @@ import importlib.metadata
 import pathlib
 import uuid
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from tfx.components import StatisticsGen, Trainer
@@ -36,8 +37,6 @@ _PIXEL_SOURCES = ("components/preprocessing.py", "components/pixels.py", "traine
 _ACTIVATION_SOURCES = tuple(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary", "models"))
 # Their versions decide which files can be decoded.
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")
-# Reasons for which ingest leaves a file out that may be gone with the next run.
-_PASSING = ("unreadable", "vanished", "changed during", "decoding took too")
 
 
 def create_pipeline(
@@ -74,7 +73,9 @@ def create_pipeline(
         settings=config.data.ingest,
         state=state,
         report_dir=report_dir,
-        code=code_hash("components/image_example_gen", "graftline") + _versions(*_DECODERS) + _again(report_dir),
+        code=code_hash("components/image_example_gen", "graftline")
+        + _versions(*_DECODERS)
+        + _again(report_dir, config.image_folders),
     )
 
     # Labels, formats, sizes and quality numbers; of JPEG bytes only the count. Held against a schema, the last run's
@@ -229,14 +230,23 @@ def _versions(*distributions: str) -> str:
     return "".join(found)
 
 
-def _again(report_dir: str) -> str:
-    """Something new each time where the last ingest left files out for reasons that may have passed, else ""."""
+def _again(report_dir: str, folders: Sequence[str]) -> str:
+    """Something new each time where the last ingest left files out for reasons that may have passed, else "".
+
+    What is wrong with a file on disk is part of the images' fingerprint; of one at a URI that may be a checksum alone.
+    """
+    remote = any("://" in folder for folder in folders)
+
+    def may_pass(reason: str) -> bool:
+        busy = reason.startswith("decoding took too long") and "processor time" not in reason
+        return busy or reason.startswith(("vanished", "changed during")) or (remote and reason.startswith("unreadable"))
+
     last = pathlib.Path(report_dir, quarantine.CSV_NAME)
     if not report_dir or not last.is_file():
         return ""
     with last.open(newline="") as file:
-        passing = any(row["reason"].startswith(_PASSING) for row in csv.DictReader(file))
-    return f" {uuid.uuid4().hex}" if passing else ""
+        again = any(may_pass(row["reason"]) for row in csv.DictReader(file))
+    return f" {uuid.uuid4().hex}" if again else ""
 
 
 def _schema_hash(path: str, here: bool) -> str:
