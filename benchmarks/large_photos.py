@@ -1,6 +1,6 @@
 """Does the whole pipeline's memory grow with the number of photos of 12 megapixels?
 
-    python -m benchmarks.large_photos [--counts 60 300] [--images DIR] [--weights FILE] [--alpha 1.0]
+    python -m benchmarks.large_photos [--counts 150 300] [--images DIR] [--weights FILE] [--alpha 1.0]
 
 Photos are enlarged to 4,000 x 3,000 pixels, no two alike, and saved as JPEGs of some megabytes. For each count a
 `graftline run` with an epoch in each phase goes through every stage in a process of its own; what is printed is the
@@ -32,7 +32,7 @@ def enlarge(images: pathlib.Path, to: pathlib.Path, count: int) -> None:
 def main() -> None:
     """Prints a line for each count."""
     parser = commands.parser(__doc__)
-    parser.add_argument("--counts", type=int, nargs="+", default=[60, 300], help="photos, the fewest first")
+    parser.add_argument("--counts", type=int, nargs="+", default=[150, 300], help="photos, the fewest first")
     arguments = parser.parse_args()
     settings = {**commands.mobilenet(arguments.weights, arguments.alpha), **commands.exactly(1, 1)}
     first = 0.0
