@@ -1,10 +1,8 @@
 """From an image file's bytes to upright pixels, as TensorFlow ops: the one decoder of training, gate and serving."""
 
-from typing import Literal
-
 import tensorflow as tf
 
-Resize = Literal["stretch", "crop", "pad"]
+from trainer.backbones import Resize
 
 # EXIF sits in a JPEG's first APP1 segment; segments hold at most 64 KiB, and a few (JFIF, ICC) may stand before it.
 _HEAD_BYTES = 4 * 65536

@@ -8,7 +8,7 @@ import yaml
 
 from graftline import __version__
 from graftline.errors import UserError
-from pipeline.config import Config
+from pipeline.config import BYTE_BATCHES, Config
 
 Target = Literal["kubeflow", "vertex"]
 
@@ -46,7 +46,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         models=f"{workspace}/models",
         state=workspace,
         fingerprint=tfx.dsl.experimental.RuntimeParameter(name=FINGERPRINT_PARAMETER, ptype=str, default=""),
-        beam_pipeline_args=[*_RUNNERS[config.beam.runner], *_BEAM_OPTIONS, *config.beam.options],
+        beam_pipeline_args=[*_RUNNERS[config.beam.runner], BYTE_BATCHES, *config.beam.options],
     )
     runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
         config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
@@ -65,8 +65,6 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         raise UserError(f"{output} cannot be written: {error.strerror}") from error
 
 
-# Batches of 20 MiB instead of up to 1,000 images.
-_BEAM_OPTIONS = ["--tfxio_use_byte_size_batching"]
 _RUNNERS = {
     "direct": ["--runner=DirectRunner"],
     "flink": ["--runner=FlinkRunner"],

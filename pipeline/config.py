@@ -52,6 +52,10 @@ class ModelSettings(Settings):
         return name
 
 
+# An absl flag, which TFX's Beam executors parse from the pipeline's options: batches of 20 MiB, not up to 1,000 images.
+BYTE_BATCHES = "--tfxio_use_byte_size_batching"
+
+
 class BeamSettings(Settings):
     """Where the Beam stages (ingest, statistics, Transform, evaluation) run."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from components import gate
 from components.data_validation import findings
 from graftline import imports
-from pipeline.config import Config
+from pipeline.config import BYTE_BATCHES, Config
 from pipeline.console import Event
 from pipeline.report import Phase, RunSummary
 
@@ -24,8 +24,7 @@ BEAM_OPTIONS = (
     # Remote workers' image, of which there are none: without a name here each Beam stage packs TFX's sources for them,
     # which takes a second or two and leaves 42 MB in the temporary directory.
     "--sdk_container_image=none",
-    # An absl flag, which TFX's Beam executors parse from here: batches of 20 MiB instead of up to 1,000 images.
-    "--tfxio_use_byte_size_batching",
+    BYTE_BATCHES,
 )
 
 

@@ -17,6 +17,7 @@ from graftline.errors import UserError, did_you_mean
 #   caffe  RGB to BGR, ImageNet's mean subtracted, not scaled
 #   none   unchanged: the model holds its own rescaling layer
 Preprocessing = Literal["tf", "torch", "caffe", "none"]
+Resize = Literal["stretch", "crop", "pad"]  # how an image becomes square before that
 
 
 @dataclass(frozen=True)

@@ -294,7 +294,7 @@ class TrainerSettings(Settings):
     fine_tuning: FineTuningSettings
     augmentation: AugmentationSettings = AugmentationSettings()
     boundary_cache: BoundaryCacheSettings = BoundaryCacheSettings()
-    resize: Literal["stretch", "crop", "pad"] = Field("stretch", description="how the Transform makes images square")
+    resize: backbones.Resize = Field("stretch", description="how the Transform makes images square")
     materialize: bool = Field(False, description="whether the Transform has written resized images, as uint8")
     seed: int
     state: str = Field("", description="folder or URI of what outlives a run: checkpoints and activations")

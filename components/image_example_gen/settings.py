@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.backbones import Resize
+
 Action = Literal["warn", "stop"]
 
 
@@ -66,7 +68,7 @@ class ValidationSettings(BaseModel):
 class DataSettings(IngestSettings):
     """How the images are read, split, stored and validated."""
 
-    resize: Literal["stretch", "crop", "pad"] = Field(
+    resize: Resize = Field(
         "stretch",
         description="how an image becomes square: stretched, its middle cropped, or padded with black; antialiased",
     )

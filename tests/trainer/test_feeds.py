@@ -4,10 +4,8 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import shutil
-import subprocess
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from graftline import features
 from graftline.errors import UserError
 from tests import images
 from tests.conftest import Transformed
+from tests.trainer import disks
 from trainer import backbones, models, run_fn
 from trainer.inputs import Records
 from trainer.settings import BackboneSettings, TrainerSettings
@@ -612,16 +611,8 @@ def test_what_the_disk_has_no_room_for_is_made_anew_in_each_epoch(
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file system of 0.8 MB: the activations of one run fit, with the copy that a commit makes, and not of two."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small tmpfs")
-    command = ["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disks.mounted(tmp_path / "small", "800k") as folder:
+        yield folder
 
 
 def test_activations_of_past_runs_make_room_before_new_ones_come(

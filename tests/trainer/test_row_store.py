@@ -22,6 +22,7 @@ import pytest
 import tensorflow as tf
 
 from graftline.errors import UserError
+from tests.trainer import disks
 from trainer import row_store
 from trainer.row_store import RowStore
 
@@ -512,16 +513,8 @@ def test_room_is_looked_for_before_any_work(tmp_path: pathlib.Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file system of 1 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small tmpfs")
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disks.mounted(tmp_path / "small", "1m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize(("rows", "reported"), [(20_000, "No space left"), (10_000, "full")])

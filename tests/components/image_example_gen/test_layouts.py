@@ -12,17 +12,14 @@ import pytest
 from components.image_example_gen.layouts import File, Layout, check_decodable, fingerprint, scan
 from components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
-from tests.components.image_example_gen.pictures import put
+from tests.components.image_example_gen.pictures import begun, put
 
 FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg")
 
 
 @pytest.fixture
 def root(tmp_path: pathlib.Path) -> pathlib.Path:
-    root = tmp_path / "photos"
-    for path in FOUR:
-        put(root, path, b"\xff\xd8\xff" + path.encode())
-    return root
+    return begun(tmp_path / "photos", FOUR)
 
 
 def refusals(layout: Layout) -> dict[str, str]:

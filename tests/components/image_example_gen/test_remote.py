@@ -19,7 +19,7 @@ from components.image_example_gen.layouts import File
 from components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.components.image_example_gen import filesystems
-from tests.components.image_example_gen.pictures import put
+from tests.components.image_example_gen.pictures import begun, put
 
 BEAM_PLUGIN = f"{filesystems.Plain.__module__}.{filesystems.Plain.__name__}"  # how a worker learns of a filesystem
 FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/deep/er.jpg")
@@ -27,10 +27,7 @@ FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/deep/er.jpg")
 
 @pytest.fixture
 def root(tmp_path: pathlib.Path) -> pathlib.Path:
-    root = tmp_path / "photos"
-    for path in FOUR:
-        put(root, path, b"\xff\xd8\xff" + path.encode())
-    return root
+    return begun(tmp_path / "photos", FOUR)
 
 
 def refusal(uri: str, settings: IngestSettings | None = None) -> str:
