@@ -1,95 +1,48 @@
-"""The Evaluator: TFX's own, with the gate's thresholds in, and a verdict that a person can read out."""
+"""The Evaluator: TFMA on the function that is served, and the gate's verdict, which decides the blessing.
 
-import contextlib
+TFX's own blesses by TFMA's thresholds, which know neither significance nor ties, crash when the label set has changed
+(tfx issue 4390), and have no place for what a serving validation found.
+"""
+
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
-from google.protobuf import json_format
 from tfx import types
-from tfx.components.evaluator import executor as tfx_executor
-from tfx.dsl.components.base import executor_spec
+from tfx.components.evaluator import constants
+from tfx.components.util import tfxio_utils
+from tfx.dsl.components.base import base_beam_executor, executor_spec
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
-from tfx.types import artifact_utils, standard_artifacts, standard_component_specs
-from tfx.types.component_spec import ExecutionParameter
-from tfx.utils import path_utils
+from tfx.types import artifact_utils, component_spec, standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+from tfx.types.system_executions import Evaluate
+from tfx.utils import io_utils, path_utils
 
 from components import gate
+from components.evaluation import judging, predictions, settings
+from components.evaluation.predictions import BASELINE, CANDIDATE
+from components.evaluation.tfma_metrics import eval_config
 from graftline import features, signatures
+from graftline.errors import UserError
 
-_BASELINE = "baseline"
-_BASELINE_INPUT = "baseline_model"
-
-
-def eval_config(thresholds: Mapping[str, gate.Threshold]) -> tfma.EvalConfig:
-    """TFMA's config: the function that is served, on the file's bytes, against the label's index.
-
-    TFMA loads a Keras 3 model as a generic SavedModel, so the signature is named and the metrics are listed by hand.
-    """
-    metrics = [tfma.MetricConfig(class_name="ExampleCount", config=json.dumps({"name": gate.EXAMPLE_COUNT}))]
-    for name, metric in gate.METRICS.items():
-        threshold = thresholds.get(name, gate.Threshold())
-        spec = tfma.MetricThreshold()
-        if threshold.min is not None:
-            spec.value_threshold.lower_bound.value = threshold.min
-        if threshold.max is not None:
-            spec.value_threshold.upper_bound.value = threshold.max
-        if threshold.min_change is not None:
-            if metric.higher_is_better:
-                spec.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
-                spec.change_threshold.absolute.value = threshold.min_change - gate.ROUNDING
-            else:
-                spec.change_threshold.direction = tfma.MetricDirection.LOWER_IS_BETTER
-                spec.change_threshold.absolute.value = gate.ROUNDING - threshold.min_change
-        config = tfma.MetricConfig(class_name=metric.tfma_class, config=json.dumps({"name": name, **metric.config}))
-        if spec.ByteSize():
-            config.threshold.CopyFrom(spec)
-        metrics.append(config)
-
-    def model_spec(**which: Any) -> tfma.ModelSpec:
-        return tfma.ModelSpec(
-            signature_name=signatures.SERVING_EXAMPLES,
-            preprocessing_function_names=[signatures.TRANSFORM_FEATURES],
-            prediction_key=signatures.PROBABILITIES,
-            label_key=features.LABEL_INDEX,
-            **which,
-        )
-
-    return tfma.EvalConfig(
-        model_specs=[model_spec(name="candidate"), model_spec(name=_BASELINE, is_baseline=True)],
-        slicing_specs=[tfma.SlicingSpec()],
-        metrics_specs=[tfma.MetricsSpec(metrics=metrics)],
-    )
+SERVING_VALIDATION_FILE = "serving_validation.json"
+_INFRA_BLESSED = "INFRA_BLESSED"  # what TFX's own InfraValidator leaves
+_TELEMETRY = ["Evaluator"]
 
 
-def thresholds_of(config: tfma.EvalConfig) -> dict[str, gate.Threshold]:
-    """The thresholds that `eval_config` put in, read back: the verdict speaks of what TFMA was given."""
-    thresholds = {}
-    for config_of_metric in config.metrics_specs[0].metrics:
-        name = json.loads(config_of_metric.config)["name"]
-        spec = config_of_metric.threshold
-        if not config_of_metric.HasField("threshold"):
-            continue
-        value, change = spec.value_threshold, spec.change_threshold
-        sign = 1 if change.direction == tfma.MetricDirection.HIGHER_IS_BETTER else -1
-        thresholds[name] = gate.Threshold(
-            min=value.lower_bound.value if value.HasField("lower_bound") else None,
-            max=value.upper_bound.value if value.HasField("upper_bound") else None,
-            min_change=sign * change.absolute.value + gate.ROUNDING if change.HasField("absolute") else None,
-        )
-    return thresholds
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Evaluates the candidate and the model that is served on the same images, and blesses or not.
 
-
-class Executor(tfx_executor.Executor):
-    """TFX's Evaluator, against the model that is served, which writes the verdict.
-
-    The exec property `served` names the directory of the served version, or is empty when none is. It decides: the
-    Resolver finds the blessed model with the highest artifact id, which another may have replaced since. Where
-    `served` is not given (on a cluster) the Resolver's model is the baseline.
+    The baseline is the model that is served:
+    - the exec property `served` names the directory of its version, or is empty when none is;
+    - where that was not known when the pipeline was made (on a cluster), it is the highest version under
+      `served_base_path`, a folder or a URI, at the time of the run;
+    - with neither (a Vertex Endpoint, which has no folder of versions) it is the input `baseline_model`;
+    - `reset_baseline` sets all of them aside.
     """
 
     def Do(  # noqa: N802
@@ -98,55 +51,104 @@ class Executor(tfx_executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Evaluates, blesses or not, and writes `verdict.json` into the evaluation."""
-        inputs = dict(input_dict)
-        examples = artifact_utils.get_single_instance(inputs["examples"])
-        if features.TEST in artifact_utils.decode_split_names(examples.split_names):
-            exec_properties = {**exec_properties, "example_splits": json.dumps([features.TEST])}
-        with contextlib.ExitStack() as stack:
-            served = exec_properties.get("served")
-            if served is not None:
-                inputs.pop(_BASELINE_INPUT, None)
-            if served:
-                inputs[_BASELINE_INPUT] = [_as_artifact(served, stack.enter_context(tempfile.TemporaryDirectory()))]
-            note = ""
-            if not inputs.get(_BASELINE_INPUT):
-                note = "no model is served yet, so the value thresholds alone decided"
+        """Writes TFMA's results, `predictions-*.parquet`, `verdict.json` and `verdict.txt`, and the blessing."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        asked = settings.GateSettings.model_validate_json(exec_properties["gate"])
+        model = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
+        served, notes = _baseline(input_dict, exec_properties)
+        ours = _labels(model)
+        theirs = _served_labels(served) if served else None
+        settings.check_classes(asked, ours)
+        if theirs is not None and set(theirs) != set(ours):
+            if len(both := set(theirs) & set(ours)) < 2:
+                served, theirs = "", None
+                notes.append("the served model knows other classes, so the value thresholds alone decided")
             else:
-                theirs, ours = (_labels(inputs[key]) for key in (_BASELINE_INPUT, "model"))
-                if theirs != ours:
-                    # TFMA's comparison of different label sets crashes (tfx issue 4390).
-                    del inputs[_BASELINE_INPUT]
-                    note = "the served model knows other classes, so the value thresholds alone decided: "
-                    note += _difference(theirs, ours)
-            # AutoGraph would rewrite the code of TFMA's metrics for graphs, in a second or more; they run eagerly.
-            tf.autograph.experimental.do_not_convert(super().Do)(inputs, output_dict, exec_properties)
-        if served and inputs.get(_BASELINE_INPUT):
-            blessing = artifact_utils.get_single_instance(output_dict["blessing"])
-            blessing.set_string_custom_property("baseline_model_uri", served)
-        config = json_format.Parse(exec_properties["eval_config"], tfma.EvalConfig())
+                notes.append(
+                    f"the served model knows other classes ({_difference(_served_labels(served), ours)}): the two were "
+                    f"compared on the images of the {len(both)} classes that both know, by their probabilities alone"
+                )
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
-        candidate, baseline = _metrics(evaluation)
-        verdict = gate.Verdict(
-            blessed=tfma.load_validation_result(evaluation).validation_ok,
-            examples=int(candidate[gate.EXAMPLE_COUNT]),
-            candidate=candidate,
-            baseline=baseline,
-            checks=gate.check(thresholds_of(config), candidate, baseline),
-            note=note,
+        examples = artifact_utils.get_single_instance(input_dict["examples"])
+        splits = artifact_utils.decode_split_names(examples.split_names)
+        split = features.TEST if features.TEST in splits else features.EVAL
+        # AutoGraph would rewrite the code of TFMA's metrics for graphs, in a second or more; they run eagerly.
+        tf.autograph.experimental.do_not_convert(self._evaluate)(
+            asked,
+            examples,
+            split,
+            {CANDIDATE: (model, ours), **({BASELINE: (served, theirs)} if theirs else {})},
+            evaluation,
         )
-        with tf.io.gfile.GFile(os.path.join(evaluation, gate.VERDICT_FILE), "w") as file:
-            file.write(verdict.to_json())
+        with tempfile.TemporaryDirectory() as scratch:
+            answers = predictions.read(evaluation, ours, theirs, scratch)
+            infra = _serving_validation(input_dict)
+            verdict = judging.judge(asked, answers, notes, infra)
+        io_utils.write_string_file(os.path.join(evaluation, gate.VERDICT_FILE), verdict.to_json())
+        io_utils.write_string_file(os.path.join(evaluation, gate.VERDICT_TEXT), verdict.to_text())
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        _bless(blessing, verdict.blessed, input_dict["model"][0], served, exec_properties)
+
+    def _evaluate(
+        self,
+        asked: settings.GateSettings,
+        examples: types.Artifact,
+        split: str,
+        models: Mapping[str, tuple[str, Sequence[str]]],
+        output: str,
+    ) -> None:
+        """Runs TFMA; `models` has the SavedModel and the classes of each."""
+        classes = {name: len(labels) for name, (_, labels) in models.items()}
+        alike = BASELINE in models and models[BASELINE][1] == models[CANDIDATE][1]
+        config = eval_config(asked, classes[CANDIDATE], baseline=alike)
+        candidate = models[CANDIDATE][0]
+        shared = [tfma.default_eval_shared_model(candidate, model_name=CANDIDATE, eval_config=config)]
+        alone = None
+        if alike:
+            shared.append(_served_model(models[BASELINE][0], config))
+        elif BASELINE in models:
+            # TFMA would compare other classes under the same numbers, or crash (tfx issue 4390).
+            of_baseline = eval_config(asked, classes[BASELINE], baseline=True, candidate=False)
+            served = _served_model(models[BASELINE][0], of_baseline)
+            alone = (served._replace(model_name=""), of_baseline)
+        source = tfxio_utils.get_tfxio_factory_from_artifact(
+            examples=[examples], telemetry_descriptors=_TELEMETRY, raw_record_column_name=tfma.ARROW_INPUT_COLUMN
+        )(io_utils.all_files_pattern(artifact_utils.get_split_uri([examples], split)))
+        with self._make_beam_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "Read" >> source.BeamSource()
+                | "Evaluate"
+                >> tfma.ExtractEvaluateAndWriteResults(
+                    eval_shared_model=shared,
+                    eval_config=config,
+                    extractors=predictions.extractors(shared, config, classes, output, alone),
+                    output_path=output,
+                )
+            )
 
 
-class EvaluatorSpec(standard_component_specs.EvaluatorSpec):
-    """TFX's, and what is served."""
+class EvaluatorSpec(component_spec.ComponentSpec):
+    """See Executor; `gate` is `GateSettings` as JSON, `code` is there for the cache key only."""
 
     PARAMETERS = {  # noqa: RUF012
-        **standard_component_specs.EvaluatorSpec.PARAMETERS,
+        "gate": ExecutionParameter(type=str),
         "served": ExecutionParameter(type=str, optional=True),
+        "served_base_path": ExecutionParameter(type=str, optional=True),
+        "reset_baseline": ExecutionParameter(type=int, optional=True),
         "code": ExecutionParameter(type=str, optional=True),
     }
+    INPUTS = {  # noqa: RUF012
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "baseline_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
+        "infra_blessing": ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    TYPE_ANNOTATION = Evaluate
 
 
 class Evaluator(BaseBeamComponent):
@@ -159,58 +161,157 @@ class Evaluator(BaseBeamComponent):
         self,
         examples: types.BaseChannel,
         model: types.BaseChannel,
-        baseline_model: types.BaseChannel,
-        eval_config: tfma.EvalConfig,
-        served: str | None,
-        code: str,
+        gate: settings.GateSettings,
+        *,
+        served: str | None = None,
+        served_base_path: str | None = None,
+        baseline_model: types.BaseChannel | None = None,
+        infra_blessing: types.BaseChannel | None = None,
+        reset_baseline: bool = False,
+        code: str = "",
     ) -> None:
         """Makes the node; it evaluates on the test split where there is one, else on eval.
 
-        `code` is there for the cache key only.
+        Args:
+          examples: with the split `eval`.
+          model: the candidate.
+          gate: what it must reach.
+          served: directory of the version that is served, "" when none is; None where that is not known yet.
+          served_base_path: folder or URI of the served versions, looked at when the node runs, where `served` is None.
+          baseline_model: what to compare with where neither is known.
+          infra_blessing: of the serving validation: a model that it refused is evaluated and not blessed.
+          reset_baseline: compare with nothing, as in a first run.
+          code: for the cache key only.
         """
+        given = {
+            "served": served,
+            "served_base_path": served_base_path,
+            "baseline_model": baseline_model,
+            "infra_blessing": infra_blessing,
+            "reset_baseline": 1 if reset_baseline else None,
+        }
         super().__init__(
             EvaluatorSpec(
                 examples=examples,
                 model=model,
-                baseline_model=baseline_model,
-                eval_config=eval_config,
-                example_splits=json.dumps([features.EVAL]),
+                gate=gate.model_dump_json(exclude_defaults=True),
                 code=code,
                 evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=types.Channel(type=standard_artifacts.ModelBlessing),
-                **({} if served is None else {"served": served}),
+                **{key: value for key, value in given.items() if value is not None},
             )
         )
 
 
-def _as_artifact(saved_model: str, folder: str) -> types.Artifact:
-    """A Model artifact at `folder` whose serving model is the SavedModel."""
-    artifact = standard_artifacts.Model()
-    artifact.uri = folder
-    os.symlink(saved_model, path_utils.serving_model_dir(folder))
-    return artifact
+def highest_version(base_path: str) -> str:
+    """The directory of the version that a model server takes up: the highest complete one; "" when there is none.
+
+    By TensorFlow's file systems, so a URI will do. Any error but a folder that is not there is raised: a model must not
+    pass for the first one because a listing failed.
+    """
+    try:
+        names = [name.rstrip("/") for name in tf.io.gfile.listdir(base_path)]
+    except tf.errors.NotFoundError:
+        return ""
+    for version in sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True):
+        for name in names:
+            path = os.path.join(base_path, name)
+            is_it = name.isascii() and name.isdecimal() and int(name) == version
+            if is_it and tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+                return path
+    return ""
 
 
-def _labels(model: list[types.Artifact]) -> list[str]:
-    directory = path_utils.serving_model_path(artifact_utils.get_single_uri(model))
+def _baseline(inputs: Mapping[str, list[types.Artifact]], exec_properties: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The directory of the baseline, "" for none, and what is to be said of that."""
+    served, base_path = exec_properties.get("served"), exec_properties.get("served_base_path")
+    if served is None and base_path is not None:
+        served = highest_version(base_path)
+    if served is None:
+        resolved = inputs.get("baseline_model")
+        served = path_utils.serving_model_path(artifact_utils.get_single_uri(resolved)) if resolved else ""
+    if exec_properties.get("reset_baseline"):
+        return "", ["the served model was set aside, as --reset-baseline asks: the value thresholds alone decided"]
+    return served, [] if served else ["no model is served yet, so the value thresholds alone decided"]
+
+
+def _served_model(path: str, config: tfma.EvalConfig) -> tfma.types.EvalSharedModel:
+    """TFMA's handle of the served SavedModel, which says what is wrong when it can't be loaded."""
+    try:
+        shared = tfma.default_eval_shared_model(path, model_name=BASELINE, eval_config=config)
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise _unusable(path, error) from error
+    load = shared.model_loader.construct_fn
+
+    def loading() -> Any:
+        try:
+            loaded = load()
+        except Exception as error:
+            raise _unusable(path, error) from error
+        missing = {signatures.SERVING_EXAMPLES, signatures.TRANSFORM_FEATURES} - set(loaded.signatures)
+        if missing:
+            raise _unusable(path, f"it has no signature {', '.join(sorted(missing))}")
+        return loaded
+
+    return shared._replace(model_loader=tfma.types.ModelLoader(construct_fn=loading, tags=shared.model_loader.tags))
+
+
+def _unusable(path: str, why: object) -> UserError:
+    reason = str(why).strip().split("\n")[0][:200]
+    return UserError(
+        f"{path}: the model that is served cannot be loaded, so nothing can be compared with it ({reason}); put that "
+        "version right or take it away, or set it aside with `graftline run --reset-baseline`"
+    )
+
+
+def _labels(directory: str) -> list[str]:
     with tf.io.gfile.GFile(os.path.join(directory, "assets", features.LABELS_FILE), "rb") as file:
         return features.parse_labels(file.read())
 
 
-def _difference(theirs: list[str], ours: list[str]) -> str:
+def _served_labels(directory: str) -> list[str]:
+    try:
+        return _labels(directory)
+    except (tf.errors.OpError, OSError) as error:
+        raise _unusable(directory, error) from error
+
+
+def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
     new, gone = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
     return "; ".join(f"{what}: {', '.join(names[:10])}" for what, names in (("new", new), ("gone", gone)) if names)
 
 
-def _metrics(evaluation: str) -> tuple[dict[str, float], dict[str, float]]:
-    """The overall metrics by name, of the candidate and of the baseline (empty when there was none)."""
-    candidate: dict[str, float] = {}
-    baseline: dict[str, float] = {}
-    for of_slice in tfma.load_metrics(evaluation):
-        for metric in of_slice.metric_keys_and_values:
-            if metric.key.is_diff or not metric.value.HasField("double_value"):
-                continue
-            # Without a baseline TFMA takes the candidate's name away.
-            of_model = baseline if metric.key.model_name == _BASELINE else candidate
-            of_model[metric.key.name] = metric.value.double_value.value
-    return candidate, baseline
+def _serving_validation(inputs: Mapping[str, list[types.Artifact]]) -> gate.Check | None:
+    """What the serving validation found, as a check of the verdict; None where none ran."""
+    if not inputs.get("infra_blessing"):
+        return None
+    uri = artifact_utils.get_single_uri(inputs["infra_blessing"])
+    path = os.path.join(uri, SERVING_VALIDATION_FILE)
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            found = json.load(file)
+        passed, reasons = bool(found["passed"]), [str(reason) for reason in found.get("reasons", [])]
+        if passed and found.get("images") == 0:
+            return None  # it was switched off
+    else:
+        passed, reasons = tf.io.gfile.exists(os.path.join(uri, _INFRA_BLESSED)), []
+    text = "the model server answered as the model was trained, passed"
+    if not passed:
+        text = f"refused by the serving validation: {'; '.join(reasons) or 'it does not say why'}"
+    return gate.Check(gate.SERVING, "passed", 1, float(passed), passed, because=text)
+
+
+def _bless(
+    blessing: types.Artifact, blessed: bool, model: types.Artifact, served: str, exec_properties: Mapping[str, Any]
+) -> None:
+    """As TFX's Evaluator says it, for its Pusher and its resolver of the latest blessed model."""
+    name = constants.BLESSED_FILE_NAME if blessed else constants.NOT_BLESSED_FILE_NAME
+    io_utils.write_string_file(os.path.join(blessing.uri, name), "")
+    value = constants.BLESSED_VALUE if blessed else constants.NOT_BLESSED_VALUE
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
+    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    if served:
+        blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, served)
+    if "current_component_id" in exec_properties:
+        blessing.set_string_custom_property("component_id", exec_properties["current_component_id"])

@@ -14,6 +14,8 @@ SCORE = "score"  # float32 [N], the probability of `label`
 TOP_K_LABELS = "top_k_labels"  # string [N, k], best first
 TOP_K_SCORES = "top_k_scores"  # float32 [N, k]
 
+CLASSIFICATION = (LABEL, SCORE, TOP_K_LABELS, TOP_K_SCORES)  # the outputs that Graftline's own client asks for
+
 TOP_K = 5  # k = min(TOP_K, C)
 
 EMBEDDING_OUTPUT = "embedding"
@@ -21,3 +23,6 @@ EMBEDDING_OUTPUT = "embedding"
 MODELS_METADATA = "graftline-models"  # gRPC trailing metadata of a NOT_FOUND: what our server serves, by commas
 
 WARMUP_FILE = "tf_serving_warmup_requests"  # in assets.extra/, a TFRecord of PredictionLog
+
+# Beside the SavedModel: tf.Examples of some eval images, FILENAME, IMAGE and the live model's PROBABILITIES.
+REFERENCES_FILE = "reference_predictions.tfrecord"

@@ -1,24 +1,26 @@
-"""The command line: `graftline run | serve | predict | compile | config`.
+"""The command line: `graftline run | serve | predict | bulk | compile | rollback | config`.
 
 What scripts rely on are --json and the exit statuses: 0 pushed, or done what was asked; 3 the run ended but the model
 was not blessed; 2 bad usage, config or data; 130 Ctrl-C; 1 anything else.
-Imports only click before it knows the command: `graftline --help` answers at once.
+Imports little more than click before it knows the command: `graftline --help` answers at once.
 """
 
+import contextlib
+import importlib.util
 import io
-import json
-import math
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from graftline import __version__
 from graftline.errors import UserError, did_you_mean
+from serving.server import flags as server_flags
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -94,6 +96,12 @@ def _fail(status: int, message: str) -> int:
     return status
 
 
+def _needs(package: str, extra: str) -> None:
+    """Raises UserError where a package is not installed that not every installation has."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"this needs {package}, which is not installed: run `pip install 'graftline[{extra}]'`")
+
+
 def _brief(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0][:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -119,10 +127,16 @@ _json = click.option(
     "--images", metavar="DIR", multiple=True, help="Folder of images, one folder for each class; may be given again."
 )
 @click.option("--workspace", metavar="DIR", help="Where everything is kept; default ./graftline-workspace.")
+@click.option("--reset-baseline", is_flag=True, help="Do not compare with the served model, as in a first run.")
 @_set
 @_json
 def run(
-    config_file: str | None, images: Sequence[str], workspace: str | None, overrides: Sequence[str], as_json: bool
+    config_file: str | None,
+    images: Sequence[str],
+    workspace: str | None,
+    reset_baseline: bool,
+    overrides: Sequence[str],
+    as_json: bool,
 ) -> int:
     """Train, judge and push a classifier, on this machine.
 
@@ -135,26 +149,29 @@ def run(
 
     folders = list(images) if len(images) > 1 else images[0] if images else None
     given = {key: value for key, value in (("images", folders), ("workspace", workspace)) if value is not None}
-    return execute(config.load(config_file, overrides, given), as_json)
+    return execute(config.load(config_file, overrides, given), as_json, reset_baseline)
 
 
-def execute(config: "Config", as_json: bool) -> int:
+def execute(config: "Config", as_json: bool, reset_baseline: bool = False) -> int:
     """Runs the pipeline, prints what it did as a summary or with `as_json` as JSON, and gives the exit status.
 
     Raises:
       UserError: a mistake in the input.
       UnexpectedError: anything else; the message names the log that holds the traceback.
     """
-    summary = run_pipeline(config)
+    summary = run_pipeline(config, reset_baseline)
     print_summary(summary, config, as_json)
-    return DONE if summary.blessed else NOT_BLESSED
+    return DONE if summary.blessed and not summary.push_refused else NOT_BLESSED
 
 
-def run_pipeline(config: "Config") -> "RunSummary":
+def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary":
     """Checks the input, then runs the pipeline with its progress on standard error and all other output in a log file.
+
+    With `reset_baseline` the gate compares with nothing, as in a first run.
 
     Raises: as `execute`.
     """
+    _needs("tfx", "pipeline")
     from components.image_example_gen import layouts
     from pipeline import console, preflight
 
@@ -172,7 +189,7 @@ def run_pipeline(config: "Config") -> "RunSummary":
                 fingerprint = layouts.fingerprint(layout)
                 from pipeline import local_runner
 
-                return local_runner.run(config, fingerprint, progress)
+                return local_runner.run(config, fingerprint, progress, reset_baseline)
             except Exception as error:
                 traceback.print_exc()  # into the log, which sys.stderr is here
                 if mistake := _user_error(error):
@@ -193,27 +210,49 @@ def print_summary(summary: "RunSummary", config: "Config", as_json: bool) -> Non
 
     click.echo(f"\n{console.summary(summary, config.workspace)}", err=as_json)
     if as_json:
-        click.echo(_as_json(summary.as_json()))
+        from pipeline.predictions import to_json
+
+        click.echo(to_json(summary.as_json()))
 
 
-@main.command()
-@click.argument("models", metavar="WORKSPACE|MODEL_DIR")
-@click.option("--rest-port", default=8501, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--grpc-port", default=8500, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every one.")
-@click.option("--name", help="Which model, or the name to serve a single one under.")
-def serve(models: str, rest_port: int, grpc_port: int, host: str, name: str | None) -> None:
-    """Serve the models of a workspace or a SavedModel over TensorFlow Serving's API, until Ctrl-C."""
+@main.command(context_settings=server_flags.CONTEXT)
+@click.argument("models", metavar="[WORKSPACE|MODEL_DIR]", required=False)
+@click.option("--name", help="Which model, or the name to serve a single SavedModel under.")
+@click.option(
+    "--engine",
+    type=click.Choice(["graftline", "tensorflow"]),
+    default="graftline",
+    show_default=True,
+    help="The server: Graftline's own, or the tensorflow_model_server that is on PATH.",
+)
+@server_flags.server_flags
+@click.pass_context
+def serve(context: click.Context, models: str | None, name: str | None, engine: str, **flags: Any) -> None:
+    """Serve the models of a workspace or a SavedModel over TensorFlow Serving's API, until Ctrl-C.
+
+    Every flag may be written with underscores, as TensorFlow Serving writes its own.
+    """
     from serving import locate, server
 
-    server.serve(locate.find_models(models, name), rest_port, grpc_port, host=host, ready=_announce)
+    options = server_flags.to_options(context, flags)
+    server_flags.refuse_path_and_config(models, options)
+    found = locate.find_models(models, name) if models else []
+    if engine == "tensorflow":
+        from serving.engine import run_tensorflow_model_server
+
+        run_tensorflow_model_server(found, options)
+    _needs("tensorflow", "serve")
+    server.serve(found, options=options, ready=_announce)
 
 
 def _announce(server: "ModelServer") -> None:
-    names = ", ".join(f"{model.name} (version {model.newest[0]})" for model in server.models)
+    names = ", ".join(
+        f"{name} (version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))})"
+        for name, versions in server.served.items()
+    )
     host = f"[{server.host}]" if ":" in server.host else server.host
     click.echo(
-        f"graftline: serving {names}: REST http://{host}:{server.rest_port}/v1/models/{server.models[0].name}, "
+        f"graftline: serving {names}: REST http://{host}:{server.rest_port}/v1/models/{next(iter(server.served), '')}, "
         f"gRPC {host}:{server.grpc_port}; Ctrl-C ends it",
         err=True,
     )
@@ -222,68 +261,117 @@ def _announce(server: "ModelServer") -> None:
 @main.command()
 @click.argument("images", metavar="IMAGE_OR_FOLDER...", nargs=-1, required=True)
 @click.option("--model", metavar="DIR", help="A SavedModel, a base path of versions, or a workspace.")
-@click.option("--server", metavar="HOST:GRPC_PORT", help="A running model server.")
+@click.option("--server", metavar="HOST:GRPC_PORT|http://HOST:REST_PORT", help="A running model server.")
 @click.option("--name", help="The model's name on the server or in the workspace.")
 @_json
-def predict(images: Sequence[str], model: str | None, server: str | None, name: str | None, as_json: bool) -> int:
+@click.option("--csv", "as_csv", is_flag=True, help="CSV: path, the best labels with their scores, error.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write to FILE.")
+def predict(
+    images: Sequence[str],
+    model: str | None,
+    server: str | None,
+    name: str | None,
+    as_json: bool,
+    as_csv: bool,
+    output: str | None,
+) -> int:
     """Classify images, with a model on disk or one that is served.
 
     A file that cannot be classified has an error in its place; when none can, the status is 2.
     """
     if (model is None) == (server is None):
         raise click.UsageError("Give either --model DIR or --server HOST:GRPC_PORT.")
-    predictions = classify(images, model, server, name)
-    print_predictions(predictions, as_json)
-    return DONE if any(found.error is None for found in predictions) else USAGE
+    if as_json and as_csv:
+        raise click.UsageError("Give either --json or --csv.")
+    from pipeline import predictions
+    from serving.predict import find_images
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged EXIF and the like, which spoils no image
+    rows = classify(images, model, server, name)
+    kind = "json" if as_json else "csv" if as_csv else "text"
+    with _output(output) as out, predictions.progress(rows, lambda: sum(1 for _ in find_images(images)), out) as parts:
+        good = predictions.write(parts[0], kind, *parts[1:])
+    return DONE if good else USAGE
+
+
+@main.command()
+@click.argument("images", metavar="IMAGES...", nargs=-1, required=True)
+@click.option("--model", metavar="DIR", help="A SavedModel, a base path of versions, or a workspace.")
+@click.option("--server", metavar="HOST:GRPC_PORT|http://HOST:REST_PORT", help="A running model server.")
+@click.option("--name", help="The model's name on the server or in the workspace.")
+@click.option("-o", "--output", metavar="PREFIX", required=True, help="Rows go to PREFIX-00000-of-0000N.csv.")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--shards", default=0, type=click.IntRange(0), help="How many files; 0 leaves it to the runner.")
+@click.option("--beam", "beam_options", metavar="FLAG", multiple=True, help="Beam's, as --beam=--runner=FlinkRunner.")
+def bulk(
+    images: Sequence[str],
+    model: str | None,
+    server: str | None,
+    name: str | None,
+    output: str,
+    form: Literal["csv", "jsonl"],
+    shards: int,
+    beam_options: Sequence[str],
+) -> int:
+    """Classify any number of images by Beam: files, folders and patterns as gs://bucket/photos/**.jpg.
+
+    The rows are those of `predict`, in no order. When no image can be classified, the status is 2.
+    """
+    if (model is None) == (server is None):
+        raise click.UsageError("Give either --model DIR or --server HOST:GRPC_PORT.")
+    _needs("apache_beam", "pipeline")
+    from pipeline import bulk as by_beam
+
+    try:
+        by = by_beam.chosen(model, server, name)
+        good, bad = by_beam.run(images, by, output, form, shards, beam_options)
+    except Exception as error:
+        if mistake := _user_error(error):
+            raise mistake from error
+        raise
+    click.echo(f"graftline: {good:,} images classified, {bad:,} not: {output}-*.{form}", err=True)
+    return DONE if good else USAGE
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[IO[str]]:
+    """The file, or standard output."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    with contextlib.ExitStack() as closing:
+        try:
+            file = closing.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise UserError(f"--output {path} cannot be written: {error.strerror}") from error
+        yield file
 
 
 def classify(
     images: Sequence[str], model: str | None = None, server: str | None = None, name: str | None = None
-) -> "list[Prediction]":
-    """Classifies files and folders by the model at a path, or by a server; one row for each image.
+) -> "Iterator[Prediction]":
+    """Classifies files and folders by the model at a path, or by a server; one row for each image, as they come.
 
     Raises:
-      UserError: no such image, model or server.
+      UserError: no such image, model or server; at once, but for what shows at the first prediction.
     """
-    from serving import client
+    from serving import predict
 
-    paths = client.find_images(images)
+    paths = predict.find_images(images)
     if server is not None:
-        return client.predict_with_server(server, name, paths)
-    return client.predict_with_model(str(model), paths, name)
+        return predict.predict_with_server(server, name, paths)
+    return predict.predict_with_model(str(model), paths, name)
 
 
-def print_predictions(predictions: "Sequence[Prediction]", as_json: bool, err: bool = False) -> None:
+def print_predictions(predictions: "Iterable[Prediction]", as_json: bool, err: bool = False) -> None:
     """One line for each image, or with `as_json` one JSON list of {path, label, score, top_k} and {path, error}."""
-    if as_json:
-        click.echo(_as_json([_row(found) for found in predictions]), err=err)
-        return
-    for found in predictions:
-        if found.error is not None:
-            click.echo(f"{found.path}: {found.error}", err=True)
-        else:
-            others = ", ".join(f"{label} {score:.3f}" for label, score in found.top_k[1:3])
-            click.echo(f"{found.path}: {found.label} {found.score:.3f}" + (f"  ({others})" if others else ""), err=err)
+    from pipeline.predictions import write
 
+    def out(text: str) -> None:
+        click.echo(text, nl=False, err=err)
 
-def _row(found: "Prediction") -> dict[str, Any]:
-    if found.error is not None:
-        return {"path": found.path, "error": found.error}
-    top_k = [{"label": label, "score": score} for label, score in found.top_k]
-    return {"path": found.path, "label": found.label, "score": found.score, "top_k": top_k}
-
-
-def _as_json(value: Any) -> str:
-    """JSON on one line; inf and nan, which JSON does not have, become null."""
-
-    def finite(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {key: finite(each) for key, each in part.items()}
-        if isinstance(part, list | tuple):
-            return [finite(each) for each in part]
-        return None if isinstance(part, float) and not math.isfinite(part) else part
-
-    return json.dumps(finite(value), allow_nan=False)
+    write(predictions, "json" if as_json else "text", out, lambda line: click.echo(line, err=True))
 
 
 @main.command("compile")
@@ -299,6 +387,7 @@ def compile_command(
 
     from pipeline import config, console
 
+    _needs("tfx", "pipeline")
     loaded = config.load(config_file, overrides)
     with console.captured(pathlib.Path(os.devnull)) as screen:  # TFX's import says much and means nothing
         from pipeline import compile as compiling
@@ -307,6 +396,23 @@ def compile_command(
             screen.write(f"graftline: note: {warning}\n")
         compiling.compile_pipeline(loaded, target, pathlib.Path(output))
     click.echo(f"graftline: {target} pipeline written to {output}", err=True)
+
+
+@main.command()
+@click.argument("models", metavar="WORKSPACE|BASE_PATH")
+@click.option("--name", help="Which model, where there are several.")
+@click.option("--to", type=click.IntRange(0), metavar="VERSION", help="Which version; default: the last good one.")
+@_json
+def rollback(models: str, name: str | None, to: int | None, as_json: bool) -> None:
+    """Serve the last good version again, as the newest, and withdraw the one that is served now."""
+    import json
+
+    from pipeline import rollback as rolling_back
+
+    done = rolling_back.run(models, name, to)
+    click.echo(done.text, err=as_json)
+    if as_json:
+        click.echo(json.dumps(done.as_json()))
 
 
 @main.command("config")

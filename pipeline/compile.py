@@ -6,6 +6,7 @@ from typing import Literal
 
 import yaml
 
+from components.image_example_gen import files, layouts
 from graftline import __version__
 from graftline.errors import UserError
 from pipeline.config import BYTE_BATCHES, Config
@@ -27,7 +28,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
       output: the file.
 
     Raises:
-      UserError: no images, or the file cannot be written.
+      UserError: no images, settings that no folder suits, or the file cannot be written.
     """
     if not config.image_folders:
         raise UserError(
@@ -35,6 +36,12 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         )
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output} cannot be written: there is no folder {output.parent}")
+    layouts.check_settings(config.image_folders, config.data.ingest)
+    if config.serving_validation.enabled and config.serving_validation.engine == "docker":
+        raise UserError(
+            "serving_validation.engine is docker, but TFX's InfraValidator does not compile for a cluster: set it to "
+            "graftline"
+        )
     from tfx import v1 as tfx
 
     from pipeline.dag import create_pipeline
@@ -55,6 +62,8 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         )
     )
     job = runner.run(pipeline, write_out=False)
+    for node in _LOOKING:
+        del job["pipelineSpec"]["root"]["dag"]["tasks"][node]["cachingOptions"]
     if target == "vertex":
         text = json.dumps(job, indent=2, sort_keys=True)
     else:
@@ -65,6 +74,9 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         raise UserError(f"{output} cannot be written: {error.strerror}") from error
 
 
+# They look at the folder of served versions, where what was pushed or rolled back since is in no input of theirs.
+_LOOKING = ("ServingValidator", "Evaluator", "Pusher")
+
 _RUNNERS = {
     "direct": ["--runner=DirectRunner"],
     "flink": ["--runner=FlinkRunner"],
@@ -74,13 +86,19 @@ _RUNNERS = {
 
 
 def warnings(config: Config) -> list[str]:
-    """A sentence for each path: ingest, weights and push go to mounted file systems so far, not to object stores."""
-    paths = {"images": ", ".join(config.image_folders), "workspace": config.workspace}
-    optional = ("data.manifest", config.data.manifest), ("data.schema_file", config.data.schema_file)
-    paths |= {key: path for key, path in optional if path}
+    """A sentence for each path that is none of an object store, where every node finds it anyway."""
+    paths = {"images": ", ".join(path for path in config.image_folders if not files.is_uri(path))}
+    optional = {
+        "workspace": config.workspace,
+        "data.manifest": config.data.manifest,
+        "data.schema_file": config.data.schema_file,
+        "push.path": config.push.path,
+    }
+    paths |= {key: path for key, path in optional.items() if path and not files.is_uri(path)}
     if config.backbone.weights not in ("imagenet", "none"):
         paths["backbone.weights"] = config.backbone.weights
     return [
         f"{key} is '{path}': every node of the cluster must find it under that path, on a volume that all mount"
         for key, path in paths.items()
+        if path
     ]

@@ -9,15 +9,17 @@ import math
 import pathlib
 import re
 import textwrap
+import types
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from components.gate import METRICS, Threshold
+from components.evaluation.settings import GateSettings, Threshold
 from components.image_example_gen.settings import DataSettings
+from components.push_settings import PushSettings, ServingValidationSettings
 from graftline.errors import UserError, did_you_mean
 from pipeline import yaml12
 from trainer.settings import (
@@ -36,7 +38,7 @@ _MODEL_NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*"
 )  # one part of a path, and of TF Serving's /v1/models/NAME:predict
 # Where a leading ~ is the home folder.
-_PATHS = ("images", "workspace", "backbone.weights", "data.manifest", "data.schema_file")
+_PATHS = ("images", "workspace", "backbone.weights", "data.manifest", "data.schema_file", "push.path")
 
 
 class ModelSettings(Settings):
@@ -84,8 +86,8 @@ class ClusterSettings(Settings):
     )
 
 
-def _default_gate() -> dict[str, Threshold]:
-    return {"accuracy": Threshold(min=0.5, min_change=0.0)}
+def _default_gate() -> GateSettings:
+    return GateSettings(accuracy=Threshold(min=0.5, min_change=0.0))
 
 
 class Config(Settings):
@@ -106,29 +108,14 @@ class Config(Settings):
     training: TrainingSettings = TrainingSettings()
     feature_extraction: FeatureExtractionSettings = FeatureExtractionSettings()
     fine_tuning: FineTuningSettings = FineTuningSettings()
-    gate: dict[str, Threshold] = Field(
-        default_factory=_default_gate,
-        description="What a model must reach on the eval split to be pushed: thresholds of each metric "
-        f"({', '.join(METRICS)}). A metric that is null has none.",
-    )
+    gate: GateSettings = Field(default_factory=_default_gate)
+    serving_validation: ServingValidationSettings = ServingValidationSettings()
+    push: PushSettings = PushSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     boundary_cache: BoundaryCacheSettings = BoundaryCacheSettings()
     beam: BeamSettings = BeamSettings()
     housekeeping: HousekeepingSettings = HousekeepingSettings()
     cluster: ClusterSettings = ClusterSettings()
-
-    @field_validator("gate")
-    @classmethod
-    def _can_decide(cls, gate: dict[str, Threshold]) -> dict[str, Threshold]:
-        for metric in gate:
-            if metric not in METRICS:
-                raise ValueError(f"made of the metrics {', '.join(METRICS)}{did_you_mean(metric, list(METRICS))}")
-        if all(threshold.min is None and threshold.max is None for threshold in gate.values()):
-            # With none TFMA neither blesses nor rejects; with changes alone it blesses any first model.
-            raise ValueError(
-                "at least one min or max, for example gate.accuracy.min=0.5: without one nothing judges a first model"
-            )
-        return gate
 
     @property
     def model_name(self) -> str:
@@ -155,7 +142,7 @@ def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, An
     """The config of a YAML file (or only the defaults), changed by `key=value` overrides, then by `given` dotted keys.
 
     The keys of `gate` are laid over its defaults, so `gate.accuracy.min=0.9` keeps `gate.accuracy.min_change`; a metric
-    that is null is taken out.
+    that is null has no threshold.
 
     Args:
       path: YAML file, or None.
@@ -165,7 +152,7 @@ def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, An
     Raises:
       UserError: a file that cannot be read, an unknown key, a value of the wrong kind; all wrong values in one message.
     """
-    raw: dict[str, Any] = {"gate": {name: bounds.model_dump() for name, bounds in _default_gate().items()}}
+    raw: dict[str, Any] = {"gate": _default_gate().model_dump(exclude_defaults=True)}
     if path is not None:
         from_file = yaml12.read_file(path)
         _refuse_unknown(from_file, path)
@@ -183,8 +170,6 @@ def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, An
         _merge(raw, _nested(key, value))
     for key in _PATHS:
         _expand_home(raw, key.split("."))
-    if isinstance(raw["gate"], dict):
-        raw["gate"] = {metric: bounds for metric, bounds in raw["gate"].items() if bounds is not None}
 
     def source(key: str) -> str:
         key = key.partition("[")[0]
@@ -223,9 +208,18 @@ def _children(annotation: Any) -> dict[str, Any]:
     """The keys known under a value of that type, with their own types; empty for a leaf and for free keys."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {name: field.annotation for name, field in annotation.model_fields.items()}
-    if get_origin(annotation) is dict and get_args(annotation)[1] is Threshold:
-        return dict.fromkeys(METRICS, Threshold)
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):  # a section that may be null
+        return next((found for found in map(_children, arguments) if found), {})
+    if get_origin(annotation) is dict and get_origin(arguments[0]) is Literal:
+        return dict.fromkeys(get_args(arguments[0]), arguments[1])
     return {}
+
+
+def _under_free_keys(annotation: Any) -> Any:
+    """The type of a section that stands under keys which the user chooses; None where there is none."""
+    arguments = get_args(annotation)
+    return arguments[1] if get_origin(annotation) is dict and arguments[0] is str and _children(arguments[1]) else None
 
 
 def _annotation(parts: Sequence[str]) -> Any:
@@ -245,6 +239,8 @@ def _all_keys(annotation: Any = Config, prefix: str = "") -> Iterator[str]:
 def _refuse_unknown(raw: Any, source: str, annotation: Any = Config, prefix: str = "") -> None:
     """Raises UserError for the first key, at any depth, that the schema does not have."""
     children = _children(annotation)
+    if isinstance(raw, dict) and (section := _under_free_keys(annotation)):
+        children = dict.fromkeys(raw, section)
     if not isinstance(raw, dict) or not children:
         return
     for key, value in raw.items():
@@ -332,7 +328,8 @@ def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
         loc = [str(part) for part in problem["loc"] if part != "list[str]"]
         if loc[-1] == "str" and loc[0] in lists and isinstance(problem["input"], list):
             continue  # what is wrong is in the list
-        if loc[-1] in ("int", "str", "float"):  # pydantic names the member of a union that refused
+        # pydantic names the member of a union that refused
+        if loc[-1] in ("int", "str", "float") or loc[-1].startswith(("literal[", "constrained-")):
             loc.pop()
         expected = _EXPECTED.get(problem["type"])
         text = expected.format(**problem.get("ctx", {})) if expected else problem["msg"]
@@ -371,14 +368,13 @@ def _entry(name: str, field: FieldInfo, value: Any, indent: str) -> Iterator[str
         about = field.description or (type(value).__doc__ or "").split("\n")[0]
         yield f"\n{_comment(about, indent)}{indent}{name}:\n"
         yield from _section(value, indent + "  ")
-    elif _children(field.annotation):  # the gate: thresholds by metric
-        yield f"\n{_comment(field.description or '', indent)}{indent}{name}:\n"
-        for metric in dict.fromkeys([*_default_gate(), *value]):
-            if metric in value:
-                yield f"{indent}  {metric}:\n"
-                yield from _section(value[metric], indent + "    ")
-            else:
-                yield f"{indent}  {metric}: null\n"
     else:
         blank = "" if indent or name in ("images", "workspace", "seed") else "\n"
-        yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {yaml12.flow(value)}\n"
+        yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {yaml12.flow(_plain(value))}\n"
+
+
+def _plain(value: Any) -> Any:
+    """A value without the models in it, as YAML has it."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value

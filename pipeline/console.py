@@ -23,7 +23,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from pipeline.report import Check, RunSummary
+from components import gate
+from pipeline.report import RunSummary
 
 PREPARING = "Preparing"  # what stands on the line before the first node: importing TFX takes most of it
 _FEW_IMAGES = 30  # in the eval split; one image more or less is then 3 points of accuracy
@@ -122,7 +123,8 @@ class Progress:
 
 def summary(run: RunSummary, workspace: str) -> str:
     """What a run did, for a person to read: data, training, gate, what was pushed, times, and the next command."""
-    return "\n".join([*_data(run), *_training(run), *_gate(run), *_pushed(run), *_times(run), *_next(run, workspace)])
+    judged = [*_serving(run), *_gate(run), *_pushed(run)]
+    return "\n".join([*_data(run), *_training(run), *judged, *_times(run), *_next(run, workspace)])
 
 
 def _row(name: str, text: str) -> str:
@@ -190,37 +192,36 @@ def _training(run: RunSummary) -> Iterator[str]:
         yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")
 
 
-_BOUND = {"min": "at least", "max": "at most", "min_change": "a change of at least"}
-
-
-def shortfall(check: Check) -> str:
-    """One threshold and how it went: `accuracy 0.4800: at least 0.5000 was asked, falls short by 0.0200`."""
-    signed = "+.4f" if check.kind == "min_change" else ".4f"
-    value = (
-        f"change of {check.metric} {check.value:+.4f}"
-        if check.kind == "min_change"
-        else f"{check.metric} {check.value:.4f}"
-    )
-    asked = f"{_BOUND[check.kind]} {check.bound:{signed}} was asked"
-    if check.passed:
-        return f"{value}: {asked}, passed"
-    missed = abs(check.value - check.bound)
-    return f"{value}: {asked}, {'exceeds it' if check.kind == 'max' else 'falls short'} by {missed:.4f}"
+def _serving(run: RunSummary) -> Iterator[str]:
+    """What was measured; what speaks against serving stands with the checks of the gate."""
+    found = run.serving
+    if found.get("grpc_ms") is not None:
+        memory = f", {found['memory_mb']:,.0f} MB" if found.get("memory_mb") else ""
+        yield _row(
+            "Serving",
+            f"{found['images']:,} images asked of a model server: within {found['largest_difference']:.1g} of what the "
+            f"trainer had, {found['grpc_ms']:.1f} ms over gRPC, {found['rest_ms']:.1f} ms over REST{memory}",
+        )
 
 
 def _gate(run: RunSummary) -> Iterator[str]:
     if run.accuracy is not None:
+        interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if (ends := run.accuracy_interval) else ""
         served = "" if run.baseline_accuracy is None else f"; the served model has {run.baseline_accuracy:.4f}"
-        yield _row("Evaluation", f"accuracy {run.accuracy:.4f} on the {_judged_on(run)} split{served}")
-    told = [shortfall(check) for check in sorted(run.checks, key=lambda check: check.passed)]
-    for number, text in enumerate([*told, run.note] if run.note else told):
+        if run.compared_accuracy is not None:  # both on other images than all
+            served = f"; on the {run.compared_examples:,} images of the classes that the served model knows, too, "
+            served += f"{run.compared_accuracy:.4f}, and the served model {run.baseline_accuracy or 0:.4f}"
+        yield _row("Evaluation", f"accuracy {run.accuracy:.4f}{interval} on the {_judged_on(run)} split{served}")
+    for number, text in enumerate([*gate.sentences(run.checks), *run.note.splitlines()]):
         yield _row("" if number else "Gate", text)
+    if run.verdict_file is not None:
+        yield _row("", f"the whole verdict: {run.verdict_file}")
 
 
 def _pushed(run: RunSummary) -> Iterator[str]:
     if not run.blessed:
-        failed = [check.metric for check in run.checks if not check.passed]
-        because = f": {', '.join(dict.fromkeys(failed))}" if failed else ""
+        failed = gate.failed(run.checks)
+        because = f": {', '.join(failed)}" if failed else ""
         yield _row("Result", f"NOT BLESSED{because}. Nothing was pushed; what is served stays as it was.")
     elif run.new_version:
         yield _row("Result", f"BLESSED. Pushed as version {run.pushed_version}: {run.pushed_path}")
@@ -229,7 +230,7 @@ def _pushed(run: RunSummary) -> Iterator[str]:
             "Result", f"BLESSED. The same model is there already as version {run.pushed_version}: {run.pushed_path}"
         )
     else:
-        yield _row("Result", "BLESSED, but not pushed.")
+        yield _row("Result", f"BLESSED, but {run.push_refused or 'not pushed'}.")
 
 
 def _times(run: RunSummary) -> Iterator[str]:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import uuid
 import zlib
@@ -14,19 +15,22 @@ from tfx.components import StatisticsGen, Trainer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import pusher_pb2, trainer_pb2
+from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
 from components.data_validation import history, schema_file
 from components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
 from components.data_validation.statistics import stats_options
-from components.evaluator import Evaluator, eval_config
+from components.evaluator import Evaluator
 from components.image_example_gen import quarantine
 from components.image_example_gen.component import ImageExampleGen
 from components.materializing import Transform
-from components.pusher import Pusher
+from components.object_store import destination
+from components.pusher import pusher as make_pusher
+from components.serving_validator.component import serving_validator as make_serving_validator
 from graftline import features
 from pipeline.config import Config
+from serving import withdrawals
 from trainer.settings import TrainerSettings
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -35,6 +39,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _PIXEL_SOURCES = ("components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline")
 # And what decides the activations that are made of them.
 _ACTIVATION_SOURCES = tuple(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary", "models"))
+_PUSH_SOURCES = tuple(f"serving/{name}.py" for name in ("publish", "base_path", "labels", "withdrawals", "locate"))
 # Their versions decide which files can be decoded.
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")
 
@@ -46,6 +51,7 @@ def create_pipeline(
     models: str,
     fingerprint: Any = "",
     served: str | None = None,
+    reset_baseline: bool = False,
     report_dir: str = "",
     state: str = "",
     beam_pipeline_args: list[str] | None = None,
@@ -56,15 +62,16 @@ def create_pipeline(
     Args:
       config: what to do.
       pipeline_root: where artifacts go.
-      models: directory of served models; the Pusher's is `<models>/<model name>`.
+      models: directory of served models; see `base_path`.
       fingerprint: of the images' content (or a RuntimeParameter that brings it): a changed image re-runs ingest.
       served: directory of the version that is served now, "" when none is; None where that is not known.
+      reset_baseline: the gate compares with nothing, as in a first run.
       report_dir: where ingest leaves a copy of its quarantine list, also when it fails; none when empty.
       state: folder or URI of what the Trainer keeps from run to run: checkpoints and activations; none when empty.
       beam_pipeline_args: for the Beam stages.
       metadata_connection_config: MLMD's, for a local run.
     """
-    size = config.backbone.size
+    size, served_base_path = config.backbone.size, base_path(config, models)
 
     # Images to TFRecords of tf.Examples, split by content hash; what cannot be decoded is quarantined.
     example_gen = ImageExampleGen(
@@ -73,7 +80,7 @@ def create_pipeline(
         settings=config.data.ingest,
         state=state,
         report_dir=report_dir,
-        code=code_hash("components/image_example_gen", "graftline")
+        code=code_hash("components/image_example_gen", "serving/images", "graftline")
         + _versions(*_DECODERS)
         + _again(report_dir, config.image_folders),
     )
@@ -147,6 +154,7 @@ def create_pipeline(
             materialize=config.data.materialize,
             seed=config.seed,
             state=state,
+            served=served_base_path if config.training.warm_start else "",
             # Names the activations in the cache: those of images that were made square in another way are others.
             preprocessing=f"{config.data.resize} {'uint8' if config.data.materialize else 'float32'} "
             + code_hash(*_PIXEL_SOURCES, *_ACTIVATION_SOURCES),
@@ -155,28 +163,40 @@ def create_pipeline(
         ).model_dump(mode="json"),
     )
 
+    # The candidate in a real model server, asked what clients ask. What fails here the gate does not bless.
+    serving_validator = make_serving_validator(
+        config.serving_validation.for_precision(config.training.precision),
+        model=trainer.outputs["model"],
+        examples=example_gen.outputs["examples"],
+        served=served_base_path,
+        allow_withdrawn=config.push.allow_withdrawn,
+        withdrawn=_withdrawn(served_base_path) if isinstance(fingerprint, str) else "",
+        code=code_hash("components/serving_validator", "components/object_store.py", "serving", "graftline"),
+    )
+
     # The gate: thresholds on the eval split, and against the model that is served, on the same examples.
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
-        baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(config.gate),
+        gate=config.gate,
         served=served,
-        code=code_hash("components/evaluator.py", "components/gate.py", "graftline"),
+        served_base_path=None if config.push.vertex.project else served_base_path,
+        baseline_model=baseline.outputs["model"],
+        infra_blessing=serving_validator.outputs["blessing"],
+        reset_baseline=reset_baseline,
+        code=code_hash("components/evaluator.py", "components/gate.py", "components/evaluation", "graftline"),
     )
 
     # A blessed model becomes the next version, seen whole or not at all.
-    pusher = Pusher(
+    pusher = make_pusher(
+        config.push,
+        served_base_path,
+        config.model_name,
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=f"{models}/{config.model_name}")
-        ),
-        # For the cache key alone: a push is taken from the cache only while what it pushed is still what is served.
-        custom_config={
-            "served": uuid.uuid4().hex if served == "" else served,
-            "code": code_hash("components/pusher.py", "serving/publish.py", "graftline"),
-        },
+        infra_blessing=serving_validator.outputs["blessing"],
+        served=served or uuid.uuid4().hex,
+        code=code_hash("components/pusher.py", "components/object_store.py", *_PUSH_SOURCES, "graftline"),
     )
 
     return Pipeline(
@@ -190,6 +210,7 @@ def create_pipeline(
             transform,
             baseline,
             trainer,
+            serving_validator,
             evaluator,
             pusher,
         ],
@@ -205,6 +226,12 @@ def pipeline_name(config: Config) -> str:
     plain = "".join(character if character.isalnum() else "-" for character in config.model_name.lower()).strip("-")
     tail = "" if plain == config.model_name else f"-{zlib.crc32(config.model_name.encode()):08x}"
     return f"graftline-{plain}{tail}"
+
+
+def base_path(config: Config, models: str) -> str:
+    """The folder or URI of the model's numbered versions: `push.path`, or `<models>/<model name>`."""
+    path = config.push.path or f"{models}/{config.model_name}"
+    return path if "://" in path else os.path.abspath(path)
 
 
 def code_hash(*paths: str) -> str:
@@ -252,6 +279,11 @@ def _again(report_dir: str, folders: Sequence[str]) -> str:
 def _schema_hash(path: str, here: bool) -> str:
     """Hash of the curated schema; "" for one that only the nodes of a cluster can read."""
     return schema_file.check(path) if here or pathlib.Path(path).is_file() else ""
+
+
+def _withdrawn(served_base_path: str) -> str:
+    """What was rolled back from so far: a model that came through before a rollback is validated again after it."""
+    return " ".join(sorted(withdrawals.withdrawn(destination(served_base_path))))
 
 
 def _weights_hash(weights: str) -> str:

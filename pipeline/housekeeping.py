@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
+from components.object_store import destination
 from pipeline import lineage
 from pipeline.console import Event
 from pipeline.local_runner import ARTIFACTS, METADATA_FILE, MODELS
@@ -66,7 +67,7 @@ def after_run(config: "Config", progress: Callable[[Event], None]) -> None:
         return
     began = time.monotonic()
     try:
-        freed = clean_up(pathlib.Path(config.workspace), config.housekeeping.keep_runs)
+        freed = clean_up(pathlib.Path(config.workspace), config.housekeeping.keep_runs, config.push.path)
         told = freed.text
         for trouble in freed.trouble:
             logging.warning("could not remove %s", trouble)
@@ -78,8 +79,10 @@ def after_run(config: "Config", progress: Callable[[Event], None]) -> None:
         progress(Event(_NAME, "finished", time.monotonic() - began, told))
 
 
-def clean_up(workspace: pathlib.Path, keep_runs: int) -> Freed:
+def clean_up(workspace: pathlib.Path, keep_runs: int, pushed_to: str | None = None) -> Freed:
     """Removes what belongs neither to the latest `keep_runs` runs nor to the descent of a model that is kept.
+
+    `pushed_to` is another base path of versions that are kept, beside those under the workspace's `models/`.
 
     Only folders `artifacts/<node>/<output>/<execution>` and TFX's own beside them, of executions that the workspace's
     metadata knows under that node, and `logs/run-*.log`. No link is followed, not even one in place of `artifacts`.
@@ -96,7 +99,7 @@ def clean_up(workspace: pathlib.Path, keep_runs: int) -> Freed:
     known = _Executions(store)
     kept = descent.upstream(
         descent.made_by(latest)
-        | _pushed(descent, _versions(workspace / MODELS))
+        | _pushed(descent, _versions(workspace / MODELS) | _versions_at(pushed_to))
         | _perhaps_pushed(store, descent, known)
         | _last_blessed(store, descent)
     )
@@ -129,6 +132,14 @@ def _versions(models: pathlib.Path) -> set[tuple[str, str]]:
         return set()
     bases = [base for base in os.scandir(models) if not base.is_file()]
     return {(base.name, entry.name) for base in bases for entry in os.scandir(base.path) if entry.name.isdecimal()}
+
+
+def _versions_at(base_path: str | None) -> set[tuple[str, str]]:
+    """The same of one base path, a folder or a URI. Raises UserError when it cannot be reached."""
+    if base_path is None:
+        return set()
+    base = destination(base_path)
+    return {(pathlib.PurePath(base.path).name, str(version)) for version in base.versions()}
 
 
 def _pushed(descent: lineage.Descent, versions: set[tuple[str, str]]) -> set[int]:

@@ -1,5 +1,6 @@
 """Reads what runs left in ML Metadata: artifacts by node, whether they came from the cache, what was made of what."""
 
+import pathlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +8,13 @@ from typing import Any
 
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
+
+# Types and properties as TFX has them (tfx.types.standard_artifacts, its Pusher and its Evaluator).
+_MODEL, _PUSHED, _BLESSING = "Model", "PushedModel", "ModelBlessing"
+_BLESSED, _CURRENT_MODEL = "blessed", "current_model_id"
+# A blessing that a rollback took away, and may give back.
+_WITHDRAWN = "withdrawn"
+_ROLLBACK = "graftline.Rollback"  # the type of its execution
 
 # The Evaluator's input that a model is held against, but is not made of.
 _BASELINE = "baseline_model"
@@ -106,6 +114,73 @@ def descent(store: metadata_store.MetadataStore) -> Descent:
         elif event.type == metadata_store_pb2.Event.OUTPUT:  # not INTERNAL_OUTPUT: a Resolver makes nothing
             outputs[event.execution_id].add(event.artifact_id)
     return Descent(live, inputs, outputs)
+
+
+def pushed_as(descent: Descent, name: str, version: int) -> set[int]:
+    """Ids of the models that were pushed as a version, by the newest push that added one under that number."""
+    made_by: dict[int, int] = {artifact: one for one, outputs in descent.outputs.items() for artifact in outputs}
+    found: set[int] = set()
+    for artifact in sorted(descent.artifacts.values(), key=lambda artifact: artifact.id):
+        told = properties(artifact)
+        # By its last two parts: the workspace may have been moved since.
+        if pathlib.PurePath(told.get("pushed_destination", "")).parts[-2:] != (name, str(version)):
+            continue
+        models = {
+            one for one in descent.inputs.get(made_by.get(artifact.id, -1), ()) if descent.artifacts[one].type == _MODEL
+        }
+        found = models if told.get("new_version") else found | models
+    return found
+
+
+def withdraw(store: metadata_store.MetadataStore, models: set[int], back: bool = False) -> int:
+    """Takes the blessings of these models away, so that TFX's Resolver passes them over; `back` gives them back.
+
+    Returns:
+      How many blessings were changed.
+    """
+    was, now = (_WITHDRAWN, 1) if back else (_BLESSED, 0)
+    changed = []
+    for blessing in store.get_artifacts_by_type(_BLESSING):
+        told = properties(blessing)
+        if told.get(_CURRENT_MODEL) in models and told.get(was) == 1:
+            blessing.custom_properties[_BLESSED].int_value = now
+            blessing.custom_properties[_WITHDRAWN].int_value = 1 - now
+            changed.append(blessing)
+    if changed:
+        store.put_artifacts(changed)
+    return len(changed)
+
+
+def record_rollback(store: metadata_store.MetadataStore, models: set[int], path: str, version: int) -> None:
+    """Notes that a rollback pushed these models again, as the Pusher notes a push.
+
+    What a version descends from is kept by what is noted of its push.
+    """
+    execution = metadata_store_pb2.Execution(
+        type_id=store.put_execution_type(metadata_store_pb2.ExecutionType(name=_ROLLBACK)),
+        last_known_state=metadata_store_pb2.Execution.COMPLETE,
+    )
+    pushed = metadata_store_pb2.Artifact(
+        type_id=store.get_artifact_type(_PUSHED).id, uri=path, state=metadata_store_pb2.Artifact.LIVE
+    )
+    for key, text in (("pushed_destination", path), ("pushed_version", str(version))):
+        pushed.custom_properties[key].string_value = text
+    for key in ("pushed", "new_version"):
+        pushed.custom_properties[key].int_value = 1
+    taken = [
+        (artifact, _event("model", index, metadata_store_pb2.Event.INPUT))
+        for index, artifact in enumerate(store.get_artifacts_by_id(sorted(models)))
+    ]
+    store.put_execution(
+        execution, [*taken, (pushed, _event("pushed_model", 0, metadata_store_pb2.Event.OUTPUT))], contexts=[]
+    )
+
+
+def _event(key: str, index: int, kind: "metadata_store_pb2.Event.Type") -> metadata_store_pb2.Event:
+    steps = metadata_store_pb2.Event.Path.Step
+    return metadata_store_pb2.Event(
+        type=kind, path=metadata_store_pb2.Event.Path(steps=[steps(key=key), steps(index=index)])
+    )
 
 
 def properties(artifact: metadata_store_pb2.Artifact) -> dict[str, Any]:

@@ -6,14 +6,19 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 from components import gate
 from components.data_validation import findings
+from components.serving_validator.validation import FILE as SERVING_VALIDATION
 from graftline import imports
+from graftline.errors import UserError
 from pipeline.config import BYTE_BATCHES, Config
 from pipeline.console import Event
 from pipeline.report import Phase, RunSummary
 
+# What the page of copies shows, as counted in ingest's summary.
+_COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
 METADATA_FILE = "metadata.db"
 ARTIFACTS = "artifacts"
 MODELS = "models"
@@ -28,18 +33,23 @@ BEAM_OPTIONS = (
 )
 
 
-def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> RunSummary:
+def run(
+    config: Config, fingerprint: str, progress: Callable[[Event], None], reset_baseline: bool = False
+) -> RunSummary:
     """Runs every node that is not cached and reads what came of it.
 
     Args:
       config: `images` is set and was found good by `pipeline.preflight`.
       fingerprint: of the images' content.
       progress: called as each node starts and ends.
+      reset_baseline: the gate compares with nothing, as in a first run.
 
     Raises:
       UserError: the user's mistake, found by a node or just before the first.
     """
     began = time.monotonic()
+    if config.push.vertex.project is not None:
+        raise UserError("push.vertex.project is set, but only a cluster's run deploys to Vertex: see graftline compile")
     workspace = pathlib.Path(config.workspace).resolve()
     with imports.kept():
         from absl import logging as absl_logging
@@ -55,7 +65,8 @@ def run(config: Config, fingerprint: str, progress: Callable[[Event], None]) -> 
         pipeline_root=str(workspace / ARTIFACTS),
         models=str(workspace / MODELS),
         fingerprint=fingerprint,
-        served=_served(workspace / MODELS / config.model_name),
+        served=_served(config, str(workspace / MODELS)),
+        reset_baseline=reset_baseline,
         report_dir=str(workspace / QUARANTINE),
         state=str(workspace),
         beam_pipeline_args=[*BEAM_OPTIONS, *config.beam.options],
@@ -106,11 +117,12 @@ def _check_trunk(config: Config) -> None:
     keras.utils.clear_session()
 
 
-def _served(base_path: pathlib.Path) -> str:
-    """Directory of the version that a model server takes up: the highest. Empty when there is none."""
-    from serving import locate
+def _served(config: Config, models: str) -> str:
+    """Place of the version that a model server takes up: the highest. Empty when there is none."""
+    from components import object_store
+    from pipeline.dag import base_path
 
-    versions = locate.scan_versions(str(base_path)) if base_path.is_dir() else {}
+    versions = object_store.destination(base_path(config, models)).versions()
     return versions[max(versions)] if versions else ""
 
 
@@ -147,6 +159,12 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _serving(blessing: str) -> dict[str, Any]:
+    """What the serving validation measured; empty where TFX's InfraValidator asked in its place."""
+    path = pathlib.Path(blessing, SERVING_VALIDATION)
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
 def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
     from components.image_example_gen import quarantine
     from components.image_example_gen.duplicates_report import HTML_NAME
@@ -154,9 +172,8 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
     from trainer.run_fn import REPORT, TRAINING_FILE
 
     run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / METADATA_FILE)))
-    verdict = gate.Verdict.from_json(
-        pathlib.Path(nodes["Evaluator"].outputs["evaluation"].uri, gate.VERDICT_FILE).read_text()
-    )
+    evaluation = pathlib.Path(nodes["Evaluator"].outputs["evaluation"].uri)
+    verdict = gate.Verdict.from_json((evaluation / gate.VERDICT_FILE).read_text())
     model = pathlib.Path(nodes["Trainer"].outputs["model"].uri)
     training = json.loads((model / TRAINING_FILE).read_text())
     left_out = pathlib.Path(nodes["ImageExampleGen"].outputs["quarantine"].uri)
@@ -171,7 +188,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         blessed=verdict.blessed,
         pushed_version=version,
         pushed_path=path,
-        accuracy=verdict.candidate["accuracy"],
+        accuracy=verdict.candidate.get("accuracy"),
         baseline_accuracy=verdict.baseline.get("accuracy"),
         examples=counts["examples"],
         quarantined=counts["quarantined"],
@@ -193,12 +210,18 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         new_version=new,
         quarantine_file=str(left_out / quarantine.CSV_NAME) if counts["quarantined"] else None,
         note=verdict.note,
+        serving=_serving(nodes["ServingValidator"].outputs["blessing"].uri),
+        push_refused=str(pushed.get("refused", "")),
+        accuracy_interval=verdict.intervals.get("accuracy"),
+        compared_accuracy=verdict.compared.get("accuracy") if verdict.other_classes else None,
+        compared_examples=verdict.compared_examples,
+        verdict_file=str(evaluation / gate.VERDICT_TEXT),
         splits=counts["by_split"],
         conflicts=counts["conflicts"],
         near_conflicts=counts["near_conflicts"],
         near_copies=counts["near_copies"],
         leaks=counts["leaks"],
-        copies_file=str(left_out / HTML_NAME),
+        copies_file=str(left_out / HTML_NAME) if any(counts[kind] for kind in _COPIES) else None,
         data_warnings=counts["warnings"],
         startup_seconds=round(startup, 3),
     )

@@ -52,6 +52,13 @@ class RunSummary:
     data_warnings: list[str] = field(default_factory=list)  # what ingest could not do as asked
     startup_seconds: float = 0.0  # imports and checks before the first node
     note: str = ""  # what the gate has to say beside its checks
+    serving: dict[str, Any] = field(default_factory=dict)  # what `components.serving_validator` measured
+    push_refused: str = ""  # why a blessed model was not pushed
+    accuracy_interval: tuple[float, float] | None = None  # where the accuracy may lie in truth
+    # The candidate's on the images of the classes that the served model knows, too, where it knows others.
+    compared_accuracy: float | None = None
+    compared_examples: int = 0  # images that both models were compared on
+    verdict_file: str | None = None  # the verdict as a person reads it
 
     def as_json(self) -> dict[str, Any]:
         """The fields of the command line's contract, and the rest of the story, as JSON-able values."""

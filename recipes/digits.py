@@ -63,7 +63,7 @@ def main(workspace: str, as_json: bool) -> int:
     command = ["graftline", "predict", "--model", summary.pushed_path, *samples]
     click.echo(f"\n$ {shlex.join(command)}", err=as_json)
     with console.captured(pathlib.Path(os.devnull)):  # this process has TFX in it, which has TensorFlow speak up
-        answers = cli.classify(samples, model=summary.pushed_path)
+        answers = list(cli.classify(samples, model=summary.pushed_path))
     cli.print_predictions(answers, as_json=False, err=as_json)
     return cli.DONE if summary.blessed else cli.NOT_BLESSED
 

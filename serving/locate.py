@@ -80,9 +80,10 @@ def find_models(path: str, name: str | None = None) -> list[Model]:
     """Every model that `path` means, sorted by name; with `name`, that one only.
 
     `path` is a workspace (`models/<name>/<version>/saved_model.pb`), the `models` folder of one, a TF Serving base path
-    of numeric version directories, or a single SavedModel. Where it means exactly one model, `name` renames it.
+    of numeric version directories, or a single SavedModel. One of the last two has the name of its folder, and another
+    when `name` gives it; of a workspace's models `name` chooses one.
 
-    Raises UserError when there is no such path, when no model is in it, or when none of several is called `name`.
+    Raises UserError when there is no such path, when no model is in it, or when none of a workspace is called `name`.
     """
     given = path
     path = os.path.abspath(path)
@@ -93,33 +94,36 @@ def find_models(path: str, name: str | None = None) -> list[Model]:
 
     if is_saved_model(path):
         own_name, version = _name_of_saved_model(path)
-        models = [Model(own_name, None, {version: path})]
-    elif versions := scan_versions(path):
-        models = [Model(os.path.basename(path) or "model", path, versions)]
-    else:
-        # A workspace is asked for its models/ first, so that no folder beside it is taken for a model.
-        folder = os.path.join(path, MODELS) if os.path.isdir(os.path.join(path, MODELS)) else path
-        models = [Model(key, os.path.join(folder, key), found) for key, found in _base_paths(folder).items()]
-
+        return [Model(name or own_name, None, {version: path})]
+    if versions := scan_versions(path):
+        return [Model(name or os.path.basename(path) or "model", path, versions)]
+    # A workspace is asked for its models/ first, so that no folder beside it is taken for a model.
+    folder = os.path.join(path, MODELS) if os.path.isdir(os.path.join(path, MODELS)) else path
+    models = [Model(key, os.path.join(folder, key), found) for key, found in _base_paths(folder).items()]
     if not models:
         raise UserError(
             f"no model in {given}: {_describe(path)}, but neither {SAVED_MODEL}, nor numbered versions, nor "
             f"{MODELS}/<name>/<version>; run `graftline run` first, or name another path"
         )
-    if name is None:
-        return models
-    if len(models) == 1:
-        return [Model(name, models[0].base_path, models[0].versions)]
-    known = [model.name for model in models]
+    return models if name is None else [_called(name, models, given)]
+
+
+def _called(name: str, models: list[Model], path: str) -> Model:
     for model in models:
         if model.name == name:
-            return [model]
-    raise UserError(f"no model '{name}' in {given}: it holds {', '.join(known)}{did_you_mean(name, known)}")
+            return model
+    known = [model.name for model in models]
+    raise UserError(f"no model '{name}' in {path}: it holds {', '.join(known)}{did_you_mean(name, known)}")
 
 
 def find_model(path: str, name: str | None = None) -> Model:
-    """The one model that `path` means, as `find_models`; raises UserError when there are several and `name` is None."""
-    models = find_models(path, name)
+    """The one model that `path` means, under its own name.
+
+    Raises UserError as `find_models`, when there are several and `name` is None, or when it is not called `name`.
+    """
+    models = find_models(path)
+    if name is not None:
+        return _called(name, models, path)
     if len(models) > 1:
         raise UserError(f"{len(models)} models in {path}: {', '.join(m.name for m in models)}; choose one with --name")
     return models[0]

@@ -1,25 +1,17 @@
-"""The push format: a new numbered version under a TF Serving base path, seen whole or not at all.
+"""The push: a new numbered version under a TF Serving base path, seen whole or not at all.
 
-Called by the Pusher and by rollback. Standard library only. A version is written aside under a hidden name, which
-TF Serving ignores because it is no number, brought to disk, and renamed; rename is atomic on a POSIX file system.
+Called by the Pusher; `serving.rollback` shares its parts. Standard library only, but for `models.config`.
 """
 
-import contextlib
-import errno
-import fcntl
-import hashlib
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graftline.errors import UserError
-from serving.locate import SAVED_MODEL, scan_versions
+from serving import labels, withdrawals
+from serving.base_path import BasePath, Disk, content_digest
+from serving.locate import SAVED_MODEL
 
-_ASIDE = ".push-"  # a version being written
-_DROPPED = ".drop-"  # a version being removed
-_CHUNK = 1 << 20  # bytes read at once
+__all__ = ["Published", "content_digest", "publish", "push"]
 
 
 @dataclass(frozen=True)
@@ -31,145 +23,74 @@ class Published:
     new: bool
 
 
-def _files(root: str) -> Iterator[str]:
-    """Paths of all files under `root`, relative to it, with "/" between parts, sorted."""
-    found = []
-    for folder, _, names in os.walk(root, followlinks=True):
-        found += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names]
-    return iter(sorted(found))
+def publish(saved_model_dir: str, base_path: str, keep: int | None = None, allow_withdrawn: bool = False) -> Published:
+    """`push` to a folder on disk, which is made if need be. Raises UserError also when `base_path` is a URI."""
+    return push(saved_model_dir, Disk(base_path), keep, allow_withdrawn)
 
 
-def _add_file(digest: "hashlib._Hash", relative: str, source: str, copy: str | None = None) -> None:
-    """Feed one file into `digest`; with `copy`, write it there as well and bring it to disk."""
-    of_file = hashlib.sha256()
-    with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open(source, "rb"))
-        writer = stack.enter_context(open(copy, "xb")) if copy else None
-        while chunk := reader.read(_CHUNK):
-            of_file.update(chunk)
-            if writer:
-                writer.write(chunk)
-        if writer:
-            writer.flush()
-            os.fsync(writer.fileno())
-    # The digest of each file rather than its bytes: then no two trees can read alike by moving bytes between files.
-    digest.update(os.fsencode(relative) + b"\0" + of_file.digest())
+def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_withdrawn: bool = False) -> Published:
+    """Push a SavedModel as the next version under `base`.
 
+    When the highest version there has the same bytes under the same names, none is added and `new` is False.
+    A reader sees the new version whole or not at all, also if this process is killed. Several pushers may call at
+    once: they take turns (on a disk; an object store has no locks and wants one pusher at a time).
 
-def content_digest(saved_model_dir: str) -> str:
-    """Hex sha256 over the relative path and the bytes of every file: equal when a push would change nothing."""
-    digest = hashlib.sha256()
-    for relative in _files(saved_model_dir):
-        _add_file(digest, relative, os.path.join(saved_model_dir, relative))
-    return digest.hexdigest()
+    Args:
+      saved_model_dir: on disk.
+      base: where to.
+      keep: so many versions stay, the newest, and those that `models.config` names; None: all.
+      allow_withdrawn: push also a model that was rolled back from, which takes its withdrawal back.
 
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _copy_tree(source: str, target: str) -> str:
-    """Copy `source` into the new folder `target`, brought to disk; returns the copy's content digest."""
-    os.mkdir(target)  # not mkdtemp: its mode 0700 would hide the model from a server of another user
-    folders = [target]
-    for folder, names, _ in os.walk(source, followlinks=True):
-        for name in names:
-            folders.append(os.path.join(target, os.path.relpath(os.path.join(folder, name), source)))
-            os.mkdir(folders[-1])
-    digest = hashlib.sha256()
-    for relative in _files(source):
-        _add_file(digest, relative, os.path.join(source, relative), os.path.join(target, relative))
-    for folder in reversed(folders):
-        _sync_folder(folder)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _sole_pusher(base_path: str) -> Iterator[None]:
-    """Hold the base path against other pushers. The kernel drops the lock when the process dies, however it dies."""
-    descriptor = os.open(base_path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(base_path: str) -> None:
-    """Remove what crashed pushes left. Only under the lock: whatever is there then has no living owner."""
-    for name in os.listdir(base_path):
-        if name.startswith((_ASIDE, _DROPPED)):
-            shutil.rmtree(os.path.join(base_path, name))
-
-
-def _taken(base_path: str) -> int:
-    """The highest number in use under the base path by anything, complete version or not; 0 when there is none."""
-    return max((int(name) for name in os.listdir(base_path) if name.isascii() and name.isdecimal()), default=0)
-
-
-def _retain(base_path: str, keep: int) -> None:
-    """Remove all but the `keep` highest versions, each vanishing at once."""
-    versions = scan_versions(base_path)
-    for version in sorted(versions)[:-keep]:
-        aside = os.path.join(base_path, f"{_DROPPED}{version}-{uuid.uuid4().hex}")
-        os.rename(versions[version], aside)
-        shutil.rmtree(aside)
-
-
-def publish(saved_model_dir: str, base_path: str, keep: int | None = None) -> Published:
-    """Push a SavedModel as the next version under `base_path`, which is made if need be.
-
-    When the highest version there has the same bytes under the same names, nothing is written and `new` is False.
-    A reader of `base_path` sees the new version whole or not at all, also if this process is killed. Several pushers
-    may call at once: they take turns. `keep` versions, the newest, are kept (None: all); at least 1.
-
-    Raises UserError when `saved_model_dir` holds no SavedModel or `base_path` is a URI, RuntimeError when the model
-    changes while it is being copied, OSError (disk full, permission) with nothing pushed.
+    Raises:
+      UserError: `saved_model_dir` holds no SavedModel.
+      WithdrawnError: the model was rolled back from.
+      RuntimeError: the model changes while it is being copied.
+      OSError: disk full, permission; nothing is pushed.
     """
     if keep is not None and keep < 1:
         raise ValueError(f"keep={keep}: at least the newest version is kept")
     if not os.path.isfile(os.path.join(saved_model_dir, SAVED_MODEL)):
         raise UserError(f"nothing to push: {saved_model_dir} holds no {SAVED_MODEL}; name the folder of a SavedModel")
-    if "://" in base_path:
-        raise UserError(f"{base_path} is a URI, but a push goes to a mounted file system: give a path")
-    base_path = os.path.abspath(base_path)
-    os.makedirs(base_path, exist_ok=True)
-    with _sole_pusher(base_path):
-        _sweep(base_path)
-        published = _publish_alone(saved_model_dir, base_path)
-        if keep is not None:
-            _retain(base_path, keep)
-    return published
-
-
-def _publish_alone(saved_model_dir: str, base_path: str) -> Published:
-    highest = _taken(base_path)
     digest = content_digest(saved_model_dir)
-    served = scan_versions(base_path)
-    if highest in served and content_digest(served[highest]) == digest:
-        return Published(highest, served[highest], new=False)
+    with base.alone():
+        withdrawal = withdrawals.find(base, digest)
+        if withdrawal and not allow_withdrawn:
+            raise withdrawals.WithdrawnError(
+                f"not pushed: {withdrawal}; train another, or allow it with --set push.allow_withdrawn=true"
+            )
+        highest = base.taken()
+        new = highest not in base.versions() or base.digest(highest) != digest
+        if new:
+            highest = base.add(saved_model_dir, digest)
+        if withdrawal:
+            withdrawals.reinstate(base, digest)
+        if labels.canary(base) != highest:  # also after a push that was killed just before this
+            labels.update(base, stable=_stable(base, highest), canary=highest)
+        if keep is not None:
+            _retain(base, keep)
+        return Published(highest, base.versions()[highest], new)
 
-    aside = os.path.join(base_path, f"{_ASIDE}{uuid.uuid4().hex}")
-    try:
-        if _copy_tree(saved_model_dir, aside) != digest:
-            raise RuntimeError(f"{saved_model_dir} changed while it was being pushed: push again when it is complete")
-        while True:
-            highest += 1
-            path = os.path.join(base_path, str(highest))
-            try:
-                os.rename(aside, path)
-            except OSError as error:
-                # A pusher that knows no lock (TFX's own) took the number in this moment: take the one after it.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-            else:
-                break
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    _sync_folder(base_path)
-    return Published(highest, path, new=True)
+
+def _retain(base: BasePath, keep: int) -> None:
+    """Remove all but the `keep` highest versions and those that `models.config` names, which a server may hold."""
+    pinned = labels.pinned(base)
+    if pinned is None:
+        return
+    for version in sorted(base.versions())[:-keep]:
+        if version not in pinned:
+            base.remove(version)
+
+
+def _stable(base: BasePath, newest: int) -> int:
+    """The version that was served before the newest, passing over those that were rolled back from.
+
+    The newest itself when there is none, or when it has the content of an earlier one, as after a rollback.
+    """
+    gone, newest_digest = withdrawals.withdrawn(base), base.digest(newest)
+    for version in sorted(base.versions(), reverse=True)[1:]:
+        digest = base.digest(version)
+        if digest == newest_digest:
+            return newest
+        if digest not in gone:
+            return version
+    return newest

@@ -4,11 +4,13 @@ Measured on two cores, TensorFlow 2.16.2: 8.0 s of CPU with Keras (which brings 
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 
 from graftline import imports
+from graftline.errors import UserError
 
 
 @contextlib.contextmanager
@@ -28,10 +30,15 @@ def import_tensorflow() -> None:
 
     `tensorflow/__init__.py` imports Keras for the sake of `tf.saved_model.load` on models saved by `Model.save`, and
     goes on without when it is missing. A SavedModel run in a session needs none. Keras can be imported as usual later;
-    no other thread should be importing it during this call.
+    no other thread should be importing it during this call. Raises UserError where there is no TensorFlow.
     """
     # TensorFlow reports on the CPU and on CUDA plugins otherwise; what fails still comes as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise UserError(
+                "this needs TensorFlow, which is not installed: run `pip install 'graftline[serve]'`, or ask a running "
+                "server with `graftline predict --server`"
+            )
         with imports.kept(), _kept_out("keras", "tf_keras"):
             import tensorflow  # noqa: F401

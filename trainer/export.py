@@ -130,19 +130,31 @@ def export(model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTrans
     _write_warmup(directory)
 
 
+# What is replayed when a server loads the model: signature, output filter, images in the batch. For each set of outputs
+# TensorFlow prunes and optimises the graph anew at the first request: that takes MobileNetV2 a second, a later request
+# 20 ms. Another size of the batch costs little more the first time than later, but its memory stays: one of 8 will do.
+_WARMUP: tuple[tuple[str, tuple[str, ...], int], ...] = (
+    (signatures.SERVING_DEFAULT, (), 1),
+    (signatures.SERVING_DEFAULT, (), 8),
+    (signatures.SERVING_DEFAULT, signatures.CLASSIFICATION, 1),
+    (signatures.EMBEDDING, (), 1),
+)
+
+
 def _write_warmup(directory: str) -> None:
-    """A request that TF Serving replays when it loads the model: the first call of a cold one took 700 ms, then 25 ms.
+    """Requests that TF Serving replays when it loads the model, so that no client waits for what comes once.
 
     Format: https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     grey = tf.io.encode_jpeg(tf.fill([64, 64, 3], tf.constant(128, tf.uint8))).numpy()
-    request = predict_pb2.PredictRequest()
-    request.model_spec.signature_name = signatures.SERVING_DEFAULT
-    request.inputs[signatures.IMAGE_BYTES].CopyFrom(tf.make_tensor_proto([grey]))
-    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
     extra = os.path.join(directory, "assets.extra")
     tf.io.gfile.makedirs(extra)
     with tf.io.TFRecordWriter(os.path.join(extra, signatures.WARMUP_FILE)) as writer:
-        writer.write(log.SerializeToString())
+        for signature, outputs, images in _WARMUP:
+            request = predict_pb2.PredictRequest(output_filter=outputs)
+            request.model_spec.signature_name = signature
+            request.inputs[signatures.IMAGE_BYTES].CopyFrom(tf.make_tensor_proto([grey] * images))
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString())

@@ -5,10 +5,12 @@ model compares its answers with these: served must equal trained. This is a seco
 pixels on purpose, and for that use only.
 """
 
+import contextlib
 import io
 import math
+import random
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -16,15 +18,14 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from graftline import features
+from graftline import features, signatures
 from trainer import backbones, inputs
 from trainer.settings import TrainerSettings
 
-FILE = "reference_predictions.tfrecord"
+FILE = signatures.REFERENCES_FILE
 COUNT = 32
 
 Predict = Callable[[np.ndarray], np.ndarray]  # pixels float32 [n, size, size, 3] to probabilities [n, C]
-_PROBABILITIES = "probabilities"
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,19 @@ def _square(image: np.ndarray, size: int, resize: str) -> np.ndarray:
     return square
 
 
+@contextlib.contextmanager
+def _whole_floats() -> Iterator[None]:
+    """No TensorFloat-32, in which a GPU rounds to three digits: the model is served on CPUs, too."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records) -> list[Reference]:
-    """References for the first COUNT records.
+    """References for COUNT records, or all of fewer, drawn by the run's seed.
 
     Args:
       predict: the trained model.
@@ -83,7 +95,8 @@ def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records
     """
     preprocess_input = backbones.get(settings.backbone.name).preprocess_input
     names, files, batch = [], [], []
-    for record in records.read(range(min(COUNT, len(records)))):
+    rows = random.Random(settings.seed).sample(range(len(records)), min(COUNT, len(records)))
+    for record in records.read(sorted(rows)):
         feature = tf.train.Example.FromString(record).features.feature
         image_bytes = feature[features.IMAGE].bytes_list.value[0]
         square = _square(_upright(image_bytes), settings.backbone.size, settings.resize)
@@ -92,7 +105,8 @@ def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records
         batch.append(preprocess_input(np.rint(square) if settings.materialize else square))
     if not batch:
         return []
-    probabilities = predict(np.stack(batch))
+    with _whole_floats():
+        probabilities = predict(np.stack(batch))
     return [Reference(*row) for row in zip(names, files, probabilities, strict=True)]
 
 
@@ -103,7 +117,9 @@ def write(references: Sequence[Reference], path: str) -> None:
             feature = {
                 features.FILENAME: _bytes(reference.filename.encode()),
                 features.IMAGE: _bytes(reference.image_bytes),
-                _PROBABILITIES: tf.train.Feature(float_list=tf.train.FloatList(value=reference.probabilities)),
+                signatures.PROBABILITIES: tf.train.Feature(
+                    float_list=tf.train.FloatList(value=reference.probabilities)
+                ),
             }
             example = tf.train.Example(features=tf.train.Features(feature=feature))
             writer.write(example.SerializeToString(deterministic=True))
@@ -118,7 +134,7 @@ def read(path: str) -> list[Reference]:
             Reference(
                 feature[features.FILENAME].bytes_list.value[0].decode(),
                 feature[features.IMAGE].bytes_list.value[0],
-                np.array(feature[_PROBABILITIES].float_list.value, np.float32),
+                np.array(feature[signatures.PROBABILITIES].float_list.value, np.float32),
             )
         )
     return references

@@ -117,7 +117,8 @@ class Run:
         if base:
             beside = os.path.dirname(base.rstrip("/"))
             files = [os.path.join(beside, name) for name in (KERAS_FILE, TRAINING_FILE)]
-            self._ready, note = warm_starts.load(self.grafted, self.labels, *files)
+            start = warm_starts.refused(base, settings.served) or warm_starts.load(self.grafted, self.labels, *files)
+            self._ready, note = start
             self.notes.append(note)
         self.unfrozen = models.layers_to_unfreeze(trunk, settings.fine_tuning.unfreeze_from)
         self.fine_tunes = settings.fine_tuning.epochs > 0 and bool(phases.trained(self.unfrozen))

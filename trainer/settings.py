@@ -300,4 +300,5 @@ class TrainerSettings(Settings):
     state: str = Field("", description="folder or URI of what outlives a run: checkpoints and activations")
     preprocessing: str = Field("", description="how pixels are made of an image's bytes, with a hash of the sources")
     code: str = Field("", description="hash of the trainer's sources: TFX's cache key does not see them")
+    served: str = Field("", description="folder or URI of the served versions, which tells what was rolled back from")
     weights_sha256: str = Field("", description="of the weights file: another file under the same name is another run")

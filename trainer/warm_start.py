@@ -1,5 +1,6 @@
 """Warm start: training goes on from the weights of the last blessed model, also when classes came or went since."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -11,9 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from graftline import withdrawn
 from trainer import models
 
 PROBABILITIES = "probabilities"
+_CHUNK = 1 << 20  # bytes read at once
 
 
 class Start(NamedTuple):
@@ -59,6 +62,43 @@ def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, traini
     told += [f"gone: {', '.join(gone)}"] if gone else []
     note = "warm start from the last blessed model" + (f" ({'; '.join(told)})" if told else "")
     return Start(not new, note)
+
+
+def refused(saved_model: str, served: str) -> Start | None:
+    """The cold start of a run whose base was rolled back from; None when nothing speaks against it.
+
+    In a local workspace a rollback takes the blessing away as well, so that another base is found; Vertex lets nobody
+    edit its metadata.
+
+    Args:
+      saved_model: directory or URI of the base's SavedModel.
+      served: the base path of the served versions, "" when unknown.
+    """
+    if not served:
+        return None
+    folder = os.path.join(served, withdrawn.FOLDER)
+    try:
+        if not tf.io.gfile.exists(folder) or not tf.io.gfile.listdir(folder):
+            return None
+        if not tf.io.gfile.exists(os.path.join(folder, _digest(saved_model))):
+            return None
+    except tf.errors.OpError as error:
+        return Start(False, f"warm start: {folder} cannot be read ({str(error)[:200]}); started cold")
+    return Start(False, "warm start: the last blessed model was rolled back from; started cold")
+
+
+def _digest(folder: str) -> str:
+    """As the push computes it."""
+    found = []
+    for parent, _, names in tf.io.gfile.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            content = hashlib.sha256()
+            with tf.io.gfile.GFile(path, "rb") as file:
+                while chunk := file.read(_CHUNK):
+                    content.update(chunk)
+            found.append((os.path.relpath(path, folder).encode(), content.digest()))
+    return withdrawn.tree_digest(sorted(found))
 
 
 def _parts(model: keras.Model, shapes: Mapping[str, list[tuple[int, ...]]] | None = None) -> dict[str, object]:

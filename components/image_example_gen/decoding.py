@@ -1,12 +1,8 @@
 """What decides whether the bytes of a file are a good image, and what is stored of it: `decode` and `to_store`.
 
-A file is stored as it is whenever the serving graph (`components.pixels.decode_upright`) shows it as a viewer does;
-otherwise a JPEG or PNG is made of it. Whatever is stored has been decoded by the very op of the serving graph.
-(Pillow's own `verify` passes truncated JPEGs.)
-
-The work is done where it can do no harm. Ordinary JPEGs and PNGs, whose headers (`headers`) bound what they take, are
-decoded and shrunk here; files with suspect headers, of more than 25 megapixels, and of formats that only Pillow reads,
-in a child process with limits (`isolated`), and here only what that made of them.
+What is stored is the file or what `serving.images.storing` makes of it, in a process with limits where it is suspect.
+Whatever is stored has been decoded here by the very op of the serving graph. (Pillow's own `verify` passes truncated
+JPEGs.)
 """
 
 from collections.abc import Sequence
@@ -17,21 +13,16 @@ import scipy.fft
 import tensorflow as tf
 from PIL import Image
 
-from components.image_example_gen import files, headers, isolated, transcoding
-from components.image_example_gen.headers import Header
-from components.image_example_gen.transcoding import Refused
+from serving.images import storing
+from serving.images.headers import Header
+from serving.images.storing import MAX_BYTES as MAX_BYTES
+from serving.images.storing import Stored
+from serving.images.transcoding import Refused
 
-MAX_BYTES = isolated.MAX_BYTES  # of one file
-MAX_PIXELS = transcoding.MAX_PIXELS
-MAX_SIDE = 65_500  # libjpeg's own limit
-_ORDINARY_PIXELS = 25_000_000
 _LUMA_SIDE = 256  # pixels; quality and phash are taken from at most this many a side
 _HASH_SIDE = 32  # of imagehash's phash, like the next
 _HASH_FREQUENCIES = 8  # a side
 _MAX_JPEG_RATIO = 8  # libjpeg decodes at 1/2, 1/4 and 1/8
-_SHOWN = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WebP"}
-# What a whole file holds near its end; without it a file that can't be decoded is told to be truncated.
-_END_MARKS = {"jpeg": b"\xff\xd9", "png": b"IEND", "gif": b";"}
 # EXIF orientation -> (transposed, then mirrored left to right, then upside down); CIPA DC-008, 4.6.4.
 _TURNS = {
     2: (False, True, False),
@@ -71,13 +62,6 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
-class _Stored:
-    data: bytes
-    header: Header
-    transcoded: bool = False
-
-
-@dataclass(frozen=True)
 class _Look:
     """What is left of an image once it has been decoded."""
 
@@ -102,7 +86,7 @@ def decode_many(batch: Sequence[bytes], max_side: int | None = None) -> list[Dec
     One step is done for all images before the next begins: the four libraries that share the work don't push each
     other's code out of the processor's caches. Memory does not grow with the images, only 64 KB for each.
     """
-    headers_found = [_header(data) for data in batch]
+    headers_found = [storing.read_header(data) for data in batch]
     with tf.device("/CPU:0"):  # once, as this alone takes 10 us
         looks = [_look(data, header, max_side) for data, header in zip(batch, headers_found, strict=True)]
     found = [look for look in looks if isinstance(look, _Look)]
@@ -125,85 +109,26 @@ def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> byte
     """
     if not verdict.transcoded:
         return data
-    stored = _stored(data, _header(data), max_side)
-    return stored if isinstance(stored, Quarantined) else stored.data
+    stored = storing.stored(data, storing.read_header(data), max_side)
+    return Quarantined(stored.reason) if isinstance(stored, Refused) else stored.data
 
 
 def too_many_bytes(size: int) -> Quarantined:
     """The refusal of a file above `MAX_BYTES`, for those who know its size without reading it."""
-    return Quarantined(f"too many bytes: {size / 2**20:.0f} MiB, the limit is {MAX_BYTES >> 20}")
+    return Quarantined(storing.too_many_bytes(size).reason)
 
 
-def _header(data: bytes) -> Header | Quarantined:
-    """What the file says it is, or why it must not be decoded."""
-    if not data:
-        return Quarantined("empty file")
-    if len(data) > MAX_BYTES:
-        return too_many_bytes(len(data))
-    head = data[: files.HEAD_BYTES]
-    found = files.sniff(head)
-    if found is None:
-        return Quarantined(f"not an image: starts with {_shown_head(data)}")
-    if found not in files.READABLE:
-        return Quarantined(f"{_shown(found)} is not supported: convert to JPEG or PNG")
-    if found == "heic" and b"avif" in head:  # among the brands after the first, mif1
-        found = "avif"
-    try:
-        header = headers.read(data, found)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Quarantined("too many pixels")
-    except headers.ERRORS:
-        return Quarantined(_how_broken(data, found))
-    if max(header.width, header.height) > MAX_SIDE or header.pixels > MAX_PIXELS:
-        return Quarantined(f"too many pixels: {header.width} x {header.height}")
-    return header
-
-
-def _look(data: bytes, header: Header | Quarantined, max_side: int | None) -> _Look | Quarantined:
-    stored = _stored(data, header, max_side)
-    if isinstance(stored, Quarantined):
-        return stored
+def _look(data: bytes, header: Header | Refused, max_side: int | None) -> _Look | Quarantined:
+    stored = storing.stored(data, header, max_side)
+    if isinstance(stored, Refused):
+        return Quarantined(stored.reason)
     luma = _luma(stored)
     if luma is None:  # the op's text is a C++ source line, of no use to a user
-        return Quarantined(_how_broken(stored.data, stored.header.format))
+        return Quarantined(storing.how_broken(stored.data, stored.header.format))
     return _Look(stored.header, stored.transcoded, luma)
 
 
-def _stored(data: bytes, header: Header | Quarantined, max_side: int | None) -> _Stored | Quarantined:
-    """What is to be stored: the file, or what is made of it. TensorFlow has decoded neither yet."""
-    if isinstance(header, Quarantined):
-        return header
-    shrink = max_side is not None and max(header.width, header.height) > max_side
-    turn = header.orientation != 1 and header.format != "jpeg"  # the serving graph turns JPEGs alone
-    ordinary = not header.distrust and header.pixels <= _ORDINARY_PIXELS
-    if ordinary and not shrink and not turn:
-        return _Stored(data, header)
-    if ordinary and header.format in ("jpeg", "png"):
-        made = _transcoded_here(data, header.format, max_side)
-    else:
-        made = isolated.transcode(data, header.format, max_side, keep=not header.distrust and not turn)
-    if isinstance(made, Refused):
-        if made.reason != isolated.BROKEN:
-            return Quarantined(made.reason)
-        if header.distrust == headers.CUT_OFF:
-            return Quarantined(f"truncated {_shown(header.format)}")
-        detail = f": {header.distrust}" if header.distrust and header.format in files.DECODABLE else ""
-        return Quarantined(_how_broken(data, header.format) + detail)
-    if not made:
-        return _Stored(data, header)
-    made_format = files.sniff(made[: files.HEAD_BYTES])
-    assert made_format in files.DECODABLE, made_format
-    return _Stored(made, headers.read(made, made_format), transcoded=True)
-
-
-def _transcoded_here(data: bytes, image_format: str, max_side: int | None) -> bytes | Refused:
-    try:
-        return transcoding.transcode(data, image_format, max_side)
-    except headers.ERRORS:
-        return Refused(isolated.BROKEN)
-
-
-def _luma(stored: _Stored) -> np.ndarray | None:
+def _luma(stored: Stored) -> np.ndarray | None:
     """uint8 [h, w], as stored (not upright), at most 256 a side and antialiased; None where the serving op fails.
 
     A JPEG is decoded in full, but to luma and small: that fails for the same bytes as `tf.io.decode_image` (the entropy
@@ -287,22 +212,3 @@ def _phashes(tiny: Sequence[np.ndarray]) -> list[int]:
     low = scipy.fft.dct(low, axis=2)[..., :_HASH_FREQUENCIES].reshape(len(tiny), -1)
     bits = np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
     return [int.from_bytes(eight.tobytes(), "big") for eight in bits]
-
-
-def _how_broken(data: bytes, image_format: str) -> str:
-    mark = _END_MARKS.get(image_format)
-    # The last bytes may be junk added after the image, so its mark counts anywhere in the last 64.
-    truncated = mark is not None and mark not in data[-64:]
-    if image_format == "bmp":
-        truncated = len(data) < int.from_bytes(data[2:6], "little")
-    shown = _shown(image_format)
-    return f"truncated {shown}" if truncated else f"damaged {shown} or a variant that can't be decoded"
-
-
-def _shown(image_format: str) -> str:
-    return _SHOWN.get(image_format, image_format.upper())
-
-
-def _shown_head(data: bytes) -> str:
-    head = data[:8]
-    return repr(head.decode("ascii")) if head.isascii() else f"bytes {head.hex(' ')}"

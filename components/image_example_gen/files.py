@@ -16,28 +16,18 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+# Shared with the client, which classifies a file as it would have been stored.
+from serving.images.formats import DECODABLE as DECODABLE
+from serving.images.formats import HEAD_BYTES as HEAD_BYTES
+from serving.images.formats import READABLE as READABLE
+from serving.images.formats import is_left_out as is_left_out
+from serving.images.formats import sniff as sniff
+
 if TYPE_CHECKING:
     from apache_beam.io.aws.s3io import S3IO
     from apache_beam.io.filesystem import FileSystem
     from apache_beam.options.pipeline_options import PipelineOptions
 
-# Written by file managers and archivers beside the images; nobody means them as data.
-_LEFT_OUT = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"})
-
-_MAGIC = (
-    (re.compile(rb"\xff\xd8\xff"), "jpeg"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
-    (re.compile(rb"GIF8[79]a"), "gif"),
-    (re.compile(rb"BM"), "bmp"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
-    (re.compile(rb"II[*+]\x00|MM\x00[*+]"), "tiff"),
-    (re.compile(rb"....ftyp(hei[cxmsf]|hev[cmsx]|mif1|msf1)", re.DOTALL), "heic"),
-    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "avif"),
-    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?<svg"), "svg"),
-)
-HEAD_BYTES = 64  # enough for every pattern above
-DECODABLE = ("jpeg", "png", "gif", "bmp")  # what tf.io.decode_image reads
-READABLE = (*DECODABLE, "webp", "tiff", "heic", "avif")  # what ingest stores, as it is or transcoded
 REMOTE_THREADS = 10  # a request waits, it does not compute; botocore keeps as many connections
 _CHUNK = 1 << 20
 _MORE = 1 << 16
@@ -48,16 +38,6 @@ _STATUS_WORDS = {
     403: "Permission denied",
     404: "No such file or bucket",
 }
-
-
-def is_left_out(name: str) -> bool:
-    """Whether a file or folder of this name is clutter (hidden files, Thumbs.db, __MACOSX, ...) rather than data."""
-    return name.startswith(".") or name.casefold() in _LEFT_OUT
-
-
-def sniff(head: bytes) -> str | None:
-    """The image format that the first `HEAD_BYTES` bytes announce: "jpeg", "png", ..., or None. Names are not asked."""
-    return next((name for pattern, name in _MAGIC if pattern.match(head)), None)
 
 
 def escape(name: str) -> str:

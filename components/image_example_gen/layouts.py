@@ -96,8 +96,8 @@ class Layout:
         told = list(self.notes)
         if self.stray:
             told.append(
-                f"{len(self.stray)} images lie beside the class folders of {self.root} and are left out, "
-                f"first: {self.stray[0]}"
+                f"left out, as they lie beside the class folders of {self.root}: {len(self.stray)} image"
+                f"{'s' * (len(self.stray) > 1)}, first: {self.stray[0]}"
             )
         if self.empty_classes:
             told.append(f"class folders without images are left out: {', '.join(map(repr, self.empty_classes))}")
@@ -141,14 +141,14 @@ def scan(
         UserError: the root is missing, a file, empty, flat or unreadable; it can't train and judge a classifier, for
             want of a second class, of two files of a class, or of a split; or the manifest has a mistake.
     """
-    roots = _resolve([root] if isinstance(root, str | os.PathLike) else list(root))
+    folders = [root] if isinstance(root, str | os.PathLike) else list(root)
+    if settings is not None:
+        check_settings(folders, settings)
+    roots = _resolve(folders)
     shown = str(roots)
     table = settings.manifest if settings else None
     spans = settings.spans if settings else None
     if table is not None:
-        if len(roots.folders) > 1 or spans is not None:
-            other = "data.spans" if spans is not None else "several folders of images"
-            raise UserError(f"data.manifest is {table}, which goes with one folder of images and not with {other}")
         gathered = _gather_table(roots.folders[0], table)
     else:
         gathered = _Gathered()
@@ -168,6 +168,15 @@ def scan(
         lookalikes=_lookalikes(classes),
         notes=tuple(gathered.notes),
     )
+
+
+def check_settings(folders: Sequence[str | os.PathLike[str]], settings: "IngestSettings") -> None:
+    """Raises UserError for settings that no folder can suit. Looks at no file."""
+    if settings.manifest is not None and (len(folders) > 1 or settings.spans is not None):
+        other = "data.spans" if settings.spans is not None else "several folders of images"
+        raise UserError(
+            f"data.manifest is {settings.manifest}, which goes with one folder of images and not with {other}"
+        )
 
 
 def check_decodable(layout: Layout) -> None:
@@ -432,9 +441,13 @@ def _begins_like_an_image(location: str) -> bool:
 def _require_classes(root: str, classes: list[str], counts: Counter[str], found: list[File]) -> None:
     if len(classes) == 1:
         (only,) = classes
+        deeper = sorted(
+            {path.split("/")[1] for path, *_ in found if path.startswith(f"{only}/") and path.count("/") > 1}
+        )
+        hint = f"; if the folders in it ({', '.join(deeper[:5])}) are the classes, give that folder" if deeper else ""
         raise UserError(
             f"{root} holds images of one class only, '{only}' ({counts[only]} files); "
-            "a classifier needs at least two class folders with images"
+            f"a classifier needs at least two classes with images{hint}"
         )
     lone = [label for label in classes if counts[label] < 2]
     if lone:

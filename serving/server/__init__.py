@@ -9,25 +9,27 @@ import errno
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from graftline.errors import UserError
 from serving.locate import Model
-from serving.quick_tensorflow import import_tensorflow
-from serving.server.http_server import HttpServer
+from serving.server.options import ServerOptions
 
 if TYPE_CHECKING:
+    from serving.model_config import ModelConfig
+    from serving.server.http_server import HttpServer
     from serving.server.manager import ModelManager
 
-__all__ = ["ModelServer", "serve"]
+__all__ = ["ModelServer", "ServerOptions", "serve"]
 
 _logger = logging.getLogger(__name__)
 
-MAX_MESSAGE = 64 << 20  # bytes of one gRPC request
-_GRPC_THREADS = 16
-_GRACE_SECONDS = 5.0  # for requests under way when the server is told to stop
+MAX_MESSAGE = ServerOptions.max_request_bytes  # bytes of one gRPC request, unless told otherwise
+_SPARE_THREADS = 8  # for status, metadata and health while as many requests as are allowed wait for their answers
 
 
 def _port_error(port: int, option: str, error: OSError | None = None) -> UserError:
@@ -41,29 +43,55 @@ def _port_error(port: int, option: str, error: OSError | None = None) -> UserErr
 class ModelServer:
     """Serves models over REST and gRPC from `start` to `stop`, or for the length of a `with`.
 
-    Port 0 takes any free one; `rest_port` and `grpc_port` then tell which. Each base path is looked at every
-    `poll_seconds` for a newer version.
+    Port 0 takes any free one; `rest_port` and `grpc_port` then tell which. The other keywords are short for the fields
+    of `options`. With `options.model_config_file` the models are those that it names.
     """
 
     def __init__(
         self,
         models: Sequence[Model],
-        rest_port: int = 8501,
-        grpc_port: int = 8500,
-        host: str = "127.0.0.1",
-        poll_seconds: float = 2.0,
+        rest_port: int | None = None,
+        grpc_port: int | None = None,
+        host: str | None = None,
+        poll_seconds: float | None = None,
+        *,
+        options: ServerOptions | None = None,
     ) -> None:
-        self.models = list(models)
-        self.rest_port = rest_port
-        self.grpc_port = grpc_port
-        self.host = host
+        short = {
+            "rest_api_port": rest_port,
+            "port": grpc_port,
+            "host": host,
+            "file_system_poll_wait_seconds": poll_seconds,
+        }
+        given: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
+        self.options = replace(options or ServerOptions(), **given)
+        self.rest_port = self.options.rest_api_port
+        self.grpc_port = self.options.port
+        self.host = self.options.host
         self.manager: ModelManager | None = None
-        self._poll_seconds = poll_seconds
-        self._answering = False
+        self.answering = False
+        self._models = list(models)
+
+        from serving.server.front import Front
+        from serving.server.limits import InFlight
+        from serving.server.metrics import Metrics
+
+        self._metrics = Metrics()
+        self._in_flight = InFlight(self.options.max_in_flight)
+        self._front = Front(self.options, self._metrics, self._in_flight)
         self._undo = contextlib.ExitStack()
 
+    @property
+    def served(self) -> dict[str, list[int]]:
+        """The versions that answer, the highest first, of each model by name."""
+        from serving.server.front import available_versions
+
+        if self.manager is None:
+            return {}
+        return {name: available_versions(self.manager, name) for name in self.manager.names}
+
     def start(self) -> "ModelServer":
-        """Bind both ports, load and warm every model, then answer.
+        """Bind both ports, load and warm every model, then answer. Until then REST answers probes alone.
 
         Raises UserError: a port in use (before anything is loaded), a model that cannot be loaded.
         """
@@ -75,36 +103,68 @@ class ModelServer:
         return self
 
     def _start(self) -> None:
-        # Ports first: who mistyped one should not wait for TensorFlow's ten seconds to hear of it.
+        # Ports first: who mistyped one should not wait for TensorFlow's seconds to hear of it.
         rest = self._bind_rest()
         rpc = self._bind_grpc()
+        self._undo.callback(rest.shutdown)
+        threading.Thread(target=rest.serve_forever, args=(0.1,), name="graftline-rest", daemon=True).start()
+
+        from serving.quick_tensorflow import import_tensorflow
+
         import_tensorflow()
+        from serving.server.batching import Batcher
+        from serving.server.grpc_edge import add_health
         from serving.server.grpc_service import add_services
         from serving.server.manager import ModelManager
+        from serving.server.models import LoadedModel
         from serving.server.rest import RestApi
 
-        self.manager = ModelManager(self.models)
+        batcher = Batcher(self.options.batching, self._metrics) if self.options.enable_batching else None
+
+        def load(path: str, name: str, version: int) -> LoadedModel:
+            return LoadedModel(path, name, self.options, batcher, self._metrics)
+
+        self.manager = ModelManager(self._configs(), load)
         self._undo.callback(self.manager.close)
         self.manager.load()
-        self.manager.start_polling(self._poll_seconds)
+        if self.options.file_system_poll_wait_seconds:
+            self.manager.start_polling(self.options.file_system_poll_wait_seconds)
 
         add_services(rpc, self.manager)
+        health = add_health(rpc)
         rpc.start()
-        self._answering = True
-        self._undo.callback(lambda: rpc.stop(_GRACE_SECONDS).wait())
-        rest.handle = RestApi(self.manager)
-        thread = threading.Thread(target=rest.serve_forever, args=(0.1,), name="graftline-rest", daemon=True)
-        thread.start()
-        self._undo.callback(rest.drain, _GRACE_SECONDS)
-        self._undo.callback(rest.shutdown)
+        self.answering = True
+        self._front.open(self.manager, RestApi(self.manager))
+        self._undo.callback(self._drain, rest, rpc, health)
 
-    def _bind_rest(self) -> HttpServer:
+    def _configs(self) -> list["ModelConfig"]:
+        from serving import model_config
+
+        if self.options.model_config_file:
+            return model_config.read(self.options.model_config_file)
+        policy = model_config.VersionPolicy.parse(self.options.version_policy)
+        return [model_config.ModelConfig.of(model, policy) for model in self._models]
+
+    def _drain(self, rest: "HttpServer", rpc: Any, health: Any) -> None:
+        """Say that the end is near, take nothing new, and let what is under way end."""
+        until = time.monotonic() + self.options.shutdown_grace_seconds
+        health.enter_graceful_shutdown()
+        self._in_flight.drain()
+        rest.shutdown()
+        rest.server_close()
+        ended = rpc.stop(self.options.shutdown_grace_seconds)
+        if not self._in_flight.wait(self.options.shutdown_grace_seconds):
+            _logger.warning("requests are still under way after %g s", self.options.shutdown_grace_seconds)
+        ended.wait(max(0.0, until - time.monotonic()))
+
+    def _bind_rest(self) -> "HttpServer":
+        from serving.server.http_server import HttpServer
+
         try:
-            rest = HttpServer(self.host, self.rest_port)
+            rest = HttpServer(self.host, self.rest_port, self.options.max_request_bytes, self._front.admit)
         except OSError as error:
             raise _port_error(self.rest_port, "--rest-port", error) from error
-        except OverflowError as error:
-            raise UserError(f"--rest-port {self.rest_port} is no port: choose one from 0 to 65535") from error
+        rest.handle = self._front
         self._undo.callback(rest.server_close)
         self.rest_port = rest.port
         return rest
@@ -114,12 +174,15 @@ class ModelServer:
 
         import grpc
 
-        if not 0 <= self.grpc_port <= 65535:
-            raise UserError(f"--grpc-port {self.grpc_port} is no port: choose one from 0 to 65535")
+        from serving.server.grpc_edge import Edge
+
         rpc = grpc.server(
-            futures.ThreadPoolExecutor(_GRPC_THREADS, thread_name_prefix="graftline-grpc"),
+            futures.ThreadPoolExecutor(
+                self.options.max_in_flight + _SPARE_THREADS, thread_name_prefix="graftline-grpc"
+            ),
+            interceptors=[Edge(self._metrics, self._in_flight, lambda: self.manager.names if self.manager else [])],
             options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE),
+                ("grpc.max_receive_message_length", self.options.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # on by default: two servers would share the port, unnoticed
             ],
@@ -135,7 +198,7 @@ class ModelServer:
 
     def _release(self, rpc: Any) -> None:
         """Give the gRPC port back. gRPC closes it only on the stop of a server that was started."""
-        if not self._answering:
+        if not self.answering:
             rpc.start()
         rpc.stop(None).wait()
 
@@ -156,12 +219,15 @@ class _StoppedWhileStartingError(BaseException):
 
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and SIGINT, for the length of the `with`."""
+    """Call `stop` on the first SIGTERM or SIGINT, for the length of the `with`; a second one ends the process."""
+    signals = (signal.SIGTERM, signal.SIGINT)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
         stop()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in signals}
     try:
         yield
     finally:
@@ -171,21 +237,24 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 def serve(
     models: Sequence[Model],
-    rest_port: int = 8501,
-    grpc_port: int = 8500,
-    host: str = "127.0.0.1",
+    rest_port: int | None = None,
+    grpc_port: int | None = None,
+    host: str | None = None,
     ready: Callable[[ModelServer], None] | None = None,
+    *,
+    options: ServerOptions | None = None,
 ) -> None:
     """Serve `models` until SIGTERM or SIGINT, then stop cleanly; for the main thread of a process.
 
-    `ready` is called with the server once it answers, its real ports in `rest_port` and `grpc_port`.
+    `ready` is called with the server once it answers, its real ports in `rest_port` and `grpc_port`. What is under way
+    when the signal comes is answered; a second signal ends the process at once.
     Raises UserError as `ModelServer.start` does.
     """
     stopping = threading.Event()
-    server = ModelServer(models, rest_port, grpc_port, host)
+    server = ModelServer(models, rest_port, grpc_port, host, options=options)
 
     def stop() -> None:
-        if server.manager is None:  # TensorFlow is being imported: nobody should have to wait for that
+        if not server.answering:  # TensorFlow is being imported: nobody should have to wait for that
             raise _StoppedWhileStartingError
         stopping.set()
 

@@ -4,42 +4,41 @@ Imports nothing of the pipeline. When it answers it writes one line to standard 
 `serving NAME… rest=HOST:PORT grpc=HOST:PORT`. Exit status: 0 after SIGTERM or SIGINT, 2 for a UserError.
 """
 
-import argparse
 import logging
 import sys
+from typing import Any
+
+import click
 
 from graftline.errors import UserError
 from serving.locate import find_models
 from serving.server import ModelServer, serve
+from serving.server.flags import CONTEXT, refuse_path_and_config, server_flags, to_options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the server until a signal; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m serving.server", description="Serve models by the TF Serving API")
-    parser.add_argument("path", help="a workspace, a TF Serving base path, or a SavedModel")
-    parser.add_argument("--rest-port", type=int, default=8501)
-    parser.add_argument("--grpc-port", type=int, default=8500)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--name")
-    options = parser.parse_args(arguments)
+def _announce(server: ModelServer) -> None:
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    names = " ".join(server.served)
+    sys.stderr.write(f"serving {names} rest={host}:{server.rest_port} grpc={host}:{server.grpc_port}\n")
+    sys.stderr.flush()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], **CONTEXT})
+@click.argument("path", required=False)
+@click.option("--name", help="Which model, or the name to serve a single one under.")
+@server_flags
+@click.pass_context
+def main(context: click.Context, path: str | None, name: str | None, **given: Any) -> None:
+    """Serve the models of a workspace, a TF Serving base path or a SavedModel by the TF Serving API."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-
-    def announce(server: ModelServer) -> None:
-        names = " ".join(model.name for model in server.models)
-        sys.stderr.write(
-            f"serving {names} rest={server.host}:{server.rest_port} grpc={server.host}:{server.grpc_port}\n"
-        )
-        sys.stderr.flush()
-
     try:
-        serve(
-            find_models(options.path, options.name), options.rest_port, options.grpc_port, options.host, ready=announce
-        )
+        options = to_options(context, given)
+        refuse_path_and_config(path, options)
+        serve(find_models(path, name) if path else [], ready=_announce, options=options)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+        context.exit(2)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="python -m serving.server")

@@ -1,21 +1,34 @@
-"""Between the JSON of TF Serving's REST predict API and numpy.
+"""From the JSON of TF Serving's REST API to numpy: what predict is given. `json_examples` reads the rest.
 
-Source: https://www.tensorflow.org/tfx/serving/api_rest and the error texts of TF Serving's util/json_tensor.cc.
+Parsed by RapidJSON, which TF Serving itself uses: the same grammar (NaN and Infinity are numbers), and the same words
+at the same offset for what is wrong. Source: https://www.tensorflow.org/tfx/serving/api_rest and TF Serving's
+util/json_tensor.cc.
 """
 
-import base64
 import binascii
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import rapidjson
 import tensorflow as tf
 
 from serving.server.errors import Code, ServingError, invalid
+from serving.server.json_answers import COLUMN, ROW, decimals
+from serving.server.tensors import dtype_name
 
-ROW, COLUMN = "instances", "inputs"
-_SHOWN = 120  # characters of a client's own JSON that an error message repeats
+_SHOWN = 1024  # characters of a client's own JSON that an error message repeats
+_BOM = b"\xef\xbb\xbf"
+_NUMBERS = rapidjson.NM_NATIVE | rapidjson.NM_NAN
+# python-rapidjson's RapidJSON is newer than TF Serving's (1.1.0), where these read otherwise.
+_SINCE_RENAMED = {
+    "Missing a comma or '}' after an object member.": "Missing a comma or } after an object member.",
+    "Missing a comma or ']' after an array element.": "Missing a comma or ] after an array element.",
+    "Invalid encoding in string.": "Invalid escape character in string.",
+}
 
 _INT_RANGES = {
     # TF Serving reads every narrow integer type as an int32.
@@ -27,12 +40,20 @@ _INT_RANGES = {
 _FLOAT_DIGITS = {tf.float32: 24, tf.float64: 53}
 
 
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+def show(value: Any) -> str:
+    """A value as RapidJSON's PrettyWriter writes it, cut when long."""
+    if isinstance(value, float):
+        single = abs(value) <= 3.4028234e38
+        return decimals(np.array([value], np.float32 if single else np.float64))[0]
+    try:
+        text = rapidjson.dumps(value, indent=4, number_mode=_NUMBERS, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = json.dumps(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def _type(value: Any) -> str:
+def type_of(value: Any) -> str:
+    """What RapidJSON calls the type of a value."""
     if value is None:
         return "Null"
     if isinstance(value, bool):
@@ -45,18 +66,42 @@ def parse(body: bytes) -> dict[str, Any]:
     """The request's JSON object; NaN and Infinity are numbers. Raises INVALID_ARGUMENT with the place of the fault."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    start = len(_BOM) if body.startswith(_BOM) else 0
     try:
-        document = json.loads(body)
-    except json.JSONDecodeError as error:
-        reason = "Invalid value." if error.msg == "Expecting value" else f"{error.msg}."
-        raise invalid(f"JSON Parse error: {reason} at offset: {error.pos}") from error
+        document = rapidjson.loads(body[start:] if start else body, number_mode=_NUMBERS)
+    except rapidjson.JSONDecodeError as error:
+        found = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.S)
+        offset, reason = (int(found[1]), found[2]) if found else (0, str(error))
+        reason = _SINCE_RENAMED.get(reason, reason)
+        raise invalid(f"JSON Parse error: {reason} at offset: {start + offset}") from error
     except RecursionError as error:
         raise invalid("JSON Parse error: nested too deeply") from error
-    except ValueError as error:  # bytes that are no UTF-8
-        raise invalid(f"JSON Parse error: {error}") from error
+    except UnicodeDecodeError:
+        document = _parse_bytes(body[start:])
     if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {_show(document)} Is not object")
+        raise invalid(f"JSON Value: {show(document)} Is not object")
     return document
+
+
+def _parse_bytes(body: bytes) -> Any:
+    """JSON with strings that are no UTF-8: TF Serving takes their bytes as they are."""
+    try:
+        return json.loads(body.decode("utf-8", "surrogateescape"), parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"JSON Parse error: {error}") from error
+
+
+def _integer(text: str) -> int | float:
+    """As RapidJSON: a whole number that no 64 bits hold is a double."""
+    return int(text) if len(text) <= 20 and int(text) in range(-(1 << 63), 1 << 64) else float(text)
+
+
+def encode(text: str) -> bytes:
+    """The bytes of a JSON text."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # from `_parse_bytes`
+        return text.encode("utf-8", "surrogateescape")
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -64,54 +109,78 @@ def signature_name(document: Mapping[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(
-            f"JSON Value: {_show(document)} not formatted correctly. 'signature_name' key must be a string value."
+            f"JSON Value: {show(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return name
 
 
-def _is_base64(value: Any) -> bool:
+def is_base64(value: Any) -> bool:
+    """Whether a value stands for bytes: an object whose one key is b64."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _decode_base64(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """As absl's decoder: white space is passed over, padding may be left out, any other stray character is an error."""
-    packed = "".join(text.split())
+    decoded = _decode_packed(text)
+    if decoded is None:
+        decoded = _decode_packed(re.sub(r"[ \t\n\v\f\r]+", "", text))
+    if decoded is None:
+        raise invalid("Unable to base64 decode")
+    return decoded
+
+
+def _decode_packed(text: str) -> bytes | None:
+    data = text.rstrip("=.")
+    missing, padding = -len(data) % 4, len(text) - len(data)
+    if missing == 3 or padding not in (0, missing):
+        return None
     try:
-        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid("Unable to base64 decode") from error
+        decoded = binascii.a2b_base64(data + "=" * missing)
+    except ValueError:  # wrong padding, or a character beyond ASCII
+        return None
+    # Python passes over what it does not know: then fewer bytes come out than the characters stand for.
+    return decoded if len(decoded) == len(data) * 3 // 4 else None
 
 
 def _leaf(value: Any, dtype: tf.DType) -> Any:
     """One JSON value as an element of type `dtype`."""
-    wrong_type = f"JSON Value: {_show(value)} Type: {_type(value)} is not of expected type: {dtype.name}"
+
+    def wrong_type() -> ServingError:
+        return invalid(f"JSON Value: {show(value)} Type: {type_of(value)} is not of expected type: {dtype_name(dtype)}")
+
+    if isinstance(value, dict):
+        if dtype != tf.string:
+            raise wrong_type()
+        if not is_base64(value):
+            raise invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
+        return decode_base64(value["b64"])
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype == tf.string:
-        if isinstance(value, str):
-            return value.encode("utf-8", "surrogatepass")
-        if _is_base64(value):
-            return _decode_base64(value["b64"])
-        if isinstance(value, dict):
-            raise invalid(f"JSON Value: {_show(value)} not formatted correctly for base64 data")
-        raise invalid(wrong_type)
+        if not isinstance(value, str):
+            raise wrong_type()
+        return encode(value)
     if dtype in _FLOAT_DIGITS:
         if not number:
-            raise invalid(wrong_type)
-        limit = float(dtype.max)
-        if (isinstance(value, int) and abs(value) >= 1 << _FLOAT_DIGITS[dtype]) or limit < abs(value) < float("inf"):
-            kind = "float" if dtype == tf.float32 else "double"
-            raise invalid(f"Cannot convert JSON value: {_show(value)} to {kind} without loss of precision.")
+            raise wrong_type()
+        refuse_loss(value, dtype)
         return value
     if dtype == tf.bool:
         if not isinstance(value, bool):
-            raise invalid(wrong_type)
+            raise wrong_type()
         return value
     if dtype in _INT_RANGES:
         low, high = _INT_RANGES[dtype]
         if not number or isinstance(value, float) or not low <= value <= high:
-            raise invalid(wrong_type)
+            raise wrong_type()
         return value
-    raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_show(value)} to type: {dtype.name}")
+    raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}")
+
+
+def refuse_loss(value: int | float, dtype: tf.DType) -> None:
+    """Raise INVALID_ARGUMENT for a whole number with more digits than the type has, or one beyond its range."""
+    whole = isinstance(value, int)
+    if abs(value) >= 1 << _FLOAT_DIGITS[dtype] if whole else float(dtype.max) < abs(value) < float("inf"):
+        raise invalid(f"Cannot convert JSON value: {show(value)} to {dtype_name(dtype)} without loss of precision.")
 
 
 def _shape(value: Any) -> list[int]:
@@ -129,7 +198,7 @@ def _fill(value: Any, shape: list[int], level: int, dtype: tf.DType, into: list[
     if not isinstance(value, list):
         if level != len(shape):
             raise invalid(
-                f"JSON Value: {_show(value)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"JSON Value: {show(value)} found at incorrect level: {level + 1} in the JSON DOM. "
                 f"Expected at level: {len(shape)}"
             )
         into.append(_leaf(value, dtype))
@@ -144,23 +213,67 @@ def _fill(value: Any, shape: list[int], level: int, dtype: tf.DType, into: list[
         _fill(element, shape, level + 1, dtype, into)
 
 
+def _pack(flat: list[Any], shape: list[int], dtype: tf.DType) -> np.ndarray:
+    if dtype == tf.string:
+        array = np.empty(len(flat), object)
+        array[:] = flat
+        return array.reshape(shape)
+    if dtype in (tf.int8, tf.int16, tf.uint8):
+        # Through int64, so that 300 for a uint8 wraps as TF Serving's int_val does, and does not raise.
+        return np.array(flat, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
+    return np.array(flat, dtype.as_numpy_dtype).reshape(shape)
+
+
+def _regular(value: Any, dtype: tf.DType) -> np.ndarray | None:
+    """Nested lists as an array, when all is as it should be; None to have `_array` look for the fault, leaf by leaf.
+
+    For speed alone: lists are joined and types looked at without a Python call for each number.
+    """
+    shape = _shape(value)
+    flat = [value]
+    for size in shape:
+        if set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
+            return None
+        flat = list(itertools.chain.from_iterable(flat))
+    kinds = set(map(type, flat))
+    if dtype == tf.string and kinds == {dict} and all(map(is_base64, flat)):
+        return _pack([decode_base64(element["b64"]) for element in flat], shape, dtype)
+    if dtype == tf.string and kinds <= {str}:
+        return _pack(list(map(encode, flat)), shape, dtype)
+    if dtype == tf.bool and kinds <= {bool}:
+        return _pack(flat, shape, dtype)
+    if dtype in _INT_RANGES and kinds <= {int}:
+        low, high = _INT_RANGES[dtype]
+        return _pack(flat, shape, dtype) if not flat or (low <= min(flat) and max(flat) <= high) else None
+    if dtype in _FLOAT_DIGITS and kinds <= {int, float}:
+        array = np.array(flat, np.float64)
+        limit = float(1 << _FLOAT_DIGITS[dtype]) if int in kinds else float(dtype.max)
+        # NaN and the infinities compare as false or are let through: they are numbers of both types.
+        if np.any((np.abs(array) >= limit) & np.isfinite(array)) and not (int not in kinds and dtype == tf.float64):
+            return None
+        return array.astype(dtype.as_numpy_dtype).reshape(shape)
+    return None
+
+
 def _array(value: Any, dtype: tf.DType) -> np.ndarray:
     """Nested lists (or one value) as an array of `dtype`; strings as an object array of bytes."""
+    array = _regular(value, dtype)
+    if array is not None:
+        return array
     shape = _shape(value)
     flat: list[Any] = []
     _fill(value, shape, 0, dtype, flat)
-    # Through int64 for narrow integers, so that 300 for a uint8 wraps as TF Serving's int_val does, and does not raise.
-    if dtype in (tf.int8, tf.int16, tf.uint8):
-        return np.array(flat, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
-    return np.array(flat, object if dtype == tf.string else dtype.as_numpy_dtype).reshape(shape)
+    return _pack(flat, shape, dtype)
 
 
 def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[str, dict[str, np.ndarray]]:
     """(ROW or COLUMN, the request's tensors by name), read as the SignatureDef's types. Raises INVALID_ARGUMENT."""
     dtypes = {name: tf.as_dtype(info.dtype) for name, info in signature.inputs.items()}
+    if not dtypes:
+        raise invalid(f"Failed to get input map for signature: {signature_name(document) or 'DEFAULT'}")
     if ROW in document and COLUMN in document:
         raise invalid(
-            f"JSON Value: {_show(document)} Not formatted correctly expecting only "
+            f"JSON Value: {show(document)} Not formatted correctly expecting only "
             f"one of '{COLUMN}' or '{ROW}' keys to exist "
         )
     if ROW in document:
@@ -173,24 +286,49 @@ def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[str, dict[
 def _rows(document: Mapping[str, Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
     instances = document[ROW]
     if not isinstance(instances, list):
-        raise invalid(f"JSON Value: {_show(document)} Excepting '{ROW}' to be an list/array")
+        raise invalid(f"JSON Value: {show(document)} Excepting '{ROW}' to be an list/array")
     if not instances:
-        raise invalid(f"JSON Value: {_show(document)} No values in '{ROW}' array")
+        raise invalid(f"JSON Value: {show(document)} No values in '{ROW}' array")
     if not isinstance(instances[0], dict) and len(dtypes) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors required "
             "as per tensorinfo_map"
         )
+    regular = _regular_rows(instances, dtypes)
+    return regular if regular is not None else _judged_rows(instances, dtypes)
 
-    def named(value: Any) -> bool:
-        return isinstance(value, dict) and not _is_base64(value)
 
-    objects = named(instances[0])
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and not is_base64(value)
+
+
+def _regular_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray] | None:
+    """All rows at once, when they are alike; None to have `_judged_rows` look for the fault."""
+    try:
+        if not any(map(_named, instances)):
+            columns = {next(iter(dtypes)): instances}
+        elif all(_named(row) and row.keys() == dtypes.keys() for row in instances):
+            columns = {name: [row[name] for row in instances] for name in dtypes}
+        else:
+            return None
+        arrays = {name: _regular(column, dtypes[name]) for name, column in columns.items()}
+    except ServingError:
+        return None
+    return (
+        {name: array for name, array in arrays.items() if array is not None}
+        if all(array is not None for array in arrays.values())
+        else None
+    )
+
+
+def _judged_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
+    """Row by row, so that the first fault is named with its row and key."""
+    objects = _named(instances[0])
     columns: dict[str, list[np.ndarray]] = {}
     for index, instance in enumerate(instances):
-        if objects and not named(instance):
+        if objects and not _named(instance):
             raise invalid(f"Expecting object but got list at item {index} of input list")
-        if not objects and named(instance):
+        if not objects and _named(instance):
             raise invalid(f"Expecting value/list but got object at item {index} of input list")
         row = instance if objects else {next(iter(dtypes)): instance}
         for name, value in row.items():
@@ -207,7 +345,7 @@ def _rows(document: Mapping[str, Any], dtypes: dict[str, tf.DType]) -> dict[str,
             columns[name].append(array)
         if set(row) != set(dtypes):
             raise invalid(
-                f"Failed to process element: {index} of '{ROW}' list. JSON object: {_show(row)} "
+                f"Failed to process element: {index} of '{ROW}' list. JSON object: {show(row)} "
                 f"keys must be equal to: {','.join(sorted(dtypes))}"
             )
     return {name: np.stack(values) for name, values in columns.items()}
@@ -226,7 +364,7 @@ def _join(array: np.ndarray) -> str:
 
 
 def _columns(value: Any, dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
-    if not isinstance(value, dict) or _is_base64(value):
+    if not _named(value):
         if len(dtypes) > 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required "
@@ -237,51 +375,3 @@ def _columns(value: Any, dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
     return {name: _array(value[name], dtype) for name, dtype in dtypes.items()}
-
-
-def _jsonable(name: str, values: np.ndarray) -> Any:
-    """`values` as nested lists that json writes as TF Serving does."""
-    if values.dtype.kind == "f" or values.dtype == tf.bfloat16.as_numpy_dtype:
-        # By way of text: the shortest decimals that read back as this float32 (0.2, not 0.20000000298023224).
-        texts = values.astype(np.float32 if values.dtype.itemsize < 4 else values.dtype).astype("U32")
-        flat: list[Any] = [float(text) for text in texts.ravel()]
-    elif values.dtype.kind in "OSU":
-        raw = [value if isinstance(value, bytes) else str(value).encode() for value in values.ravel()]
-        if name.endswith("_bytes"):
-            flat = [{"b64": base64.b64encode(value).decode()} for value in raw]
-        else:
-            flat = [value.decode("utf-8", "replace") for value in raw]
-    elif values.dtype.kind in "iub":
-        return values.tolist()
-    else:
-        raise invalid(f"Failed to write JSON value for tensor type: {values.dtype.name}")
-    boxed = np.empty(len(flat), object)
-    boxed[:] = flat
-    return boxed.reshape(values.shape).tolist()
-
-
-def write_outputs(layout: str, outputs: Mapping[str, np.ndarray]) -> bytes:
-    """The body of the answer, in the layout of the request.
-
-    One output is written bare, several as objects by name. Raises INVALID_ARGUMENT when outputs of a ROW request
-    have no common batch dimension.
-    """
-    answer: Any
-    if layout == COLUMN:
-        columns = {name: _jsonable(name, values) for name, values in outputs.items()}
-        answer = {"outputs": columns if len(columns) > 1 else next(iter(columns.values()))}
-    else:
-        batch = None
-        for name, values in outputs.items():
-            if not values.ndim:
-                raise invalid(f"Tensor name: {name} has no shape information ")
-            if batch is not None and len(values) != batch:
-                raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(values)} expecting: {batch}")
-            batch = len(values)
-        columns = {name: _jsonable(name, values) for name, values in outputs.items()}
-        if len(columns) == 1:
-            answer = {"predictions": next(iter(columns.values()))}
-        else:
-            rows = zip(*columns.values(), strict=True)
-            answer = {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
-    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")

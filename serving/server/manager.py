@@ -1,22 +1,26 @@
-"""Which versions are served: loads the highest of every model, polls for newer ones, and swaps them under traffic.
+"""Which versions are served: loads what each model's policy chooses, polls for new ones, and swaps them under traffic.
 
-The policy is TF Serving's default: the latest version only, and availability first (the old one answers until
-the new one is loaded and warm).
+Availability first, as TF Serving's default policy: a version goes only when another one of its model is loaded and
+warm, and its memory when the last request on it is answered. Readers take no lock: what they look at is replaced as a
+whole.
 """
 
 import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from graftline.errors import UserError
-from serving.locate import SAVED_MODEL, Model, scan_versions
-from serving.server.errors import Code, ServingError
+from serving.locate import SAVED_MODEL, Model
+from serving.model_config import ModelConfig
+from serving.server.errors import Code, ServingError, invalid
 from serving.server.models import LoadedModel, LoadError
 
 _logger = logging.getLogger(__name__)
+
+Load = Callable[[str, str, int], LoadedModel]  # (directory, model's name, version) → the model, not yet warmed up
 
 
 @dataclass(frozen=True)
@@ -24,22 +28,21 @@ class VersionState:
     """The state of one version, in the words of TF Serving's ModelVersionStatus."""
 
     version: int
-    state: str  # LOADING, AVAILABLE, UNLOADING or END
+    state: str  # START, LOADING, AVAILABLE, UNLOADING or END
     code: Code = Code.OK
     message: str = ""
 
 
+@dataclass
 class _Served:
-    """One model: the version that answers, and what became of the others."""
+    """One model: its config and the versions that answer, each with the directory that it came from."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.current: tuple[int, LoadedModel] | None = None
-        self.states: dict[int, VersionState] = {}
-        self.refused: dict[int, tuple[int, int]] = {}  # version that failed to load → what its file was then
+    config: ModelConfig
+    loaded: Mapping[int, tuple[str, LoadedModel]] = field(default_factory=dict)
+    refused: dict[str, tuple[int, int]] = field(default_factory=dict)  # directory that failed → what it held then
 
-    def note(self, version: int, state: str, code: Code = Code.OK, message: str = "") -> None:
-        self.states = {**self.states, version: VersionState(version, state, code, message)}
+    def has(self, version: int, path: str) -> bool:
+        return version in self.loaded and self.loaded[version][0] == path
 
 
 def _mark(path: str) -> tuple[int, int]:
@@ -48,72 +51,203 @@ def _mark(path: str) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-class ModelManager:
-    """The models being served, by name. `load` first; `poll` at will or `start_polling`; `close` in the end."""
+def _load(path: str, name: str, version: int) -> LoadedModel:
+    return LoadedModel(path)
 
-    def __init__(self, models: Sequence[Model]) -> None:
-        self._served = {model.name: _Served(model) for model in models}
-        self._swap = threading.Lock()  # one load at a time
+
+class ModelManager:
+    """The models being served, by name. `load` first; `poll` at will or `start_polling`; `close` in the end.
+
+    `allow_version_labels_for_unavailable_models` is TF Serving's flag: a label that is new may name a version that is
+    not loaded yet. A label in use moves to loaded versions only.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model | ModelConfig],
+        load: Load = _load,
+        allow_version_labels_for_unavailable_models: bool = True,
+    ) -> None:
+        configs = [model if isinstance(model, ModelConfig) else ModelConfig.of(model) for model in models]
+        self._served = {config.name: _Served(config) for config in configs}
+        self._states: dict[str, dict[int, VersionState]] = {}  # also of models that are served no more
+        self._load = load
+        self._labels_ahead = allow_version_labels_for_unavailable_models
+        self._swap = threading.RLock()  # one change at a time
         self._stopped = threading.Event()
         self._poller: threading.Thread | None = None
 
-    def load(self) -> None:
-        """Load the highest version of every model. Raises UserError for the first that cannot be served."""
-        for served in self._served.values():
-            version, path = served.model.newest
-            try:
-                self._take_up(served, version, path)
-            except LoadError as error:
-                raise UserError(f"model '{served.model.name}' version {version}: {error}; push it again") from error
+    # What changes what is served
 
-    def _take_up(self, served: _Served, version: int, path: str) -> None:
-        """Load and warm a version, then put it in the place of the one that answers."""
+    def load(self) -> None:
+        """Load what every model's policy chooses.
+
+        A version that fails is passed over when another can take its place; its state tells why. Raises UserError for a
+        model of which none can be served, or whose labels name versions that are not.
+        """
         with self._swap:
-            served.note(version, "LOADING")
-            loaded = None
+            for served in self._served.values():
+                failed = self._refresh(served)
+                if not served.loaded:
+                    raise UserError(_nothing_to_serve(served.config, failed))
+                if not self._labels_ahead:
+                    for label, version in served.config.labels.items():
+                        if version not in served.loaded:
+                            raise UserError(
+                                f"model '{served.config.name}': label '{label}' names version {version}, which is not "
+                                f"served; served are {_list(served.loaded)}"
+                            )
+
+    def poll(self) -> None:
+        """Look at every base path once, and take up what its policy now chooses.
+
+        A version that fails to load is reported in its state and left alone until its file changes. When nothing
+        that can be loaded is left, what is loaded goes on answering.
+        """
+        with self._swap:
+            for served in self._served.values():
+                if served.config.fixed is not None:
+                    continue
+                try:
+                    self._refresh(served)
+                except OSError as error:  # removed between the look and the load, or a file system that is away
+                    _logger.warning("cannot look for versions of %s: %s", served.config.name, error)
+
+    def reload(self, configs: Sequence[ModelConfig]) -> None:
+        """Serve these models and no others, from when every one of them can answer. When one can't, nothing changes.
+
+        Raises ServingError, as TF Serving's HandleReloadConfigRequest: INVALID_ARGUMENT (a model listed twice, a base
+        path that is not there), NOT_FOUND (no versions in it), FAILED_PRECONDITION (a label in use moved to a version
+        that is not available), UNKNOWN (a model of which no version can be loaded).
+        """
+        with self._swap:
+            for config in configs:
+                self._check_config(config, configs)
+            after: dict[str, _Served] = {}
+            before = dict(self._served)
+            states = {name: dict(known) for name, known in self._states.items()}
             try:
-                loaded = LoadedModel(path)
+                for config in configs:
+                    after[config.name] = _Served(config)
+                    self._prepare(after[config.name], before.get(config.name))
+            except BaseException:
+                kept = {id(model) for served in before.values() for _, model in served.loaded.values()}
+                for served in after.values():
+                    self._retire(model for _, model in served.loaded.values() if id(model) not in kept)
+                self._states = states
+                raise
+            self._served = after
+            for name, served in before.items():
+                wanted = after[name].loaded if name in after else {}
+                gone = [version for version, entry in served.loaded.items() if wanted.get(version) != entry]
+                self._unload(name, {version: served.loaded[version][1] for version in gone}, still=wanted)
+
+    def _check_config(self, config: ModelConfig, configs: Sequence[ModelConfig]) -> None:
+        if sum(other.name == config.name for other in configs) > 1:
+            raise invalid(f"Illegal to list model {config.name} multiple times in config list")
+        if config.fixed is None and not os.path.isdir(config.base_path):
+            raise invalid(f"Could not find base path {config.base_path} for servable {config.name}")
+        served = self._served.get(config.name)
+        for label, version in config.labels.items():
+            in_use = served.config.labels.get(label, version) != version if served else False
+            if (in_use or not self._labels_ahead) and (served is None or version not in served.loaded):
+                raise ServingError(
+                    Code.FAILED_PRECONDITION,
+                    f"Request to assign label to version {version} of model {config.name}, which is not currently "
+                    "available for inference",
+                )
+
+    def _prepare(self, served: _Served, before: _Served | None) -> None:
+        """Load what a config wants that no request sees yet, but for what of it is loaded already."""
+        config = served.config
+        found = config.find()
+        chosen = config.policy.choose(found)
+        if not chosen:
+            raise ServingError(
+                Code.NOT_FOUND,
+                f"Unable to find a numerical version path for servable {config.name} at: {config.base_path}",
+            )
+        if before:
+            served.refused = dict(before.refused)
+            served.loaded = {
+                version: before.loaded[version] for version in chosen if before.has(version, found[version])
+            }
+        failed = self._take_up(served, {version: found[version] for version in chosen if version not in served.loaded})
+        if not served.loaded:
+            version, error = next(iter(failed.items()))
+            raise ServingError(
+                Code.UNKNOWN,
+                f"1 model(s) did not become available: {{{{{{name: {config.name} version: {version}}} "
+                f"due to error: {Code.INVALID_ARGUMENT.name}: {error}}}, }}",
+            )
+
+    def _refresh(self, served: _Served) -> dict[int, LoadError]:
+        """Bring one model to what its policy chooses now; the versions that failed at it, with their errors."""
+        failed: dict[int, LoadError] = {}
+        while True:
+            found = served.config.find()
+            sound = {
+                version: path
+                for version, path in found.items()
+                if served.has(version, path) or served.refused.get(path) != _mark(path)
+            }
+            chosen = served.config.policy.choose(sound)
+            fresh = {version: sound[version] for version in chosen if not served.has(version, sound[version])}
+            if not fresh:
+                break
+            # The next one below takes the place of one that fails, as far as the policy lets it.
+            failed.update(self._take_up(served, fresh))
+        if chosen:
+            gone = {version: model for version, (_, model) in served.loaded.items() if version not in chosen}
+            served.loaded = {version: entry for version, entry in served.loaded.items() if version in chosen}
+            self._unload(served.config.name, gone)
+        return failed
+
+    def _take_up(self, served: _Served, fresh: Mapping[int, str]) -> dict[int, LoadError]:
+        """Load and warm versions, the highest first, each answering from then on; those that failed, with the error."""
+        failed: dict[int, LoadError] = {}
+        name = served.config.name
+        for version in sorted(fresh, reverse=True):
+            path, loaded = fresh[version], None
+            mark = _mark(path)
+            self._note(name, version, "LOADING")
+            try:
+                loaded = self._load(path, name, version)
                 loaded.warm_up()
             except LoadError as error:
                 if loaded:
                     loaded.retire()
-                served.note(version, "END", Code.INVALID_ARGUMENT, str(error))
-                raise
-            before, served.current = served.current, (version, loaded)
-            served.note(version, "AVAILABLE")
-            _logger.info("serving %s version %d from %s", served.model.name, version, path)
-            if before:
-                served.note(before[0], "UNLOADING")
-                before[1].retire()
-                served.note(before[0], "END")
-
-    def poll(self) -> None:
-        """Look at every base path once, and take up a version that is now the highest.
-
-        A version that fails to load is reported in its state and left alone until its file changes. When the highest
-        version was removed, the next one below takes over; when all are gone, the loaded one goes on answering.
-        """
-        for served in self._served.values():
-            base_path = served.model.base_path
-            if base_path is None:
+                self._note(name, version, "END", Code.INVALID_ARGUMENT, str(error))
+                _logger.error("%s", error)
+                served.refused[path] = mark
+                failed[version] = error
                 continue
-            try:
-                versions = scan_versions(base_path)
-                for version in sorted(versions, reverse=True):
-                    if served.current and served.current[0] == version:
-                        break
-                    mark = _mark(versions[version])
-                    if served.refused.get(version) == mark:
-                        continue
-                    try:
-                        self._take_up(served, version, versions[version])
-                    except LoadError as error:
-                        served.refused[version] = mark
-                        _logger.error("%s", error)
-                        continue
-                    break
-            except OSError as error:  # removed between the look and the load, or a file system that is away
-                _logger.warning("cannot look for versions of %s: %s", served.model.name, error)
+            before = served.loaded.get(version)
+            served.loaded = {**served.loaded, version: (path, loaded)}
+            self._note(name, version, "AVAILABLE")
+            _logger.info("serving %s version %d from %s", name, version, path)
+            if before:  # the same number from another directory
+                before[1].retire()
+        return failed
+
+    def _unload(self, name: str, models: Mapping[int, LoadedModel], still: Iterable[int] = ()) -> None:
+        """Take versions out of service; `still` are the numbers that another directory goes on serving."""
+        for version in models:
+            if version not in still:
+                self._note(name, version, "UNLOADING")
+        self._retire(models.values())
+        for version in models:
+            if version not in still:
+                self._note(name, version, "END")
+
+    @staticmethod
+    def _retire(models: Iterable[LoadedModel]) -> None:
+        for model in models:
+            model.retire()
+
+    def _note(self, name: str, version: int, state: str, code: Code = Code.OK, message: str = "") -> None:
+        known = self._states.get(name, {})
+        self._states = {**self._states, name: {**known, version: VersionState(version, state, code, message)}}
 
     def start_polling(self, seconds: float) -> None:
         """Poll every `seconds` in a thread, until `close`."""
@@ -130,9 +264,11 @@ class ModelManager:
         self._stopped.set()
         if self._poller:
             self._poller.join()
-        for served in self._served.values():
-            if served.current:
-                served.current[1].retire()
+        with self._swap:
+            for served in self._served.values():
+                self._retire(model for _, model in served.loaded.values())
+
+    # What requests ask
 
     @property
     def names(self) -> list[str]:
@@ -140,30 +276,47 @@ class ModelManager:
         return sorted(self._served)
 
     @contextlib.contextmanager
-    def use(self, name: str, version: int | None = None) -> Iterator[tuple[int, LoadedModel]]:
+    def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[tuple[int, LoadedModel]]:
         """The version number and the model that answer for `name`, held loaded for the length of the `with`.
 
-        Raises NOT_FOUND, in TF Serving's words, for a model or version that is not loaded.
+        The highest version that is loaded answers unless a `version` or a `label` says otherwise. Raises, in TF
+        Serving's words, NOT_FOUND for a model or version that is not loaded, INVALID_ARGUMENT for an unknown label.
         """
+        if label is not None:
+            version = self.version_of(name, label)
         while True:
             served = self._served.get(name)
-            current = served.current if served else None
-            if current is None or version not in (None, current[0]):
+            loaded = served.loaded if served else {}
+            number = max(loaded, default=None) if version is None else version
+            if number is None or number not in loaded:
                 wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
                 raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
+            model = loaded[number][1]
             with contextlib.ExitStack() as stack:
                 try:
-                    stack.enter_context(current[1])
+                    stack.enter_context(model)
                 except ServingError:
                     if self._stopped.is_set():
                         raise
                     continue  # swapped between the look and the hold: the new one is there by now
-                yield current
+                yield number, model
                 return
+
+    def version_of(self, name: str, label: str) -> int:
+        """The version that a label of a model names. Raises INVALID_ARGUMENT."""
+        labels = self.labels(name)
+        if label not in labels:
+            raise invalid(f"Unrecognized servable version label: {label}")
+        return labels[label]
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Label → version, of a model; empty for an unknown one."""
+        served = self._served.get(name)
+        return served.config.labels if served else {}
 
     def states(self, name: str, version: int | None = None) -> list[VersionState]:
         """The states of a model's versions, the highest first, or of one version. Raises NOT_FOUND."""
-        known = self._served[name].states if name in self._served else {}
+        known = self._states.get(name, {})
         if version is None:
             if not known:
                 raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
@@ -171,3 +324,17 @@ class ModelManager:
         if version not in known:
             raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
         return [known[version]]
+
+
+def _list(versions: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(versions)))
+
+
+def _nothing_to_serve(config: ModelConfig, failed: Mapping[int, LoadError]) -> str:
+    if failed:
+        version, error = next(iter(failed.items()))
+        return f"model '{config.name}' version {version}: {error}; push it again"
+    found = config.find()
+    if found:
+        return f"model '{config.name}': {config.policy} is asked for, but {config.base_path} holds {_list(found)}"
+    return f"model '{config.name}': no numbered version with a SavedModel in {config.base_path}; push one"

@@ -2,43 +2,57 @@
 
 from typing import Any
 
+from google.protobuf import any_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from serving.server.errors import Code, ServingError, invalid
+from serving.server.errors import invalid
 from serving.server.manager import ModelManager
 
 SIGNATURE_DEF = "signature_def"  # the one metadata_field that TF Serving knows
 
 
-def wanted_version(spec: Any) -> int | None:
-    """The version that a ModelSpec asks for, None for the latest. Raises INVALID_ARGUMENT without a model name."""
+def wanted(spec: Any) -> tuple[str, int | None, str | None]:
+    """(name, version, label) that a ModelSpec asks for, as `ModelManager.use` takes them; one of the two at most.
+
+    An explicit version 0 is a version. Raises INVALID_ARGUMENT without a model name.
+    """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    if spec.version_label:
-        refuse_label(spec.version_label)
-    return spec.version.value if spec.HasField("version") else None
+    choice = spec.WhichOneof("version_choice")
+    return (
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
 
 
-def refuse_label(label: str) -> None:
-    """Version labels are configured in TF Serving's model config file, which this server does not have."""
-    raise ServingError(Code.FAILED_PRECONDITION, f"Unrecognized servable version label: {label}")
-
-
-def metadata(manager: ModelManager, name: str, version: int | None) -> get_model_metadata_pb2.GetModelMetadataResponse:
+def metadata(
+    manager: ModelManager, name: str, version: int | None, label: str | None = None
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """The signatures of a model, with the version that they are of. Raises NOT_FOUND."""
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    with manager.use(name, version) as (number, model):
+    with manager.use(name, version, label) as (number, model):
         for key, signature in model.signatures.items():
             signatures.signature_def[key].CopyFrom(signature)
     response.model_spec.name = name
     response.model_spec.version.value = number
-    response.metadata[SIGNATURE_DEF].Pack(signatures)
+    packed = any_pb2.Any()
+    packed.Pack(signatures)
+    response.metadata[SIGNATURE_DEF].CopyFrom(packed)
     return response
 
 
-def status(manager: ModelManager, name: str, version: int | None) -> get_model_status_pb2.GetModelStatusResponse:
-    """The states of a model's versions, the highest first. Raises NOT_FOUND."""
+def status(
+    manager: ModelManager, name: str, version: int | None, label: str | None = None
+) -> get_model_status_pb2.GetModelStatusResponse:
+    """The states of a model's versions, the highest first. Raises NOT_FOUND.
+
+    A label narrows it to the version that it names; an unknown one is passed over, as TF Serving does here
+    (get_model_status_impl.cc) and in no other method.
+    """
+    if label is not None and label in manager.labels(name):
+        version = manager.labels(name)[label]
     response = get_model_status_pb2.GetModelStatusResponse()
     for found in manager.states(name, version):
         entry = response.model_version_status.add(

@@ -10,6 +10,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.push_settings import PushSettings, ServingValidationSettings, VertexSettings
+from graftline.errors import UserError
 from pipeline import compile as compiling
 from pipeline import config
 from pipeline.dag import code_hash, pipeline_name
@@ -21,6 +23,7 @@ _NODES = {
     "ExampleValidator",
     "Transform",
     "Trainer",
+    "ServingValidator",
     "Evaluator",
     "Pusher",
 }
@@ -82,6 +85,74 @@ def test_the_dag_compiles_to_a_valid_spec(
         assert private not in text
 
 
+def _compiled(
+    settings: config.Config, target: compiling.Target, folder: pathlib.Path
+) -> pipeline_spec_pb2.PipelineSpec:
+    compiling.compile_pipeline(settings, target, folder / "out")
+    return _spec(target, (folder / "out").read_text())
+
+
+@pytest.mark.parametrize("target", ["vertex", "kubeflow"])
+def test_what_the_serving_validation_refuses_is_neither_blessed_nor_pushed(
+    settings: config.Config, tmp_path: pathlib.Path, target: compiling.Target
+) -> None:
+    tasks = _compiled(settings, target, tmp_path).root.dag.tasks
+    for node in ("Evaluator", "Pusher"):
+        found = tasks[node].inputs.artifacts["infra_blessing"].task_output_artifact
+        assert (found.producer_task, found.output_artifact_key) == ("ServingValidator", "blessing")
+    assert "Evaluator" not in tasks["ServingValidator"].dependent_tasks
+
+
+@pytest.mark.parametrize("target", ["vertex", "kubeflow"])
+def test_who_looks_at_the_served_versions_never_comes_from_the_cluster_s_cache(
+    settings: config.Config, tmp_path: pathlib.Path, target: compiling.Target
+) -> None:
+    tasks = _compiled(settings, target, tmp_path).root.dag.tasks
+    assert {node for node in _NODES if not tasks[node].caching_options.enable_cache} == {
+        "ServingValidator",
+        "Evaluator",
+        "Pusher",
+    }
+    served = "gs://bucket/graftline/models/photos"
+    for node in ("ServingValidator", "Evaluator", "Pusher"):
+        assert served in json_format.MessageToJson(tasks[node].inputs), node
+
+
+def test_a_push_goes_where_the_config_says(settings: config.Config, tmp_path: pathlib.Path) -> None:
+    elsewhere = settings.model_copy(update={"push": PushSettings(path="gs://other/roses", keep_versions=9)})
+    tasks = _compiled(elsewhere, "vertex", tmp_path).root.dag.tasks
+    assert "gs://other/roses" in json_format.MessageToJson(tasks["Pusher"].inputs)
+    given = tasks["Pusher"].inputs.parameters["custom_config"].runtime_value.constant_value.string_value
+    assert json.loads(given)["settings"]["keep_versions"] == 9
+    assert "gs://other/roses" in json_format.MessageToJson(tasks["Evaluator"].inputs)
+
+
+def test_a_vertex_endpoint_is_in_the_spec(settings: config.Config, tmp_path: pathlib.Path) -> None:
+    vertex = VertexSettings(project="my-project", region="europe-west4", endpoint="roses")
+    to_endpoint = settings.model_copy(update={"push": PushSettings(vertex=vertex)})
+    spec = _compiled(to_endpoint, "vertex", tmp_path)
+    executors = json_format.MessageToDict(spec.deployment_spec)["executors"]
+    assert executors["Pusher_executor"]["container"]["args"][:2] == [
+        "--executor_class_path",
+        "tfx.extensions.google_cloud_ai_platform.pusher.executor.Executor",
+    ]
+    inputs = json_format.MessageToJson(spec.root.dag.tasks["Pusher"].inputs)
+    for told in ("my-project", "europe-west4", "roses", "ai_platform_enable_vertex"):
+        assert told in inputs
+
+
+def test_tfx_s_infra_validator_is_refused_for_it_does_not_compile(
+    settings: config.Config, tmp_path: pathlib.Path
+) -> None:
+    docker = settings.model_copy(update={"serving_validation": ServingValidationSettings(engine="docker")})
+    with pytest.raises(UserError) as caught:
+        compiling.compile_pipeline(docker, "vertex", tmp_path / "out")
+    assert str(caught.value).startswith(
+        "serving_validation.engine is docker, but TFX's InfraValidator does not compile"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
     from tfx.utils import import_utils
 
@@ -90,6 +161,13 @@ def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
 
     assert import_utils.import_class_by_path(Quarantine.TYPE_NAME) is Quarantine
     assert import_utils.import_class_by_path("components.evaluator.Executor") is Executor
+
+
+def test_settings_that_no_folder_suits_are_refused_before_anything_is_compiled(tmp_path: pathlib.Path) -> None:
+    both = config.load(None, ["data.manifest=labels.csv", "data.spans=2"], {"images": "gs://bucket/photos"})
+    with pytest.raises(UserError, match=r"data.manifest is labels.csv, which goes with .* not with data.spans"):
+        compiling.compile_pipeline(both, "vertex", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_path_is_pointed_out_as_one_of_the_cluster() -> None:

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from components.gate import METRICS, Threshold
+from components.evaluation.settings import (
+    DimensionThresholds,
+    GateSettings,
+    LossThreshold,
+    SliceThresholds,
+    Threshold,
+)
 from graftline.errors import UserError
 from pipeline import config
 from pipeline.config import Config, load
@@ -45,11 +51,10 @@ def test_the_printed_defaults_load_back_as_the_defaults(write):
 
 def test_every_key_of_the_printed_defaults_has_a_comment_above_it():
     lines = config.defaults_as_yaml().splitlines()
-    metrics = [f"{name}:" for name in Config().gate]
     keys = [number for number, line in enumerate(lines) if ":" in line and not line.lstrip().startswith("#")]
     assert len(keys) > 30
     bare = [lines[number].strip() for number in keys if not lines[number - 1].lstrip().startswith("# ")]
-    assert bare == metrics  # their keys below them are commented
+    assert bare == []
 
 
 def test_the_printed_defaults_are_also_what_a_yaml_1_1_reader_expects():
@@ -191,10 +196,21 @@ _configs = st.builds(
         crop=st.floats(0, 1),
         views=st.integers(0, 9),
     ),
-    gate=st.dictionaries(
-        st.sampled_from(sorted(METRICS)),
-        st.builds(Threshold, min=st.floats(0, 1), max=st.none() | st.floats(0, 1)),
-        min_size=1,
+    gate=st.builds(
+        GateSettings,
+        accuracy=st.builds(Threshold, min=st.floats(0, 0.5), max=st.none() | st.floats(0.5, 1)),
+        macro_f1=st.none() | st.builds(Threshold, min_change=st.floats(-1, 1)),
+        cross_entropy=st.none() | st.builds(LossThreshold, max=st.floats(0, 1e10)),
+        tie=st.sampled_from(["bless", "refuse"]),
+        significance=st.just("off") | st.floats(0.001, 0.5),
+        slices=st.dictionaries(
+            st.just("class"),
+            st.builds(
+                DimensionThresholds,
+                recall=st.builds(Threshold, min=st.floats(0, 1)),
+                values=st.dictionaries(_text, st.builds(SliceThresholds, min_examples=st.none() | st.integers(1, 99))),
+            ),
+        ),
     ),
     beam=st.builds(config.BeamSettings, options=st.lists(_text, max_size=3)),
 )
@@ -220,15 +236,15 @@ def test_an_override_of_any_number_and_any_path_says_what_it_says(seed: int, rat
 
 
 def test_a_threshold_set_alone_keeps_the_others(write):
-    expected = {"accuracy": Threshold(min=0.9, min_change=0.0)}
+    expected = GateSettings(accuracy=Threshold(min=0.9, min_change=0.0))
     assert load(None, ["gate.accuracy.min=0.9"]).gate == expected
     assert load(write("gate: {accuracy: {min: 0.9}}")).gate == expected
 
 
 def test_a_metric_that_is_null_has_no_threshold():
-    assert load(None, ["gate.accuracy=null", "gate.cross_entropy.max=0.7"]).gate == {
-        "cross_entropy": Threshold(max=0.7)
-    }
+    read = load(None, ["gate.accuracy=null", "gate.cross_entropy.max=0.7"]).gate
+    assert read == GateSettings(cross_entropy=LossThreshold(max=0.7))
+    assert list(read.thresholds) == ["cross_entropy"]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +255,15 @@ def test_a_gate_without_a_threshold_is_refused(overrides: list[str]):
         "but must be at least one min or max, for example gate.accuracy.min=0.5: "
         "without one nothing judges a first model"
     )
+
+
+def test_thresholds_of_slices_are_read_from_a_file_and_from_overrides(write):
+    expected = DimensionThresholds(recall=Threshold(min=0.6), values={"red rose": SliceThresholds(min_examples=3)})
+    section = "{recall: {min: 0.6}, values: {red rose: {min_examples: 3}}}"
+    assert load(write(f"gate: {{slices: {{class: {section}}}}}")).gate.slices == {"class": expected}
+    read = load(None, ["gate.slices.class.recall.min=0.6", "gate.slices.size.min_examples=3"]).gate.slices
+    assert read["class"] == DimensionThresholds(recall=Threshold(min=0.6))
+    assert read["size"] == DimensionThresholds(min_examples=3)
 
 
 def test_an_unknown_metric_names_the_nearest():
@@ -261,6 +286,16 @@ def test_an_unknown_key_in_a_file_names_the_file_the_whole_key_and_the_nearest(w
         ("batch_size=3", "--set: unknown key 'batch_size'; did you mean 'training.batch_size'?"),
         ("augmentation.rotate=0.1", "--set: unknown key 'augmentation.rotate'; did you mean 'augmentation.rotation'?"),
         ("gate.accuracy.mim=0.9", "--set: unknown key 'gate.accuracy.mim'; did you mean 'gate.accuracy.min'?"),
+        ("gate.slices.clas.recall.min=0.9", "--set: unknown key 'gate.slices.clas'; did you mean 'gate.slices.class'?"),
+        (
+            "gate.slices.class.recal.min=0.9",
+            "--set: unknown key 'gate.slices.class.recal'; did you mean 'gate.slices.class.recall'?",
+        ),
+        (
+            "gate.slices.class.values.rose.recal.min=0.9",
+            "--set: unknown key 'gate.slices.class.values.rose.recal'; did "
+            "you mean 'gate.slices.class.values.rose.recall'?",
+        ),
         ("model.xyz=1", "--set: unknown key 'model.xyz'; known here: name"),
     ],
 )
@@ -306,6 +341,18 @@ def test_no_misspelt_key_is_passed_over_in_silence(key: str, tail: str):
         ("model.name=a/b", "model.name is 'a/b', but must be letters, digits, '.', '_' and '-', "
          "beginning with a letter or digit"),
         ("gate.accuracy.min=.nan", "gate.accuracy.min is nan, but must be a finite number"),
+        ("gate.accuracy.min=1.5", "gate.accuracy.min is 1.5, but must be at most 1"),
+        ("gate.auc.min_change=-1.5", "gate.auc.min_change is -1.5, but must be at least -1"),
+        ("gate.cross_entropy.max=-1", "gate.cross_entropy.max is -1, but must be at least 0"),
+        ("gate.accuracy.max=0.4", "gate.accuracy is {max: 0.4, min: 0.5, min_change: 0.0}, but must be with a min that "
+         "is not above max, or nothing is blessed"),
+        ("gate.significance=2.0", "gate.significance is 2.0, but must be 'off' or at most 0.5"),
+        ("gate.tie=maybe", "gate.tie is 'maybe', but must be 'bless' or 'refuse'"),
+        ("gate.slices={size: {recall: {min: 0.5}}}", "gate.slices is {size: {recall: {min: 0.5}}}, but must be without "
+         "size.recall: only the slices of class have a recall"),
+        ("gate.slices={size: {values: {larg: {accuracy: {min: 0.5}}}}}", "gate.slices is {size: {values: {larg: "
+         "{accuracy: {min: 0.5}}}}}, but must be without size.values.larg: its values are tiny, small, medium, large; "
+         "did you mean 'large'?"),
         ("training.batch_size=", "training.batch_size is null, but must be a whole number"),
         ("training.label_smoothing=1", "training.label_smoothing is 1, but must be less than 1"),
         ("training.precision=bfloat16", "training.precision is 'bfloat16', but must be 'float32', 'mixed_bfloat16' or "

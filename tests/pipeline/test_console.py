@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import pytest
 
+from components import gate
+from components.gate import Check
 from pipeline import console
 from pipeline.console import Event, Progress
-from pipeline.report import Check, Phase, RunSummary
+from pipeline.report import Phase, RunSummary
 
 PUSHED = RunSummary(
     run_id="2025-01-31",
@@ -157,7 +159,7 @@ def test_the_summary_of_a_refused_model_says_which_threshold_fell_short_by_how_m
 
 def test_a_bound_from_above_is_exceeded():
     check = Check("cross_entropy", "max", 0.7, 0.9, False)
-    assert console.shortfall(check) == "cross_entropy 0.9000: at most 0.7000 was asked, exceeds it by 0.2000"
+    assert gate.sentence(check) == "cross_entropy 0.9000: at most 0.7000 was asked, exceeds it by 0.2000"
 
 
 def test_an_unchanged_run_names_the_version_that_is_there_and_what_came_from_the_cache():

@@ -1,231 +1,283 @@
-"""Classifying files, by a server and in this process, which must say the same."""
+"""The client library against a real server: both protocols, blocking and not, all saying the same."""
 
+import asyncio
 import os
 import pathlib
-import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
-from graftline.errors import UserError
-from serving import client, locate
-from serving.client import Prediction, find_images, predict_with_model, predict_with_server
+from serving.client import AsyncClient, Client, Prediction, Retry, ServiceError, Signature, TensorSpec, VersionStatus
 from serving.server import ModelServer
 from tests.serving.conftest import image_of
 
 
-@pytest.fixture
-def photos(tmp_path) -> pathlib.Path:
-    """Three images and what lies about beside them."""
-    folder = tmp_path / "photos"
-    (folder / "deep/__MACOSX").mkdir(parents=True)
-    (folder / "b red.png").write_bytes(image_of("red"))
-    (folder / "a.JPG").write_bytes(image_of("blue", fmt="JPEG"))
-    (folder / "deep/no-suffix").write_bytes(image_of("green", fmt="GIF"))
-    for junk in (".DS_Store", "Thumbs.db", "._a.JPG", "notes.txt", "deep/__MACOSX/a.jpg"):
-        (folder / junk).write_bytes(b"junk")
-    os.mkfifo(folder / "pipe.jpg")
-    return folder
+class _Awaited:
+    """An AsyncClient whose methods block, so that one test serves both."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncClient(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+        return lambda *arguments, **options: self._loop.run_until_complete(method(*arguments, **options))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
 
 
-@pytest.fixture(params=["server", "model"])
-def predict(request, server, workspace):
-    """Both ways to predict, by the same model."""
-    if request.param == "server":
-        return lambda paths: predict_with_server(f"127.0.0.1:{server.grpc_port}", "colours", paths)
-    return lambda paths: predict_with_model(str(workspace), paths, name="colours")
+Open = Callable[..., Any]
 
 
-# Which files
+def addresses(server: ModelServer) -> dict[str, str]:
+    return {"grpc": f"127.0.0.1:{server.grpc_port}", "rest": f"http://127.0.0.1:{server.rest_port}"}
 
 
-def test_a_folder_means_its_images_at_any_depth_sorted_without_junk(photos):
-    found = [os.path.relpath(path, photos) for path in find_images([str(photos)])]
-    assert found == ["a.JPG", "b red.png", "deep/no-suffix"]
+@pytest.fixture(params=["grpc", "rest"])
+def address(request: pytest.FixtureRequest, server: ModelServer) -> str:
+    """Where the server is, for each protocol."""
+    return addresses(server)[request.param]
 
 
-def test_a_file_named_outright_is_taken_as_it_is(photos):
-    assert find_images([str(photos / "notes.txt")]) == [str(photos / "notes.txt")]
+@pytest.fixture(params=[Client, _Awaited], ids=["blocking", "async"])
+def connect(request: pytest.FixtureRequest, address: str) -> Iterator[Open]:
+    """Opens a client of a model, in each of the four ways."""
+    opened = []
+
+    def open_client(model: str | None, **options: Any) -> Any:
+        opened.append(request.param(address, model, **options))
+        return opened[-1]
+
+    yield open_client
+    for client in opened:
+        client.close()
 
 
-def test_the_order_of_the_arguments_is_kept(photos):
-    paths = [str(photos / "b red.png"), str(photos / "a.JPG")]
-    assert find_images(paths) == paths
+# Images
 
 
-def test_an_image_that_cannot_be_opened_is_not_passed_over(photos):
-    (photos / "z.jpg").symlink_to(photos / "gone")
-    assert find_images([str(photos)])[-1] == str(photos / "z.jpg")
+def test_bytes_and_paths_are_classified_in_order(connect: Open, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "green.png").write_bytes(image_of("green"))
+    found = connect("colours").classify([image_of("red"), tmp_path / "green.png", str(tmp_path / "green.png")])
+    assert [one.label for one in found] == ["red", "green", "green"]
+    assert [one.path for one in found] == ["", str(tmp_path / "green.png"), str(tmp_path / "green.png")]
 
 
-def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(UserError) as caught:
-        find_images([str(tmp_path)])
-    assert str(caught.value) == f"no images in {tmp_path}: it holds no file that is called or begins like an image"
+def test_a_prediction_is_typed(connect: Open) -> None:
+    (found,) = connect("colours").classify([image_of("blue")])
+    assert found.error is None
+    assert isinstance(found.score, float)
+    assert found.top_k[0] == (found.label, found.score)
+    assert sorted(label for label, _ in found.top_k) == ["blue", "green", "red"]
+    assert sum(score for _, score in found.top_k) == pytest.approx(1)
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no such file or folder: .*/gone\.jpg; name an image or a folder of images"):
-        find_images([str(tmp_path / "gone.jpg")])
+def test_a_bad_image_fails_its_own_row_only(connect: Open) -> None:
+    cut = image_of("red")[:100]
+    found = connect("colours").classify([image_of("red"), b"no image", cut, "/nowhere.png", image_of("blue")])
+    assert [one.label for one in found] == ["red", None, None, None, "blue"]
+    assert found[1].error == "not an image: starts with 'no image'"
+    assert found[2].error is not None and "PNG" in found[2].error
+    assert found[3] == Prediction("/nowhere.png", None, None, [], "cannot be read: No such file or directory")
 
 
-def test_a_pipe_is_no_image(photos):
-    with pytest.raises(UserError, match=r"pipe\.jpg is neither a file nor a folder"):
-        find_images([str(photos / "pipe.jpg")])
+@pytest.mark.parametrize("fmt", ["WEBP", "TIFF", "AVIF"])
+def test_formats_that_serving_does_not_decode_are_transcoded(connect: Open, fmt: str) -> None:
+    (found,) = connect("colours").classify([image_of("green", fmt=fmt)])
+    assert found.label == "green"
 
 
-# What the model says of them
+def test_without_transcoding_bytes_go_as_they_are(connect: Open) -> None:
+    (found,) = connect("colours", transcode=False).classify([image_of("green", fmt="WEBP")])
+    assert found.label is None
+    assert "Unknown image file format" in found.error
 
 
-def test_every_file_gets_its_row_in_order(predict, photos):
-    rows = predict(find_images([str(photos)]))
-    assert [row.label for row in rows] == ["blue", "red", "green"]
-    assert [os.path.basename(row.path) for row in rows] == ["a.JPG", "b red.png", "no-suffix"]
+def test_more_images_than_one_batch_are_all_answered(connect: Open) -> None:
+    colours = [("red", "green")[number % 2] for number in range(70)]
+    assert [one.label for one in connect("colours").classify(map(image_of, colours))] == colours
 
 
-def test_a_row_has_the_best_label_and_all_of_the_top_k(predict, photos):
-    (row,) = predict([str(photos / "b red.png")])
-    assert row.error is None
-    assert row.top_k[0] == (row.label, row.score)
-    assert sorted(label for label, _ in row.top_k) == ["blue", "green", "red"]
-    assert sum(score for _, score in row.top_k) == pytest.approx(1.0)
+def test_nothing_is_asked_for_no_images() -> None:
+    assert Client("localhost:1", "colours").classify([]) == []
 
 
-def test_server_and_model_say_the_same(server, workspace, photos):
-    paths = find_images([str(photos)])
-    by_server = predict_with_server(f"127.0.0.1:{server.grpc_port}", "colours", paths)
-    assert by_server == predict_with_model(str(workspace), paths, name="colours")
+def test_rows_come_while_images_are_still_being_given(server: ModelServer) -> None:
+    taken = 0
+
+    def images() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield image_of("red")
+
+    with Client(addresses(server)["grpc"], "colours") as client:
+        assert next(client.stream(images())).label == "red"
+    assert taken <= 33
 
 
-def test_a_bad_image_fails_its_own_row_only(predict, photos):
-    (photos / "bad.jpg").write_bytes(b"no image")
-    bad, missing = str(photos / "bad.jpg"), str(photos / "gone.jpg")
-    rows = predict([str(photos / "a.JPG"), bad, missing, str(photos / "b red.png")])
-    assert [row.label for row in rows] == ["blue", None, None, "red"]
-    assert rows[1] == Prediction(bad, None, None, [], rows[1].error)
-    assert rows[1].error.startswith("Unknown image file format.")
-    assert rows[2] == Prediction(missing, None, None, [], "cannot be read: No such file or directory")
+def test_both_protocols_say_the_same_of_an_image(server: ModelServer) -> None:
+    answers = []
+    for address in addresses(server).values():
+        with Client(address, "colours") as client:
+            answers.append(client.classify([image_of("red")]))
+    assert answers[0] == answers[1]
 
 
-def test_more_files_than_one_batch_are_all_answered(predict, tmp_path):
-    paths = []
-    for number in range(client.BATCH_IMAGES + 3):
-        paths.append(str(tmp_path / f"{number}.png"))
-        pathlib.Path(paths[-1]).write_bytes(image_of(("red", "green")[number % 2]))
-    rows = predict(paths)
-    assert [row.path for row in rows] == paths
-    assert [row.label for row in rows] == [("red", "green")[number % 2] for number in range(len(paths))]
+# Any model
 
 
-def test_batches_are_bounded_in_bytes(monkeypatch, predict, photos):
-    monkeypatch.setattr(client, "BATCH_BYTES", 1)
-    assert [row.label for row in predict(find_images([str(photos)]))] == ["blue", "red", "green"]
+def test_any_signature_gives_arrays_of_its_own_types(connect: Open) -> None:
+    found = connect("numbers").predict({"number": [1, 2], "flag": [True, False], "text": ["ä", b"b"]}, "mixed")
+    assert {name: (values.dtype, values.tolist()) for name, values in found.items()} == {
+        "number": (np.int64, [2, 3]),
+        "flag": (np.bool_, [False, True]),
+        "text": (object, ["ä".encode(), b"b"]),
+        "text_bytes": (object, ["ä".encode(), b"b"]),
+    }
 
 
-# What can be wrong with server and model
+def test_lists_get_the_types_of_the_signature_and_arrays_keep_theirs(connect: Open) -> None:
+    client = connect("numbers")
+    listed = client.predict({"x": [[1, 2], [3, 4.5]]})["y"]
+    given = client.predict({"x": np.array([[1, 2], [3, 4.5]], np.float32)})["y"]
+    assert listed.dtype == given.dtype == np.float32
+    assert listed.tolist() == given.tolist() == [[2.5, 3.0], [3.5, 4.25]]
 
 
-def test_no_server_is_told(photos):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
-        port = silent.getsockname()[1]
-        with pytest.raises(UserError) as caught:
-            predict_with_server(f"127.0.0.1:{port}", "colours", [str(photos / "a.JPG")])
-    assert str(caught.value) == (
-        f"no model server answers at 127.0.0.1:{port} (gRPC): start one with `graftline serve`, or correct --server"
+def test_a_scalar_stays_one(connect: Open) -> None:
+    assert connect("numbers").predict({"x": 1.0}, "scalar")["y"] == np.float32(1.2)
+
+
+def test_outputs_can_be_chosen(connect: Open) -> None:
+    client = connect("colours")
+    assert list(client.predict({"image_bytes": [image_of("red")]}, outputs=["score"])) == ["score"]
+    with pytest.raises(ServiceError, match="INVALID_ARGUMENT: output tensor alias not found in signature: none"):
+        client.predict({"image_bytes": [image_of("red")]}, outputs=["none"])
+
+
+def test_wrong_inputs_and_signatures_are_refused_in_the_servers_words(connect: Open) -> None:
+    client = connect("numbers")
+    with pytest.raises(ServiceError) as caught:
+        client.predict({"z": [[1.0, 2.0]]})
+    assert caught.value.code == "INVALID_ARGUMENT"
+    with pytest.raises(ServiceError, match="none"):
+        client.predict({"x": [[1.0, 2.0]]}, "none")
+
+
+def test_status_and_metadata_are_typed(connect: Open) -> None:
+    client = connect("numbers")
+    assert client.status() == [VersionStatus(1, "AVAILABLE")]
+    assert client.metadata()["serving_default"] == Signature(
+        {"x": TensorSpec("float32", (-1, 2))}, {"y": TensorSpec("float32", (-1, 2))}
     )
+    assert client.metadata()["mixed"].inputs["text"] == TensorSpec("bytes", (-1,))
 
 
-@pytest.mark.parametrize("target", ["localhost", ":8500", "localhost:http"])
-def test_an_address_of_another_form_is_refused(target):
-    with pytest.raises(UserError) as caught:
-        predict_with_server(target, "colours", [])
-    assert str(caught.value) == f"--server {target} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise"
+def test_a_version_can_be_asked_for(connect: Open) -> None:
+    assert connect("colours", version=3).classify([image_of("red")])[0].label == "red"
+    with pytest.raises(ServiceError, match=r"NOT_FOUND: Servable not found for request: Specific\(colours, 4\)"):
+        connect("colours", version=4).classify([image_of("red")])
 
 
-def test_a_model_that_the_server_does_not_have_is_named(server, photos):
-    target = f"127.0.0.1:{server.grpc_port}"
-    with pytest.raises(UserError) as caught:
-        predict_with_server(target, "tulips", [str(photos / "a.JPG")])
-    assert str(caught.value) == (
-        f"the server at {target} serves no model 'tulips': give the name that it serves with --name"
-    )
+# What can be wrong
 
 
-def test_without_a_name_the_only_model_of_our_server_is_meant(colour_model, photos):
-    with ModelServer(locate.find_models(colour_model, "only"), 0, 0) as server:
-        (row,) = predict_with_server(f"127.0.0.1:{server.grpc_port}", None, [str(photos / "a.JPG")])
-    assert row.label == "blue"
+def test_a_model_that_is_not_there_is_not_found(connect: Open) -> None:
+    with pytest.raises(ServiceError) as caught:
+        connect("tulips").classify([image_of("red")])
+    assert caught.value.code == "NOT_FOUND"
+    assert caught.value.message == "Servable not found for request: Latest(tulips)"
 
 
-def test_without_a_name_a_server_of_several_models_lists_them(server, photos):
-    with pytest.raises(UserError, match="It serves colours, numbers: choose with --name"):
-        predict_with_server(f"127.0.0.1:{server.grpc_port}", None, [str(photos / "a.JPG")])
+def test_a_model_of_another_origin_is_named_as_one(connect: Open) -> None:
+    client = connect("numbers")
+    client.predict({"x": [[1.0, 2.0]]})  # it is known by now, and must be looked at all the same
+    with pytest.raises(ServiceError, match=r"model 'numbers' at .* is no image classifier that Graftline exported"):
+        client.classify([image_of("red")])
 
 
-def test_a_model_of_another_origin_is_told_from_ours_at_a_server(server, photos):
-    with pytest.raises(UserError, match="is no image classifier that Graftline exported"):
-        predict_with_server(f"127.0.0.1:{server.grpc_port}", "numbers", [str(photos / "a.JPG")])
+def test_without_a_name_several_models_are_listed(connect: Open) -> None:
+    with pytest.raises(ServiceError) as caught:
+        connect(None).classify([image_of("red")])
+    assert caught.value.models == ("colours", "numbers")
+    assert "it serves colours, numbers: choose one" in caught.value.message
 
 
-def test_a_model_of_another_origin_is_told_from_ours_in_a_folder(float_model, photos):
-    with pytest.raises(UserError) as caught:
-        predict_with_model(float_model, [str(photos / "a.JPG")])
-    assert "its serving_default must take image_bytes and give label, score, top_k_labels, top_k_scores" in str(
-        caught.value
-    )
+@pytest.mark.parametrize("kind", [Client, _Awaited])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
+def test_where_nobody_answers_it_is_unavailable(kind: Open, address: str) -> None:
+    client = kind(address, "colours", retry=Retry(attempts=1))
+    with pytest.raises(ServiceError) as caught:
+        client.status()
+    client.close()
+    assert caught.value.code == "UNAVAILABLE"
 
 
-def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
-    (tmp_path / "saved_model.pb").write_bytes(b"garbage")
-    with pytest.raises(UserError, match=f"cannot load {tmp_path}: Cannot parse file"):
-        predict_with_model(str(tmp_path), [])
+def test_a_port_of_the_other_protocol_is_an_error_and_not_a_riddle(server: ModelServer) -> None:
+    for address in (f"http://127.0.0.1:{server.grpc_port}", f"127.0.0.1:{server.rest_port}"):
+        with Client(address, "colours", retry=Retry(1)) as client, pytest.raises(ServiceError):
+            client.status()
 
 
-def test_a_model_whose_variables_are_lost_is_at_fault_not_the_images(tmp_path, photos):
-    import tensorflow as tf
-
-    class Lost(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-        def serving_default(self, image_bytes):
-            handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="nowhere")
-            score = tf.fill(tf.shape(image_bytes), tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32))
-            top = {"top_k_labels": image_bytes[:, None], "top_k_scores": score[:, None]}
-            return {"label": tf.identity(image_bytes), "score": score, **top}
-
-    module = Lost()
-    tf.saved_model.save(module, str(tmp_path / "lost"), signatures={"serving_default": module.serving_default})
-    with pytest.raises(UserError, match=r"lost cannot run \(Could not find variable nowhere\..*\); export it again"):
-        predict_with_model(str(tmp_path / "lost"), [str(photos / "a.JPG")])
+@pytest.mark.parametrize("address", ["ftp://host", "http://", ""])
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="give HOST:PORT of gRPC, or a URL that begins with"):
+        Client(address)
 
 
-def test_several_models_ask_for_a_name(workspace):
-    with pytest.raises(UserError, match=r"2 models in .*: colours, numbers; choose one with --name"):
-        predict_with_model(str(workspace), [])
+# Many at once
 
 
-# What it costs to import
+def test_threads_may_share_a_client(address: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    colours = ["red", "green", "blue"] * 8
+    with Client(address, "colours") as client, ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda colour: client.classify([image_of(colour)])[0].label, colours)
+        assert list(found) == colours
 
 
-def test_importing_client_locate_publish_and_server_brings_none_of_the_heavy_libraries():
-    code = (
-        "import sys, serving.client, serving.locate, serving.publish, serving.server\n"
-        "heavy = {'tensorflow', 'tfx', 'grpc', 'keras', 'numpy', 'apache_beam', 'tensorflow_serving'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert found.stdout.strip() == "[]"
+def test_tasks_may_share_a_client(address: str) -> None:
+    colours = ["red", "green", "blue"] * 8
+
+    async def ask() -> list[str | None]:
+        async with AsyncClient(address, "colours") as client:
+            rows = await asyncio.gather(*(client.classify([image_of(colour)]) for colour in colours))
+            return [row.label for (row,) in rows]
+
+    assert asyncio.run(ask()) == colours
 
 
-def test_a_prediction_is_made_without_keras_which_can_be_imported_after(workspace, photos):
+# What it costs
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_prediction_needs_no_tensorflow(server: ModelServer, tmp_path: pathlib.Path, protocol: str) -> None:
     code = (
         "import sys\n"
-        "from serving.client import predict_with_model\n"
-        "(row,) = predict_with_model(sys.argv[1], [sys.argv[2]], name='colours')\n"
-        "print(row.label, 'keras' in sys.modules, 'tf_keras' in sys.modules)\n"
-        "import keras\n"
-        "print(tuple(keras.layers.Dense(2)(keras.ops.ones((1, 1))).shape))"
+        "from serving.client import Client\n"
+        "with Client(sys.argv[1], 'colours') as client:\n"
+        "    print(client.classify(sys.argv[2:])[0].label)\n"
+        "print(sorted({'tensorflow', 'tensorflow_serving', 'keras', 'tfx', 'apache_beam'} & set(sys.modules)))\n"
     )
-    command = [sys.executable, "-c", code, str(workspace), str(photos / "a.JPG")]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert found.stdout.split("\n")[:2] == ["blue False False", "(1, 2)"]
+    (tmp_path / "a.webp").write_bytes(image_of("blue", fmt="WEBP"))
+    command = [sys.executable, "-c", code, addresses(server)[protocol], str(tmp_path / "a.webp")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "NO_PROXY": "*"})
+    assert done.stdout.split("\n")[:2] == ["blue", "[]"]
+
+
+def test_importing_brings_neither_grpc_nor_http_nor_anything_heavy() -> None:
+    code = (
+        "import sys, serving.client, serving.predict, serving.locate, serving.publish, serving.server\n"
+        "heavy = {'tensorflow', 'tfx', 'grpc', 'httpx', 'keras', 'apache_beam', 'tensorflow_serving'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"

@@ -68,9 +68,25 @@ def test_a_number_without_saved_model_is_no_version_yet(tmp_path):
     assert list(scan_versions(str(tmp_path))) == [1]
 
 
-def test_a_name_renames_the_only_model(tmp_path):
+@pytest.mark.parametrize("path", ["models/roses", "models/roses/1"])
+def test_a_model_that_was_named_directly_is_served_under_any_name(tmp_path, path):
     saved_model(tmp_path / "models/roses/1")
-    assert find_model(str(tmp_path), "flowers").name == "flowers"
+    (model,) = find_models(str(tmp_path / path), "flowers")
+    assert (model.name, list(model.versions)) == ("flowers", [1])
+
+
+@pytest.mark.parametrize(
+    ("find", "path"),
+    [
+        *((find_models, path) for path in ("", "models")),
+        *((find_model, path) for path in ("", "models", "models/roses", "models/roses/1")),
+    ],
+)
+def test_a_name_that_is_not_there_is_an_error(tmp_path, find, path):
+    saved_model(tmp_path / "models/roses/1")
+    with pytest.raises(UserError) as caught:
+        find(str(tmp_path / path), "tulips")
+    assert str(caught.value) == f"no model 'tulips' in {tmp_path / path}: it holds roses"
 
 
 def test_a_name_chooses_among_several(tmp_path):

@@ -1,4 +1,4 @@
-"""The REST API v1, asked over HTTP on loopback, against what TF Serving answers."""
+"""The REST API v1, asked over HTTP on loopback, as clients of images use it. The tables are in conformance/."""
 
 import base64
 import http.client
@@ -77,33 +77,12 @@ def test_one_output_comes_bare_in_rows(rest):
     )
 
 
-def test_one_output_comes_bare_in_columns(rest):
-    assert rest.predict("numbers", {"inputs": [[1.0, 2.0]]}) == (200, {"outputs": [[2.5, 3.0]]})
-
-
-def test_a_column_of_a_scalar_input_is_a_plain_value(rest):
-    assert rest.predict("numbers", {"signature_name": "scalar", "inputs": 1}) == (200, {"outputs": 1.2})
-
-
-def test_a_scalar_output_cannot_be_a_row(rest):
-    status, answer = rest.predict("numbers", {"signature_name": "scalar", "instances": [1.0]})
-    assert status == 400
-    assert "input x is expected to have shape [] but has shape [1]" in answer["error"]
-
-
 def test_strings_are_plain_unless_the_output_is_called_bytes(rest):
     row = {"number": 1, "flag": True, "text": "grüße"}
     _, answer = rest.predict("numbers", {"signature_name": "mixed", "instances": [row]})
     assert answer["predictions"] == [
         {"number": 2, "flag": False, "text": "grüße", "text_bytes": b64("grüße".encode())},
     ]
-
-
-def test_half_precision_cannot_be_sent_as_json(rest):
-    body = {"signature_name": "narrow", "inputs": {"u8": [255], "half": [0.5], "double": [0.1]}}
-    status, answer = rest.predict("numbers", body)
-    assert status == 501  # as in TF Serving
-    assert answer["error"] == "Conversion of JSON Value: 0.5 to type: float16"
 
 
 def test_floats_are_written_with_the_fewest_digits_that_read_back(rest):
@@ -117,11 +96,6 @@ def test_nan_and_infinity_are_numbers(rest):
     assert math.isnan(nan) and infinity == -math.inf
 
 
-def test_base64_without_padding_is_read(rest):
-    text = b64(image_of("red"))["b64"].rstrip("=")
-    assert rest.predict("colours", {"instances": [{"b64": text}]})[0] == 200
-
-
 def test_a_named_version_answers_as_the_latest_does(rest):
     body = {"instances": [[1.0, 2.0]]}
     assert rest.ask("POST", "/v1/models/numbers/versions/1:predict", body) == rest.predict("numbers", body)
@@ -132,85 +106,12 @@ def test_the_content_type_of_a_request_is_not_looked_at(rest):
     assert rest.predict("numbers", body, headers={"Content-Type": "text/csv"})[0] == 200
 
 
-def test_unknown_keys_of_a_request_are_passed_over(rest):
-    assert rest.predict("numbers", {"instances": [[1.0, 2.0]], "comment": "hello"})[0] == 200
-
-
 def test_bodies_over_four_mebibytes_are_taken(rest):
     status, answer = rest.predict("numbers", {"instances": [[1.0, 2.0]], "comment": "x" * (5 << 20)})
     assert (status, answer) == (200, {"predictions": [[2.5, 3.0]]})
 
 
 # Errors of Predict
-
-ERRORS = {
-    "no body": (b"", 400, "JSON Parse error: The document is empty"),
-    "no JSON": (b"instances = [1]", 400, "JSON Parse error: Invalid value. at offset: 0"),
-    "no UTF-8": (b'{"instances": ["\xff\xfe"]}', 400, "JSON Parse error: "),
-    "deep nesting": (b'{"instances":' + b"[" * 100_000, 400, "JSON Parse error: nested too deeply"),
-    "no object": (b"[1, 2]", 400, "JSON Value: [1, 2] Is not object"),
-    "neither key": (b"{}", 400, "Missing 'inputs' or 'instances' key"),
-    "both keys": (b'{"instances": [1], "inputs": [1]}', 400, "expecting only one of 'inputs' or 'instances' keys"),
-    "no list": (b'{"instances": 1}', 400, "Excepting 'instances' to be an list/array"),
-    "empty list": (b'{"instances": []}', 400, "No values in 'instances' array"),
-    "signature no text": (b'{"signature_name": 5, "instances": [1]}', 400, "'signature_name' key must be a string"),
-    "unknown signature": (
-        b'{"signature_name": "x", "instances": [1]}',
-        400,
-        'Serving signature name: "x" not found in signature def',
-    ),
-    "wrong type": (
-        b'{"instances": [["a", "b"]]}',
-        400,
-        "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
-        'JSON Value: "a" Type: String is not of expected type: float32',
-    ),
-    "null": (b'{"instances": [[null, 1.0]]}', 400, "JSON Value: null Type: Null is not of expected type: float32"),
-    "bool for a number": (b'{"instances": [[true, 1]]}', 400, "JSON Value: true Type: True is not of expected type"),
-    "wrong shape": (b'{"instances": [[1.0]]}', 400, "input x is expected to have shape [?, 2] but has shape [1, 1]"),
-    "ragged": (b'{"instances": [[1.0, 2.0], [1.0]]}', 400, "Expecting tensor size: 2 but got: 1"),
-    "ragged within": (b'{"inputs": [[1.0, 2.0], [1.0]]}', 400, "Encountered list at unexpected size: 1 at level: 1"),
-    "other shape of the same size": (b'{"instances": [[1, 2], [[1], [2]]]}', 400, "Expecting shape [2] but got: [2,1]"),
-    "value beside list": (b'{"inputs": [[1.0, 2.0], 1.0]}', 400, "JSON Value: 1.0 found at incorrect level: 2"),
-    "list beside value": (b'{"inputs": [1.0, [2.0]]}', 400, "Encountered list at unexpected level: 1 expected < 1"),
-    "too large for float32": (b'{"instances": [[16777217, 0]]}', 400, "Cannot convert JSON value: 16777217 to float"),
-    "beyond float32": (b'{"instances": [[1e39, 0]]}', 400, "to float without loss of precision."),
-    "unknown input": (b'{"instances": [{"z": [1, 2]}]}', 400, "JSON object: does not have named input: z"),
-    "object in a list of values": (b'{"instances": [[1, 2], {"x": [1, 2]}]}', 400, "but got object at item 1"),
-    "value in a list of objects": (b'{"instances": [{"x": [1, 2]}, [1, 2]]}', 400, "but got list at item 1"),
-    "missing input": (
-        b'{"signature_name": "mixed", "instances": [{"number": 1, "flag": true}]}',
-        400,
-        "keys must be equal to: flag,number,text",
-    ),
-    "missing column": (b'{"signature_name": "mixed", "inputs": {"number": [1]}}', 400, "Missing named input: flag"),
-    "plain list for several": (b'{"signature_name": "mixed", "instances": [1]}', 400, "instances is a plain list, but"),
-    "plain column for several": (b'{"signature_name": "mixed", "inputs": [1]}', 400, "inputs is a plain value/list"),
-    "fraction for an integer": (
-        b'{"signature_name": "mixed", "inputs": {"number": [1.5], "flag": [true], "text": ["a"]}}',
-        400,
-        "JSON Value: 1.5 Type: Number is not of expected type: int64",
-    ),
-    "integer too large": (
-        b'{"signature_name": "mixed", "inputs": {"number": [9223372036854775808], "flag": [true], "text": ["a"]}}',
-        400,
-        "is not of expected type: int64",
-    ),
-    "number for a flag": (
-        b'{"signature_name": "mixed", "inputs": {"number": [1], "flag": [1], "text": ["a"]}}',
-        400,
-        "JSON Value: 1 Type: Number is not of expected type: bool",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS)
-def test_a_faulty_request_is_told_its_fault(rest, case):
-    body, expected, message = ERRORS[case]
-    status, answer = rest.predict("numbers", body)
-    assert status == expected
-    assert list(answer) == ["error"]
-    assert message in answer["error"]
 
 
 def test_bytes_that_are_no_image_are_refused_and_the_server_answers_on(rest):
@@ -221,76 +122,10 @@ def test_bytes_that_are_no_image_are_refused_and_the_server_answers_on(rest):
     assert rest.predict("colours", {"instances": [b64(image_of("red"))]})[0] == 200
 
 
-@pytest.mark.parametrize("text", ["no*base64", "=", "a"])
-def test_broken_base64_is_refused(rest, text):
-    status, answer = rest.predict("colours", {"instances": [{"b64": text}]})
-    assert status == 400
-    assert "Unable to base64 decode" in answer["error"]
-
-
-def test_an_object_that_is_no_base64_is_refused(rest):
-    status, answer = rest.predict("colours", {"inputs": [{"b64": "AA==", "more": 1}]})
-    assert status == 400
-    assert "not formatted correctly for base64 data" in answer["error"]
-
-
 def test_a_long_value_is_cut_in_the_message(rest):
-    _, answer = rest.predict("numbers", {"instances": [["x" * 10_000]]})
-    assert len(answer["error"]) < 400
-
-
-def test_an_unknown_model_is_not_found(rest):
-    expected = (404, {"error": "Servable not found for request: Latest(nobody)"})
-    assert rest.predict("nobody", {"instances": [1]}) == expected
-
-
-def test_an_unknown_version_is_not_found(rest):
-    answer = rest.ask("POST", "/v1/models/numbers/versions/9:predict", {"instances": [1]})
-    assert answer == (404, {"error": "Servable not found for request: Specific(numbers, 9)"})
-
-
-@pytest.mark.parametrize("verb", ["classify", "regress"])
-def test_verbs_that_are_not_served_say_so(rest, verb):
-    status, answer = rest.ask("POST", f"/v1/models/numbers:{verb}", {"examples": []})
-    assert (status, answer) == (501, {"error": f"{verb} is not served here: use predict"})
-
-
-# Paths
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/models/m:predict"),
-        ("GET", "/v1/foo"),
-        ("POST", "/v1/models/m"),
-        ("POST", "/v1/models/m/version/5:predict"),
-        ("POST", "/v1/models/m/versions/HELLO:predict"),
-        ("PUT", "/v1/models/m:predict"),
-        ("DELETE", "/v1/models/m"),
-        ("BREW", "/v1/models/m"),
-        ("GET", "/v1/models/m/metadata/more"),
-    ],
-)
-def test_a_wrong_method_or_path_is_malformed(rest, method, path):
-    assert rest.ask(method, path) == (400, {"error": f"Malformed request: {method} {path}"})
-
-
-def test_a_version_beyond_int64_is_no_version(rest):
-    status, answer = rest.ask("POST", "/v1/models/m/versions/18446744073709551615:predict", {})
-    assert (status, answer["error"]) == (400, "Failed to convert version: 18446744073709551615 to numeric.")
-
-
-def test_a_model_name_is_asked_for(rest):
-    assert rest.ask("GET", "/v1/models") == (400, {"error": "Missing model name in request."})
-
-
-def test_outside_v1_there_is_only_a_plain_page(rest):
-    with urllib.request.urlopen(rest.base + "/", timeout=10) as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain")
-        assert b"POST /v1/models/colours:predict" in answer.read()
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(rest.base + "/favicon.ico", timeout=10)
+    _, answer = rest.predict("numbers", {"instances": [["x" * 100_000]]})
+    assert answer["error"].endswith("xxx… Type: String is not of expected type: float")
+    assert len(answer["error"]) < 1200
 
 
 # Status and metadata
@@ -300,15 +135,6 @@ def test_the_status_of_a_model_lists_its_version_as_text(rest):
     expected = {"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     assert rest.ask("GET", "/v1/models/colours") == (200, {"model_version_status": [expected]})
     assert rest.ask("GET", "/v1/models/colours/versions/3") == (200, {"model_version_status": [expected]})
-
-
-def test_the_status_of_an_unknown_model_is_not_found(rest):
-    assert rest.ask("GET", "/v1/models/nobody") == (404, {"error": "Could not find any versions of model nobody"})
-
-
-def test_the_status_of_an_unknown_version_is_not_found(rest):
-    expected = (404, {"error": "Could not find version 9 of model colours"})
-    assert rest.ask("GET", "/v1/models/colours/versions/9") == expected
 
 
 def test_the_metadata_hold_the_signatures(rest):

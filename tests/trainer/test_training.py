@@ -284,11 +284,19 @@ def test_labels_and_warmup_requests_ride_along(exported: pathlib.Path) -> None:
 
     served = exported / "Format-Serving"
     assert (served / "assets" / features.LABELS_FILE).read_text().splitlines() == list(images.CLASSES)
-    (record,) = tf.data.TFRecordDataset(str(served / "assets.extra" / signatures.WARMUP_FILE)).as_numpy_iterator()
-    request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-    assert request.model_spec.signature_name == "serving_default"
-    image = tf.make_ndarray(request.inputs["image_bytes"])[0]
-    assert tf.io.decode_image(image).shape == (64, 64, 3)
+    records = tf.data.TFRecordDataset(str(served / "assets.extra" / signatures.WARMUP_FILE)).as_numpy_iterator()
+    logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
+    asked = []
+    for request in (log.predict_log.request for log in logs):
+        batch = tf.make_ndarray(request.inputs["image_bytes"])
+        assert tf.io.decode_image(batch[-1]).shape == (64, 64, 3)
+        asked.append((request.model_spec.signature_name, list(request.output_filter), len(batch)))
+    assert asked == [
+        ("serving_default", [], 1),
+        ("serving_default", [], 8),
+        ("serving_default", ["label", "score", "top_k_labels", "top_k_scores"], 1),
+        ("embedding", [], 1),
+    ]
 
 
 def test_the_keras_file_loads_and_goes_on_training(exported: pathlib.Path) -> None:

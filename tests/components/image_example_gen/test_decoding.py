@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 from components import pixels
 from components.image_example_gen import decoding, files
 from components.image_example_gen.decoding import Decoded, Quarantined, decode, decode_many, to_store
+from serving.images import storing
 from tests.assets import ASSETS, FLOWERS, needs_assets
 from tests.components.image_example_gen.pictures import encoded, orientation_exif, png, png_chunk, saved, scene
 
@@ -202,7 +203,7 @@ def test_a_jpeg_of_thousands_of_scans_is_not_left_to_tensorflow() -> None:
 
 
 def test_too_many_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(storing, "MAX_BYTES", 1 << 20)
     assert reason(encoded(1) + b"\0" * (2 << 20)) == "too many bytes: 2 MiB, the limit is 1"
 
 

@@ -150,6 +150,11 @@ def make_one_class(root: pathlib.Path) -> None:
     (root / "dogs").mkdir()
 
 
+def make_classes_a_level_too_deep(root: pathlib.Path) -> None:
+    for label in ("cats", "dogs"):
+        put(root, f"animals/{label}/1.jpg", b"x")
+
+
 def make_single_image(root: pathlib.Path) -> None:
     make_one_class(root)
     put(root, "dogs/1.jpg", b"x")
@@ -186,7 +191,11 @@ def make_flat_split(root: pathlib.Path) -> None:
         (make_empty, ("holds no class folders", "put the images in one folder per class")),
         (make_flat, ("is flat: 2 images and no class folders", "put the images in one folder per class")),
         (make_folders_only, ("its 2 class folders hold no files", "put the images in one folder per class")),
-        (make_one_class, ("one class only, 'cats' (3 files)", "at least two class folders")),
+        (make_one_class, ("one class only, 'cats' (3 files)", "at least two classes with images")),
+        (
+            make_classes_a_level_too_deep,
+            ("one class only, 'animals'", "the folders in it (cats, dogs) are the classes"),
+        ),
         (make_single_image, ("class 'dogs' has a single image;", "at least 2, so that one can train")),
         (make_class_with_newline, (r"'big\ndogs' has a newline in it", "rename the folder")),
         (make_split_with_nothing_to_train_on, ("has nothing to train on: its splits are test, val", "called train")),

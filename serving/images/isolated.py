@@ -1,7 +1,7 @@
 """Transcoding in a process of its own, with limits on its time and memory: for files that may harm their decoder.
 
 Pillow's C libraries have a long history of crashes and endless loops on crafted files. Such a file costs its process,
-which holds nothing but Pillow and is started anew, and not the run. `python -m components.image_example_gen.isolated`
+which holds nothing but Pillow and is started anew, and not the run. `python -m serving.images.isolated`
 is the process: it answers requests on its standard input until that ends, as it does with its parent. A request and an
 answer are each a line of JSON and as many bytes as it says.
 """
@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from components.image_example_gen import headers, transcoding
-from components.image_example_gen.transcoding import Refused
+from serving.images import headers, transcoding
+from serving.images.transcoding import Refused
 
 CPU_SECONDS = 20  # for one file; a photo of 100 megapixels takes three, an AVIF or WebP too
 WALL_SECONDS = 60  # for one file, on a machine that is busy with other things

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from components.image_example_gen import isolated, transcoding
-from components.image_example_gen.transcoding import Refused
+from serving.images import isolated, transcoding
+from serving.images.transcoding import Refused
 from tests.components.image_example_gen.pictures import encoded, saved, scene
 
 ROOT = pathlib.Path(__file__).parents[3]

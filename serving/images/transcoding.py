@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import AvifImagePlugin, Image, ImageOps
 
-from components.image_example_gen import headers
+from serving.images import headers
 
 MAX_PIXELS = 100_000_000  # 300 MB as uint8 RGB
 _JPEG_QUALITY = 95
@@ -37,7 +37,7 @@ def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool =
 
     Args:
       data: the file.
-      image_format: as `files.sniff` names it; no other decoder is tried.
+      image_format: as `formats.sniff` names it; no other decoder is tried.
       max_side: pixels; None keeps the size.
       keep: b"" is returned for an image that is good, upright and small enough as it is.
 

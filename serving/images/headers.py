@@ -29,7 +29,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 class Header:
     """`width` and `height` are upright, in pixels; 0 where only the decoder's own library can tell."""
 
-    format: str  # as `files.sniff` names it
+    format: str  # as `formats.sniff` names it
     width: int = 0
     height: int = 0
     orientation: int = 1  # EXIF's, 1..8

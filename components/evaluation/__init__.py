@@ -1,0 +1,1 @@
+"""How the gate judges a model: settings, predictions, metrics, intervals and tests, TFMA's config, the judgement."""

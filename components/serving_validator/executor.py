@@ -1,0 +1,61 @@
+"""The executor: finds the model and the trainer's predictions, has them validated, and blesses or does not."""
+
+import os
+from typing import Any
+
+import tensorflow as tf
+from tfx import types
+from tfx.dsl.components.base.base_executor import BaseExecutor
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components import object_store
+from components.push_settings import ServingValidationSettings
+from components.serving_validator import validation
+from graftline import signatures
+from serving import withdrawals
+from serving.base_path import content_digest
+
+# As TFX's InfraValidator marks its blessing; TFX's Pusher reads the property.
+_BLESSED, _MARKS = "blessed", {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
+
+
+class Executor(BaseExecutor):
+    """See `component.ServingValidator`."""
+
+    def Do(  # noqa: N802
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes `validation.FILE` and the mark into the blessing."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        settings = ServingValidationSettings.model_validate_json(exec_properties["settings"])
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        saved_model = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
+        with object_store.local_copy(saved_model) as directory:
+            reason = (
+                None if exec_properties.get("allow_withdrawn") else _withdrawn(directory, exec_properties["served"])
+            )
+            if reason:
+                report = validation.Report(reasons=[reason])
+            elif settings.enabled:
+                references = validation.read_references(os.path.join(model.uri, signatures.REFERENCES_FILE))
+                report = validation.validate(directory, references, settings)
+            else:
+                report = validation.Report()
+        tf.io.gfile.makedirs(blessing.uri)
+        for name, content in ((validation.FILE, report.to_json()), (_MARKS[report.passed], "")):
+            with tf.io.gfile.GFile(os.path.join(blessing.uri, name), "w") as file:
+                file.write(content)
+        blessing.set_int_custom_property(_BLESSED, int(report.passed))
+
+
+def _withdrawn(saved_model_dir: str, served_base_path: str) -> str | None:
+    """Why the model must not be served again; None when it may."""
+    if not served_base_path:
+        return None
+    found = withdrawals.find(object_store.destination(served_base_path), content_digest(saved_model_dir))
+    return f"{found}; to push it all the same: --set push.allow_withdrawn=true" if found else None

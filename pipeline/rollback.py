@@ -1,0 +1,101 @@
+"""`graftline rollback`: serves an earlier version again, and withdraws what is served now, also in ML Metadata.
+
+The withdrawal is a file beside the versions (`serving.withdrawals`), which decides on every orchestrator. In a local
+workspace the blessing in ML Metadata goes as well, so that a warm start begins from the model before it.
+Imports no TFX.
+"""
+
+import pathlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.image_example_gen import files
+from components.object_store import ObjectStore, destination
+from graftline.errors import UserError
+from serving import locate, rollback
+from serving.rollback import RolledBack
+
+_METADATA_FILE = "metadata.db"  # as pipeline.local_runner has it, whose import is dear
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done; `trouble` is why ML Metadata could not be told of it."""
+
+    rolled_back: RolledBack
+    trouble: str = ""
+
+    @property
+    def text(self) -> str:
+        """For a person."""
+        did = self.rolled_back
+        fate = (
+            f"version {did.before} is withdrawn: its model is not pushed again unless push.allow_withdrawn is true"
+            if did.withdrawn
+            else f"the rollback from version {did.of} is taken back"
+        )
+        told = (
+            f"rolled back from version {did.before} to {did.of}, which is now version {did.version}: {did.path}\n{fate}"
+        )
+        return f"{told}\nnote: {self.trouble}" if self.trouble else told
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return {**asdict(self.rolled_back), "note": self.trouble or None}
+
+
+def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
+    """Rolls back a model.
+
+    Args:
+      path: a workspace, or the base path of a model's versions; on disk or a URI.
+      name: which model, where there are several; always for a workspace at a URI.
+      to: the version to go back to; None for the last good one.
+
+    Raises:
+      UserError: no such model or version, or nothing to go back to.
+    """
+    base_path = _base_path(path, name)
+    done = rollback.roll_back(destination(base_path), to)
+    return Outcome(done, _tell_metadata(base_path, done))
+
+
+def _base_path(path: str, name: str | None) -> str:
+    if files.is_uri(path):
+        if ObjectStore(path).versions():
+            return path
+        if name is None:
+            raise UserError(
+                f"{path} holds no versions: name the folder of a model's versions, or the model with --name"
+            )
+        return f"{path.rstrip('/')}/{locate.MODELS}/{name}"
+    model = locate.find_model(path, name)
+    if model.base_path is None:
+        raise UserError(f"{path} is a single model without other versions: name a workspace, or a folder of versions")
+    return model.base_path
+
+
+def _tell_metadata(base_path: str, done: RolledBack) -> str:
+    """Withdraws the blessing and notes the push; why it could not, or "" (also where there is no metadata)."""
+    base = pathlib.Path(base_path)
+    metadata = base.parents[1] / _METADATA_FILE
+    if files.is_uri(base_path) or base.parent.name != locate.MODELS or not metadata.is_file():
+        return ""
+    from ml_metadata import errors
+
+    from pipeline import lineage
+
+    try:
+        store = lineage.connect(str(metadata))
+        descent = lineage.descent(store)
+        if done.withdrawn:
+            lineage.withdraw(store, lineage.pushed_as(descent, base.name, done.before))
+        again = lineage.pushed_as(descent, base.name, done.of)
+        if done.withdrawn is None:
+            lineage.withdraw(store, again, back=True)
+        if again:
+            lineage.record_rollback(store, again, done.path, done.version)
+    except (errors.StatusError, RuntimeError) as error:  # the versions are as they should be: this is a help, no more
+        why = str(error)[:100]
+        return f"{metadata} could not be told of it ({why}): a warm start may still begin from the withdrawn model"
+    return ""

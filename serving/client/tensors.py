@@ -1,0 +1,166 @@
+"""Between numpy and what travels: TensorFlow's TensorProto over gRPC, JSON over REST.
+
+Strings are object arrays of bytes on our side, whichever way they came. Sources: the comments of TensorFlow's
+tensor.proto and types.proto; https://www.tensorflow.org/tfx/serving/api_rest, "Encoding binary values".
+"""
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving.client.results import TensorSpec
+from serving.client.wire_pb2 import Tensor, TensorShape
+
+BYTES = "bytes"  # the dtype of strings
+_BFLOAT16 = 14  # numpy has none: read as float32
+
+
+class _Type(NamedTuple):
+    number: int  # tensorflow.DataType
+    values: str  # the field that holds them
+
+
+_TYPES = {
+    "float32": _Type(1, "float_val"),
+    "float64": _Type(2, "double_val"),
+    "int32": _Type(3, "int_val"),
+    "uint8": _Type(4, "int_val"),
+    "int16": _Type(5, "int_val"),
+    "int8": _Type(6, "int_val"),
+    BYTES: _Type(7, "string_val"),
+    "complex64": _Type(8, "scomplex_val"),
+    "int64": _Type(9, "int64_val"),
+    "bool": _Type(10, "bool_val"),
+    "uint16": _Type(17, "int_val"),
+    "complex128": _Type(18, "dcomplex_val"),
+    "float16": _Type(19, "half_val"),
+    "uint32": _Type(22, "uint32_val"),
+    "uint64": _Type(23, "uint64_val"),
+}
+_NAMES = {0: "invalid", _BFLOAT16: "bfloat16"} | {kind.number: name for name, kind in _TYPES.items()}
+_JSON_NAMES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_STRING": BYTES, "DT_HALF": "float16"}
+
+
+def spec_of(dtype: int, shape: TensorShape) -> TensorSpec:
+    """The TensorSpec of a TensorInfo's fields."""
+    sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
+    return TensorSpec(_NAMES.get(dtype, str(dtype)), sizes)
+
+
+def spec_of_json(info: Mapping[str, Any]) -> TensorSpec:
+    """The TensorSpec of a TensorInfo as REST's metadata has it: {"dtype": "DT_FLOAT", "tensor_shape": {...}}."""
+    name = str(info["dtype"])
+    shape = info["tensor_shape"]
+    sizes = None if shape["unknown_rank"] else tuple(int(dim["size"]) for dim in shape["dim"])
+    return TensorSpec(_JSON_NAMES.get(name, name.removeprefix("DT_").lower()), sizes)
+
+
+def as_array(values: Any, dtype: str | None = None) -> np.ndarray:
+    """`values` as an array; strings (bytes, str) become objects of bytes. Arrays of numbers keep their own dtype.
+
+    Raises ValueError: values that are no tensor, such as lists of different lengths.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OSU":
+        return values
+    array = np.asarray(values, object)
+    first = next(iter(array.flat), b"" if dtype == BYTES else 0.0)
+    if dtype == BYTES or isinstance(first, bytes | str):
+        flat = [one.encode() if isinstance(one, str) else one for one in array.flat]
+        if not all(isinstance(one, bytes) for one in flat):
+            raise ValueError("strings and other values are mixed in one tensor")
+        return _strings(flat).reshape(array.shape)
+    return np.asarray(values, dtype)
+
+
+def to_proto(array: np.ndarray) -> Tensor:
+    """A TensorProto of `as_array`'s result.
+
+    Raises ValueError: a dtype that TensorFlow does not have.
+    """
+    name = BYTES if array.dtype == object else array.dtype.name
+    if name not in _TYPES:
+        raise ValueError(f"an array of {name} cannot be sent")
+    proto = Tensor(dtype=_TYPES[name].number)
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if name == BYTES:
+        proto.string_val.extend(array.ravel().tolist())
+    else:
+        proto.tensor_content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return proto
+
+
+def from_proto(proto: Tensor) -> np.ndarray:
+    """The values of a TensorProto, in its own shape and dtype.
+
+    Raises ValueError: it contradicts itself, or is of a type that numpy does not have.
+    """
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if proto.dtype == _BFLOAT16:
+        # It is float32 without the lower half.
+        return _filled((_halves(proto).astype(np.uint32) << 16).view(np.float32), shape)
+    name = _NAMES.get(proto.dtype)
+    if name not in _TYPES:
+        raise ValueError(f"a tensor of type {name or proto.dtype}")
+    if name == BYTES:
+        return _filled(_strings(proto.string_val), shape)
+    dtype = np.dtype(name)
+    if proto.tensor_content:
+        return np.frombuffer(proto.tensor_content, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+    if name == "float16":
+        return _filled(_halves(proto).view(np.float16), shape)
+    if dtype.kind == "c":
+        parts = np.array(getattr(proto, _TYPES[name].values), np.dtype(f"f{dtype.itemsize // 2}"))
+        return _filled(parts.view(dtype), shape)
+    return _filled(np.array(getattr(proto, _TYPES[name].values), dtype), shape)
+
+
+def _strings(values: Iterable[bytes]) -> np.ndarray:
+    """[N], as objects: numpy's own type for strings cuts the zeros off their ends."""
+    listed = list(values)
+    array = np.empty(len(listed), object)
+    array[:] = listed
+    return array
+
+
+def _halves(proto: Tensor) -> np.ndarray:
+    if proto.tensor_content:
+        return np.frombuffer(proto.tensor_content, "<u2").astype(np.uint16)
+    return np.array(proto.half_val, np.uint16)
+
+
+def _filled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """In its shape; the last value stands for all that are left out, zero where there is none."""
+    count = int(np.prod(shape, dtype=np.int64))
+    if 0 < len(values) < count:
+        values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
+    elif not len(values) and count:
+        values = np.full(count, b"", object) if values.dtype == object else np.zeros(count, values.dtype)
+    return values.reshape(shape)
+
+
+def to_json(array: np.ndarray) -> Any:
+    """Nested lists, bytes as {"b64": ...}."""
+    if array.dtype != object:
+        return array.tolist()
+    encoded = np.empty(array.size, object)
+    encoded[:] = [{"b64": base64.b64encode(one).decode()} for one in array.flat]
+    return encoded.reshape(array.shape).tolist()
+
+
+def from_json(values: Any, dtype: str) -> np.ndarray:
+    """An output of REST's columnar format as an array of the signature's `dtype`, as `TensorSpec` has it.
+
+    Raises ValueError, TypeError: values that are not of that type.
+    """
+    if dtype == BYTES:
+        return as_array(_decoded(values), BYTES)
+    return np.asarray(values, "float32" if dtype == "bfloat16" else dtype)
+
+
+def _decoded(values: Any) -> Any:
+    if isinstance(values, dict):
+        return base64.b64decode(values["b64"])
+    return [_decoded(one) for one in values] if isinstance(values, list) else values

@@ -1,0 +1,33 @@
+"""What an image file is, by its first bytes and by its name. Standard library only."""
+
+import re
+
+# Written by file managers and archivers beside the images; nobody means them as data.
+_LEFT_OUT = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"})
+
+_MAGIC = (
+    (re.compile(rb"\xff\xd8\xff"), "jpeg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
+    (re.compile(rb"GIF8[79]a"), "gif"),
+    (re.compile(rb"BM"), "bmp"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
+    (re.compile(rb"II[*+]\x00|MM\x00[*+]"), "tiff"),
+    (re.compile(rb"....ftyp(hei[cxmsf]|hev[cmsx]|mif1|msf1)", re.DOTALL), "heic"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "avif"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "jpeg 2000"),
+    (re.compile(rb"\x00\x00\x00\x0cJXL |\xff\x0a"), "jpeg xl"),
+    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?<svg"), "svg"),
+)
+HEAD_BYTES = 64  # enough for every pattern above
+DECODABLE = ("jpeg", "png", "gif", "bmp")  # what tf.io.decode_image reads
+READABLE = (*DECODABLE, "webp", "tiff", "heic", "avif")  # what ingest stores, as it is or transcoded
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder of this name is clutter (hidden files, Thumbs.db, __MACOSX, ...) rather than data."""
+    return name.startswith(".") or name.casefold() in _LEFT_OUT
+
+
+def sniff(head: bytes) -> str | None:
+    """The image format that the first `HEAD_BYTES` bytes announce: "jpeg", "png", ..., or None. Names are not asked."""
+    return next((name for pattern, name in _MAGIC if pattern.match(head)), None)

@@ -1,0 +1,236 @@
+"""What `graftline predict` does: find image files, and classify them by a model server or by a model in this process.
+
+Everything is lazy: a million files take no more memory than the names of one folder and one batch of images.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from graftline.errors import UserError
+from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
+from serving.client import Client, Prediction, ServiceError
+from serving.client.classifying import OUTPUTS, Image, batches, classify, is_classifier, load
+from serving.client.exchange import Steps, run
+from serving.client.results import Signature, TensorSpec
+from serving.images import formats
+from serving.locate import find_model
+from serving.quick_tensorflow import import_tensorflow
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 120.0  # for one batch
+
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".heic", ".heif", ".hif", ".avif"),
+)
+
+
+def find_images(arguments: Sequence[str]) -> Iterator[str]:
+    """The image files that the arguments mean, each folder's sorted, in the order of the arguments.
+
+    A file named outright is taken as it is. In folders, at any depth, those are taken that are called an image or begin
+    like one; hidden files and what operating systems strew about are not, and links to folders are not followed. Raises
+    UserError at once for a path that is not there, or a folder without images.
+    """
+    for argument in arguments:
+        if os.path.isdir(argument):
+            if next(_walk(argument), None) is None:
+                raise UserError(f"no images in {argument}: it holds no file that is called or begins like an image")
+        elif not os.path.exists(argument):
+            raise UserError(f"no such file or folder: {argument}; name an image or a folder of images")
+        elif not os.path.isfile(argument):
+            raise UserError(f"{argument} is neither a file nor a folder; name an image or a folder of images")
+    return (path for argument in arguments for path in _images_of(argument))
+
+
+def _images_of(argument: str) -> Iterator[str]:
+    return _walk(argument) if os.path.isdir(argument) else iter((argument,))
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Paths in the order in which all of them would be sorted; of each level one folder's names are held."""
+    levels = [(folder, _names(folder))]
+    while levels:
+        parent, names = levels[-1]
+        name = next(names, None)
+        if name is None:
+            levels.pop()
+            continue
+        path = os.path.join(parent, name)
+        if not name.endswith(os.sep):
+            if _is_image(path):
+                yield path
+        elif os.access(path, os.R_OK | os.X_OK):
+            levels.append((path, _names(path)))
+        else:
+            yield path  # to be reported, not passed over
+
+
+def _names(folder: str) -> Iterator[str]:
+    """Sorted, those of folders with a separator at their end: so they come where their files do among all paths."""
+    with os.scandir(folder) as entries:
+        kept = (entry for entry in entries if not formats.is_left_out(entry.name))
+        return iter(sorted(entry.name + os.sep * entry.is_dir(follow_symlinks=False) for entry in kept))
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a file is called an image."""
+    return path.lower().endswith(_SUFFIXES)
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file in a folder is one to classify: by its name, or else by its first bytes."""
+    named = is_image_name(path)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block whoever opens it
+            return False
+        if named:
+            return True
+        with open(path, "rb") as file:
+            return formats.sniff(file.read(formats.HEAD_BYTES)) in formats.READABLE
+    except OSError:
+        return named  # unreadable, but called an image: to be reported, not passed over
+
+
+def predict_with_server(target: str, name: str | None, paths: Iterable[str]) -> Iterator[Prediction]:
+    """Classify files by the model `name` of the TF Serving compatible server at HOST:GRPC_PORT or a URL of REST.
+
+    Without a name the only model of a `graftline serve` is meant; other servers cannot be asked for theirs. One row
+    for each path, in order; a bad image fails its own row only. Raises UserError when nothing answers at the
+    address within CONNECT_SECONDS, or when the server has no such model or one with other signatures.
+    """
+    client = connect(target, name)
+    return _closing(client, target, name, client.stream(paths))
+
+
+def connect(target: str, name: str | None) -> Client:
+    """A client of the server at `target`, which has answered. Raises UserError as `predict_with_server`."""
+    if "://" not in target:
+        host, _, port = target.rpartition(":")
+        if not host or not port.isdecimal():
+            raise UserError(
+                f"--server {target} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or "
+                f"http://HOST:REST_PORT"
+            )
+    try:
+        client = Client(target, name, timeout=ANSWER_SECONDS)
+    except ValueError as error:
+        raise UserError(f"--server {error}") from error
+    try:
+        client.status(timeout=CONNECT_SECONDS)
+    except ServiceError as error:
+        client.close()
+        if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            kind = "REST" if target.startswith("http") else "gRPC"
+            raise UserError(
+                f"no model server answers at {target} ({kind}): start one with `graftline serve`, or correct --server"
+            ) from error
+        raise told(error, target, name) from error
+    return client
+
+
+def _closing(client: Client, target: str, name: str | None, rows: Iterator[Prediction]) -> Iterator[Prediction]:
+    with client:
+        try:
+            yield from rows
+        except ServiceError as error:
+            raise told(error, target, name) from error
+
+
+def told(error: ServiceError, target: str, name: str | None) -> UserError:
+    """What a server's error means to the user of the command line."""
+    if error.code == "NOT_FOUND" and name is None:
+        serves = f"It serves {', '.join(error.models)}: choose" if error.models else "It does not tell: give the name"
+        return UserError(f"which model of the server at {target}? {serves} with --name")
+    if error.code == "NOT_FOUND":
+        serves = f"; it serves {', '.join(error.models)}" if error.models else ""
+        return UserError(
+            f"the server at {target} serves no model '{name}': give the name that it serves with --name{serves}"
+        )
+    if error.code == "UNAVAILABLE":
+        return UserError(f"the model server at {target} went away: {error.message}; start it again")
+    if error.code == "DEADLINE_EXCEEDED":
+        return UserError(f"the model server at {target} gave no answer in {ANSWER_SECONDS:.0f} s")
+    if error.code == "FAILED_PRECONDITION" and "is no image classifier" in error.message:
+        return UserError(error.message)
+    return _broken(f"the model at {target}", error.message)
+
+
+def _broken(model: str, details: str) -> UserError:
+    return UserError(
+        f"{model} cannot run ({details.splitlines()[0] if details else 'no reason given'}); export it again"
+    )
+
+
+def predict_with_model(path: str, paths: Iterable[str], name: str | None = None) -> Iterator[Prediction]:
+    """Classify files in this process by the model at `path`: a SavedModel, a base path (its newest), or a workspace.
+
+    One row for each path, in order; a bad image fails its own row only. Raises UserError when there is no model, when
+    there are several and `name` is None, or when it cannot be loaded or has other signatures.
+    """
+    model = LocalClassifier(find_model(path, name).newest[1])
+    return _retiring(model, paths)
+
+
+def _retiring(model: "LocalClassifier", paths: Iterable[str]) -> Iterator[Prediction]:
+    try:
+        yield from model.stream(paths)
+    finally:
+        model.close()
+
+
+class LocalClassifier:
+    """A SavedModel with Graftline's signatures, loaded in this process by TensorFlow; any thread may ask it.
+
+    Raises UserError: no TensorFlow, no SavedModel that it can load, or one with other signatures.
+    """
+
+    def __init__(self, directory: str) -> None:
+        import_tensorflow()
+        from serving.server.models import LoadedModel, LoadError
+
+        self._directory = directory
+        try:
+            self._model = LoadedModel(directory)
+        except LoadError as error:
+            raise UserError(f"{error}; name another model") from error
+        anything = TensorSpec("", None)  # the names alone are looked at
+        signatures = {
+            name: Signature(dict.fromkeys(one.inputs, anything), dict.fromkeys(one.outputs, anything))
+            for name, one in self._model.signatures.items()
+        }
+        if not is_classifier(signatures):
+            self._model.retire()
+            raise UserError(
+                f"{directory} is no image classifier that Graftline exported (it has other signatures): its "
+                f"{SERVING_DEFAULT} must take {IMAGE_BYTES} and give {', '.join(OUTPUTS)}"
+            )
+
+    def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        """One row for each image, in order, holding one batch. Raises UserError when the model cannot run."""
+        with self._model:
+            for batch in batches(map(load, images)):
+                try:
+                    yield from run(classify(batch, _asked), self._send)
+                except ServiceError as error:
+                    raise _broken(self._directory, error.message) from error
+
+    def _send(self, images: Sequence[bytes]) -> dict[str, Any]:
+        import numpy as np
+
+        from serving.server.errors import ServingError
+
+        try:
+            return self._model.predict(SERVING_DEFAULT, {IMAGE_BYTES: np.array(images, object)}, list(OUTPUTS))
+        except ServingError as error:
+            raise ServiceError(error.code.name, error.message) from error
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._model.retire()
+
+
+def _asked(images: Sequence[bytes]) -> Steps[Mapping[str, Any]]:
+    return (yield images)

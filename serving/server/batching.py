@@ -1,0 +1,257 @@
+"""Adaptive batching: requests that come while a model is busy are run together as soon as it is free.
+
+An idle server runs a request at once, in the thread that brought it. While `num_batch_threads` runs are under way, the
+rest wait; whoever waited longest then takes up to `max_batch_size` rows of its kind along, runs them as one and hands
+out the parts. So nobody waits for company (unless `batch_timeout_micros` says so), and batches are as large as the
+load makes them. The parameters mean what they mean in TensorFlow Serving's batching guide,
+https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md.
+
+There, a batch fails as a whole. Here its requests are run again in halves, so that one bad image fails its own alone.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import numpy as np
+
+from serving.server.errors import Code, ServingError, invalid
+from serving.server.metrics import Metrics
+from serving.server.options import BatchingParameters
+
+Tensors = Mapping[str, np.ndarray]
+Run = Callable[[Tensors, float | None], dict[str, np.ndarray]]  # (inputs, seconds that it may take) → outputs
+
+_POOL = "batch_threads"  # thread_pool_name of the metrics
+# What may be the fault of one request in a batch. After the others there is nobody to run it again for.
+_NOT_RERUN = (Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE)
+
+
+def _too_late() -> ServingError:
+    return ServingError(Code.DEADLINE_EXCEEDED, "Run() timeout exceeded while waiting in batching queue")
+
+
+class Function:
+    """One signature of one loaded model with one set of outputs: what requests must share to be run together.
+
+    `mergeable` is whether rows can be stacked; it is withdrawn when outputs turn out not to have one row for each.
+    """
+
+    def __init__(self, run: Run, mergeable: bool) -> None:
+        self.run = run
+        self.mergeable = mergeable
+
+
+class _Task:
+    """A request in the queue. Its thread waits for `woken`: then it is `leader` of a batch, or its answer is there."""
+
+    def __init__(self, function: Function, inputs: Tensors, rows: int, deadline: float | None) -> None:
+        self.function = function
+        self.inputs = inputs
+        self.rows = rows
+        self.deadline = deadline
+        self.since = time.monotonic()
+        self.woken = threading.Event()
+        self.leader = False  # it has one of the places, and its thread runs a batch
+        self.taken = False  # it is in a batch
+        self.outputs: dict[str, np.ndarray] = {}
+        self.error: BaseException | None = None
+
+
+class Batcher:
+    """Runs the functions of all models of a server: at most `num_batch_threads` at once, the oldest request first."""
+
+    def __init__(self, parameters: BatchingParameters, metrics: Metrics) -> None:
+        self._parameters = parameters
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._queues: dict[Hashable, deque[_Task]] = {}
+        self._free = parameters.num_batch_threads
+
+    def run(self, function: Function, inputs: Tensors, deadline: float | None) -> dict[str, np.ndarray]:
+        """The outputs of `function` for `inputs`, by `deadline` (of time.monotonic).
+
+        Raises ServingError: what the function raises, UNAVAILABLE when too many are waiting, DEADLINE_EXCEEDED.
+        """
+        rows = _rows(inputs) if function.mergeable else None
+        if not rows:  # nothing to stack, or no row at all
+            return self._schedule(object(), _Task(function, inputs, 1, deadline))
+        self._metrics.input_batch_size.observe(rows)
+        most, kind = self._parameters.max_batch_size, _kind(function, inputs)
+        if rows <= most:
+            return self._schedule(kind, _Task(function, inputs, rows, deadline))
+        if not self._parameters.enable_large_batch_splitting:
+            raise invalid(f"Task size {rows} is larger than maximum input batch size {most}")
+        parts = []
+        for start in range(0, rows, most):
+            part = {name: values[start : start + most] for name, values in inputs.items()}
+            size = min(most, rows - start)
+            parts.append(self._schedule(kind, _Task(function, part, size, deadline)))
+            if not _has_rows(parts[-1], size):
+                function.mergeable = False
+                return self.run(function, inputs, deadline)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _schedule(self, kind: Hashable, task: _Task) -> dict[str, np.ndarray]:
+        with self._lock:
+            queue = self._queues.setdefault(kind, deque())
+            waiting = sum(each.rows for each in queue)
+            if waiting + task.rows > self._parameters.max_enqueued_batches * self._parameters.max_batch_size:
+                raise ServingError(
+                    Code.UNAVAILABLE,
+                    "The batch scheduling queue to which this task was submitted is full; "
+                    f"task size is {task.rows}, and {waiting} are waiting",
+                )
+            queue.append(task)
+            if self._free:
+                self._free -= 1
+                task.leader = True
+            else:
+                self._arrived.notify_all()
+        if not task.leader:
+            self._wait(kind, task)
+        if task.leader:
+            self._lead(kind, task)
+        if task.error is not None:
+            raise task.error
+        return task.outputs
+
+    def _wait(self, kind: Hashable, task: _Task) -> None:
+        """Until the task has its answer or is to lead. Raises DEADLINE_EXCEEDED."""
+        if task.woken.wait(None if task.deadline is None else max(0.0, task.deadline - time.monotonic())):
+            return
+        with self._lock:
+            if task.woken.is_set():  # in this very moment: it must lead the others, even if too late for itself
+                return
+            if not task.taken:
+                self._remove(kind, task)
+        # Once it has been taken it is being run; nobody waits for what comes of it.
+        raise _too_late()
+
+    def _lead(self, kind: Hashable, task: _Task) -> None:
+        """Run a batch that begins with `task`; then wake who waited for it, and the next leader."""
+        batch = [task]
+        try:
+            self._gather(kind, batch)
+            self._run(batch)
+        except BaseException as error:
+            for each in batch:
+                each.error = error
+            raise
+        finally:
+            with self._lock:
+                self._pass_on()
+            for each in batch:
+                each.woken.set()
+
+    def _gather(self, kind: Hashable, batch: list[_Task]) -> None:
+        """Take the batch off the queue, waiting up to `batch_timeout_micros` for it to fill."""
+        most = self._parameters.max_batch_size
+        with self._lock:
+            queue = self._queues[kind]
+            until = batch[0].since + self._parameters.batch_timeout_micros / 1e6
+            while batch[0].function.mergeable and sum(each.rows for each in queue) < most:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._arrived.wait(left)
+            rows = batch[0].rows
+            for each in [each for each in queue if not each.leader]:  # another leader has a batch of its own
+                if rows + each.rows > most:
+                    break
+                batch.append(each)
+                rows += each.rows
+            for each in batch:
+                each.taken = True
+                self._remove(kind, each)
+        now = time.monotonic()
+        for each in batch:
+            self._metrics.queuing_latency.observe((now - each.since) * 1e6, _POOL)
+
+    def _remove(self, kind: Hashable, task: _Task) -> None:
+        queue = self._queues[kind]
+        queue.remove(task)
+        if not queue:
+            del self._queues[kind]
+
+    def _pass_on(self) -> None:
+        """Give the place of a batch that has ended to the request that has waited longest, if any waits."""
+        waiting = [each for queue in self._queues.values() for each in queue if not each.leader]
+        if not waiting:
+            self._free += 1
+            return
+        oldest = min(waiting, key=lambda each: each.since)
+        oldest.leader = True
+        oldest.woken.set()
+
+    def _run(self, batch: Sequence[_Task]) -> None:
+        """Give every task of the batch its outputs or its error."""
+        live = []
+        for task in batch:
+            if task.deadline is not None and task.deadline <= time.monotonic():
+                task.error = _too_late()
+            else:
+                live.append(task)
+        if not live:
+            return
+        try:
+            if self._run_merged(live):
+                return
+        except ServingError as error:
+            if len(live) == 1 or error.code in _NOT_RERUN:
+                for task in live:
+                    task.error = ServingError(error.code, error.message)
+                return
+        middle = len(live) // 2
+        self._run(live[:middle])
+        self._run(live[middle:])
+
+    def _run_merged(self, batch: Sequence[_Task]) -> bool:
+        """Set the outputs of all tasks by one run; False when their rows can't be stacked. Raises as the function."""
+        function = batch[0].function
+        if len(batch) > 1 and not function.mergeable:
+            return False
+        deadlines = [task.deadline for task in batch if task.deadline is not None]
+        # As in TensorFlow Serving the batch may take as long as its most patient request allows.
+        seconds = max(deadlines) - time.monotonic() if len(deadlines) == len(batch) else None
+        rows = sum(task.rows for task in batch)
+        padding = self._padding(rows) if function.mergeable else 0
+        self._metrics.wrapped_run_count.add(1)
+        self._metrics.processed_batch_size.observe(rows + padding)
+        self._metrics.padding_size.observe(padding)
+        if len(batch) == 1 and not padding:
+            batch[0].outputs = function.run(batch[0].inputs, seconds)
+            return True
+        merged = {}
+        for name in batch[0].inputs:
+            parts = [task.inputs[name] for task in batch]
+            merged[name] = np.concatenate([*parts, np.repeat(parts[-1][:1], padding, axis=0)])
+        outputs = function.run(merged, seconds)
+        if not _has_rows(outputs, rows + padding):
+            function.mergeable = False
+            return len(batch) == 1 and self._run_merged(batch)
+        start = 0
+        for task in batch:
+            task.outputs = {name: values[start : start + task.rows] for name, values in outputs.items()}
+            start += task.rows
+        return True
+
+    def _padding(self, rows: int) -> int:
+        """Rows that lack to the next allowed size."""
+        return next((size - rows for size in self._parameters.allowed_batch_sizes if size >= rows), 0)
+
+
+def _rows(inputs: Tensors) -> int | None:
+    """The size of the first dimension, None where the inputs do not share one."""
+    sizes = {values.shape[0] if values.ndim else None for values in inputs.values()}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _kind(function: Function, inputs: Tensors) -> Hashable:
+    return function, tuple(sorted((name, values.dtype.str, values.shape[1:]) for name, values in inputs.items()))
+
+
+def _has_rows(outputs: Tensors, rows: int) -> bool:
+    return all(values.shape[:1] == (rows,) for values in outputs.values())

@@ -1,0 +1,125 @@
+"""What the server counts, by TensorFlow Serving's names, and the text that Prometheus reads.
+
+Names, labels and buckets: TensorFlow Serving's servables/tensorflow/util.cc, batching/batching_session.cc and
+saved_model_warmup_util.cc, TensorFlow's framework/metrics.cc and cc/saved_model/loader.cc. Format: its
+util/prometheus_exporter.cc, in which `/` of a name becomes `:`. prometheus_client would add `_total` to each counter,
+and dashboards made for TensorFlow Serving would find none. Standard library only.
+"""
+
+import bisect
+import threading
+from collections.abc import Sequence
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+class _Metric:
+    kind = ""
+
+    def __init__(self, name: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self._labels = tuple(labels)
+        self._lock = threading.Lock()
+
+    def _text(self, values: tuple[str, ...], *extra: str) -> str:
+        named = [f'{name}="{_escape(value)}"' for name, value in zip(self._labels, values, strict=True)]
+        return "{" + ",".join([*named, *extra]) + "}"
+
+    def samples(self) -> list[str]:
+        """The lines of the exposition, without the type."""
+        raise NotImplementedError
+
+
+class Counter(_Metric):
+    """A number that only grows, for each combination of label values."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, *labels: str) -> None:
+        super().__init__(name, labels)
+        self._values: dict[tuple[str, ...], int] = {}
+
+    def add(self, amount: int, *values: str) -> None:
+        """Add `amount` to the cell of the label values."""
+        with self._lock:
+            self._values[values] = self._values.get(values, 0) + amount
+
+    def samples(self) -> list[str]:
+        """`NAME{LABELS} VALUE`."""
+        with self._lock:
+            cells = sorted(self._values.items())
+        return [f"{self.name}{self._text(values)} {value}" for values, value in cells]
+
+
+class Histogram(_Metric):
+    """How often values fell into buckets whose upper bounds grow from `first` by `factor`, `count` of them."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, *labels: str, first: float, factor: float, count: int) -> None:
+        super().__init__(name, labels)
+        self._bounds = [first * factor**step for step in range(count)]
+        self._cells: dict[tuple[str, ...], list[float]] = {}  # one number a bucket, and one more; then the sum
+
+    def observe(self, value: float, *values: str) -> None:
+        """Count `value` in the cell of the label values."""
+        bucket = bisect.bisect_left(self._bounds, value)
+        with self._lock:
+            cell = self._cells.get(values)
+            if cell is None:
+                cell = self._cells[values] = [0] * (len(self._bounds) + 2)
+            cell[bucket] += 1
+            cell[-1] += value
+
+    def samples(self) -> list[str]:
+        """`NAME_bucket{LABELS,le="BOUND"} COUNT` for each bound, then `NAME_sum` and `NAME_count`."""
+        with self._lock:
+            cells = sorted((values, list(cell)) for values, cell in self._cells.items())
+        lines = []
+        for values, cell in cells:
+            total = 0
+            for bound, count in zip([*(f"{bound:g}" for bound in self._bounds), "+Inf"], cell, strict=False):
+                total += int(count)
+                le = f'le="{bound}"'
+                lines.append(f"{self.name}_bucket{self._text(values, le)} {total}")
+            lines.append(f"{self.name}_sum{self._text(values)} {cell[-1]:.15g}")
+            lines.append(f"{self.name}_count{self._text(values)} {total}")
+        return lines
+
+
+def _latency(name: str, *labels: str) -> Histogram:
+    """Microseconds, from 10 by 1.8 in 33 steps: TensorFlow Serving's buckets for a request's time."""
+    return Histogram(name, *labels, first=10, factor=1.8, count=33)
+
+
+class Metrics:
+    """Everything that one server counts; any number of threads may add at once."""
+
+    def __init__(self) -> None:
+        serving, batching = ":tensorflow:serving:", ":tensorflow:serving:batching_session:"
+        self.request_count = Counter(serving + "request_count", "model_name", "status")
+        self.request_latency = _latency(serving + "request_latency", "model_name", "API", "entrypoint")
+        self.runtime_latency = _latency(serving + "runtime_latency", "model_name", "API", "runtime")
+        self.model_warmup_latency = _latency(serving + "model_warmup_latency", "model_path", "status")
+        self.queuing_latency = Histogram(
+            batching + "queuing_latency", "thread_pool_name", first=100, factor=1.2, count=52
+        )
+        self.wrapped_run_count = Counter(batching + "wrapped_run_count")
+        # Of these three TensorFlow Serving keeps percentiles, which Prometheus can't add up: histograms here.
+        self.input_batch_size = Histogram(batching + "input_batch_size", first=1, factor=2, count=15)
+        self.processed_batch_size = Histogram(batching + "processed_batch_size", first=1, factor=2, count=15)
+        self.padding_size = Histogram(batching + "padding_size", first=1, factor=2, count=15)
+        self.graph_runs = Counter(":tensorflow:core:graph_runs")
+        self.graph_run_time_usecs = Counter(":tensorflow:core:graph_run_time_usecs")
+        self.load_attempt_count = Counter(":tensorflow:cc:saved_model:load_attempt_count", "model_path", "status")
+        self.load_latency = Counter(":tensorflow:cc:saved_model:load_latency", "model_path")
+
+    def exposition(self) -> str:
+        """The text format of Prometheus, version 0.0.4; as in TensorFlow Serving without what was never counted."""
+        lines: list[str] = []
+        for metric in sorted((each for each in vars(self).values()), key=lambda each: each.name):
+            if samples := metric.samples():
+                lines += [f"# TYPE {metric.name} {metric.kind}", *samples]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,94 @@
+"""What a model server can be told: every flag of `graftline serve` and `python -m serving.server`, as data.
+
+Fields are named as TensorFlow Serving names its flags and the fields of its BatchingParameters, so that one set of
+settings runs either server; what that one does not have is said to be Graftline's own. Standard library only.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+from graftline.errors import UserError
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class BatchingParameters:
+    """How requests are put together for one run of the model.
+
+    The fields are those of session_bundle_config.BatchingParameters in TensorFlow Serving's
+    servables/tensorflow/session_bundle_config.proto. The defaults are chosen for a server of images on a few cores,
+    where batches above 8 cost more for each image; TensorFlow Serving's own are 1000, 0, 10, and the number of cores.
+    """
+
+    max_batch_size: int = 8
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 64
+    num_batch_threads: int = field(default_factory=lambda: default_batch_threads())
+    allowed_batch_sizes: tuple[int, ...] = ()
+    enable_large_batch_splitting: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of 1 or more")
+        if self.batch_timeout_micros < 0:
+            raise UserError(f"batch_timeout_micros is {self.batch_timeout_micros}: give 0 or more")
+        sizes = self.allowed_batch_sizes
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size):
+            raise UserError(
+                f"allowed_batch_sizes is {', '.join(map(str, sizes))}: its entries must increase, and the last must "
+                f"be max_batch_size, which is {self.max_batch_size}"
+            )
+
+
+def default_batch_threads() -> int:
+    """How many runs of models may be under way at once: as many as there are cores for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a server listens, what it serves of each model, and what it allows a client."""
+
+    port: int = 8500  # gRPC; 0 takes any free one
+    rest_api_port: int = 8501  # the same for REST
+    host: str = "127.0.0.1"  # Graftline's own: TensorFlow Serving listens on every address
+    rest_api_timeout_in_ms: int = 30_000  # of a REST request, and of a gRPC request that comes without a deadline
+    file_system_poll_wait_seconds: float = 2.0  # 0: versions are looked for once, at the start
+    model_config_file: str | None = None
+    version_policy: str = "latest"  # Graftline's own: latest[:N], all, specific:N[,N...] of models found by their path
+    enable_batching: bool = True
+    batching: BatchingParameters = field(default_factory=BatchingParameters)
+    batching_parameters_file: str | None = None  # read into `batching`; kept for the server that reads it by itself
+    enable_model_warmup: bool = True
+    tensorflow_intra_op_parallelism: int = 0  # threads of one op; 0 lets TensorFlow choose
+    tensorflow_inter_op_parallelism: int = 0  # threads that ops are spread over; the same
+    enable_monitoring: bool = True  # prometheus_config.enable of TensorFlow Serving's monitoring_config_file
+    monitoring_path: str = "/monitoring/prometheus/metrics"  # prometheus_config.path
+    max_request_bytes: int = 64 * _MIB  # Graftline's own, as all that follow
+    max_image_pixels: int = 100_000_000  # of an image in a request; what ImageExampleGen takes
+    max_in_flight: int = 256  # requests being answered or waiting, over both protocols
+    shutdown_grace_seconds: float = 30.0  # for requests under way when the server is told to stop
+
+    def __post_init__(self) -> None:
+        for name, flag in (("port", "--grpc-port"), ("rest_api_port", "--rest-port")):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise UserError(f"{flag} {getattr(self, name)} is no port: choose one from 0 to 65535")
+        for name in ("max_request_bytes", "max_image_pixels", "max_in_flight"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of 1 or more")
+        for name in (
+            "rest_api_timeout_in_ms",
+            "file_system_poll_wait_seconds",
+            "tensorflow_intra_op_parallelism",
+            "tensorflow_inter_op_parallelism",
+            "shutdown_grace_seconds",
+        ):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}: give 0 or more")
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that a request may take that says nothing itself; None when there is no limit."""
+        return self.rest_api_timeout_in_ms / 1000 or None

@@ -1,0 +1,28 @@
+"""`python -m serving.tf_serving WORKSPACE DIR`: write what Docker needs to serve a workspace by TensorFlow Serving."""
+
+import argparse
+import sys
+
+from graftline.errors import UserError
+from serving.tf_serving import write
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the folder; the exit status: 0, or 2 for a UserError."""
+    parser = argparse.ArgumentParser(prog="python -m serving.tf_serving", description=__doc__.partition(": ")[2])
+    parser.add_argument("path", metavar="WORKSPACE", help="a workspace, or a TF Serving base path")
+    parser.add_argument("directory", metavar="DIR", help="where to write; it is made if need be")
+    options = parser.parse_args(arguments)
+    try:
+        names = write(options.path, options.directory)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stderr.write(
+        f"written, to serve {', '.join(names)}: cd {options.directory} && docker compose up --detach --wait\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""The Evaluator's executor, for real: small SavedModels on drawn images, through TFMA and Beam.
+
+Each run takes seconds, so that one run answers several questions.
+"""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from components import gate
+from components.evaluation import metrics
+from components.evaluation.settings import GateSettings
+from graftline import features, signatures
+from graftline.errors import UserError
+
+CHANNELS = {"blue sky": 2, "green": 1, "rot": 0}
+
+
+def image_of(label: str, seed: int, side: int) -> bytes:
+    """A noisy PNG in which the label's colour mostly prevails."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(60, 120, (side, side, 3), dtype=np.uint8)
+    pixels[..., CHANNELS[label]] += rng.integers(0, 60, dtype=np.uint8)
+    pixels[..., (CHANNELS[label] + 1) % 3] += 20
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def save_model(root: pathlib.Path, labels: Sequence[str], sharpness: float = 20.0, tint: float = 0.0) -> str:
+    """A SavedModel with the signatures that the Evaluator calls: softmax of the colours; `tint` favours the first."""
+    import tensorflow as tf
+
+    root.mkdir(parents=True)
+    listed = root / features.LABELS_FILE
+    listed.write_text("\n".join(labels) + "\n")
+
+    class Colours(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.labels = tf.saved_model.Asset(str(listed))
+            keys = tf.lookup.KeyValueTensorInitializer(list(labels), tf.range(len(labels), dtype=tf.int64))
+            self.index = tf.lookup.StaticHashTable(keys, -1)
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
+        def serving_examples(self, examples):
+            parsed = tf.io.parse_example(examples, {features.IMAGE: tf.io.FixedLenFeature([], tf.string)})
+
+            def mean_colour(one):
+                pixels = tf.io.decode_image(one, channels=3, expand_animations=False)
+                pixels.set_shape([None, None, 3])
+                return tf.reduce_mean(tf.cast(pixels, tf.float32) / 255.0, axis=[0, 1])
+
+            spec = tf.TensorSpec([3], tf.float32)
+            means = tf.map_fn(mean_colour, parsed[features.IMAGE], fn_output_signature=spec)
+            chosen = tf.gather(means, [CHANNELS[label] for label in labels], axis=1)
+            probabilities = tf.nn.softmax(sharpness * chosen + tf.one_hot(0, len(labels)) * tint)
+            with tf.control_dependencies([tf.identity(self.labels.asset_path)]):
+                return {signatures.PROBABILITIES: tf.identity(probabilities)}
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
+        def transform_features(self, examples):
+            parsed = tf.io.parse_example(examples, {features.LABEL: tf.io.FixedLenFeature([], tf.string)})
+            return {features.LABEL_INDEX: self.index.lookup(parsed[features.LABEL])}
+
+    module = Colours()
+    named = {name: getattr(module, name) for name in (signatures.SERVING_EXAMPLES, signatures.TRANSFORM_FEATURES)}
+    path = str(root / "Format-Serving")
+    tf.saved_model.save(module, path, signatures=named)
+    return path
+
+
+def write_examples(folder: pathlib.Path, seeds: range, side: int = 24) -> None:
+    """One image of each label and seed, from two folders."""
+    import tensorflow as tf
+
+    folder.mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(folder / "images-00000-of-00001")) as writer:
+        for seed in seeds:
+            for label in CHANNELS:
+                example = tf.train.Example()
+                feature = example.features.feature
+                feature[features.IMAGE].bytes_list.value.append(image_of(label, seed, side))
+                feature[features.LABEL].bytes_list.value.append(label.encode())
+                name = f"{label}/{'ä' if seed % 2 else 'b'}/{seed}.png"
+                feature[features.FILENAME].bytes_list.value.append(name.encode())
+                feature[features.HEIGHT].int64_list.value.append(side)
+                feature[features.WIDTH].int64_list.value.append(side if seed % 3 else 300)
+                feature[features.BRIGHTNESS].float_list.value.append(0.4)
+                writer.write(example.SerializeToString())
+
+
+class Place:
+    """Examples, models, and a folder for each run."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        write_examples(root / "examples" / "Split-eval", range(20))
+        write_examples(root / "examples" / "Split-test", range(100, 104))
+        labels = list(CHANNELS)
+        save_model(root / "candidate", labels)
+        self.base_path = root / "served"
+        for version, model in ((2, "tinted"), (10, "duller")):
+            path = save_model(root / model, labels, *((20.0, 3.0) if model == "tinted" else (10.0, 0.5)))
+            self.base_path.mkdir(exist_ok=True)
+            pathlib.Path(path).rename(self.base_path / str(version))
+        (self.base_path / "11").mkdir()  # a push to an object store that has just begun
+        self.fewer = save_model(root / "fewer", ["blue sky", "green"])
+
+    def run(self, name: str, settings: GateSettings, infra: Mapping | None = None, splits=("eval",), **properties):
+        """Runs the executor; gives the verdict, the blessing and the folder of the evaluation."""
+        from tfx.types import standard_artifacts
+
+        from components.evaluator import Executor
+        from pipeline.local_runner import BEAM_OPTIONS
+
+        def artifact(kind, folder: pathlib.Path):
+            made = kind()
+            made.uri = str(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            return made
+
+        examples = artifact(standard_artifacts.Examples, self.root / "examples")
+        examples.split_names = json.dumps(list(splits))
+        model = artifact(standard_artifacts.Model, self.root / "candidate")
+        model.id = 7
+        inputs = {"examples": [examples], "model": [model]}
+        if infra is not None:
+            inputs["infra_blessing"] = [artifact(standard_artifacts.InfraBlessing, self.root / name / "infra")]
+            (self.root / name / "infra" / "serving_validation.json").write_text(json.dumps(infra))
+        evaluation = artifact(standard_artifacts.ModelEvaluation, self.root / name / "evaluation")
+        blessing = artifact(standard_artifacts.ModelBlessing, self.root / name / "blessing")
+        context = Executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir=str(self.root), unique_id="1")
+        Executor(context).Do(
+            inputs,
+            {"evaluation": [evaluation], "blessing": [blessing]},
+            {"gate": settings.model_dump_json(exclude_defaults=True), **properties},
+        )
+        folder = pathlib.Path(evaluation.uri)
+        return gate.Verdict.from_json((folder / gate.VERDICT_FILE).read_text()), blessing, folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("evaluator"))
+
+
+def settings(**keys) -> GateSettings:
+    return GateSettings.model_validate({"accuracy": {"min": 0.5}, **keys})
+
+
+def test_the_highest_served_version_is_the_baseline_and_tfmas_figures_are_the_verdicts(place: Place) -> None:
+    import tensorflow_model_analysis as tfma
+
+    slices = {name: {"accuracy": {"min": 0.1}} for name in ("class", "folder", "size", "brightness")}
+    asked = settings(cross_entropy={"max": 0.01, "min_change": 0.0}, slices=slices, min_examples=60)
+    verdict, blessing, folder = place.run("same", asked, served_base_path=str(place.base_path))
+
+    assert (verdict.examples, verdict.compared_examples, verdict.other_classes) == (60, 60, False)
+    assert gate.failed(verdict.checks) == ["cross_entropy"], "only its value: it is better than the duller one"
+    assert blessing.get_int_custom_property("blessed") == 0
+    assert (pathlib.Path(blessing.uri) / "NOT_BLESSED").exists()
+    assert blessing.get_string_custom_property("baseline_model") == str(place.base_path / "10")
+    assert (folder / gate.VERDICT_TEXT).read_text().startswith("NOT BLESSED: cross_entropy\njudged by 60 images\n")
+
+    assert 0.5 < verdict.candidate["accuracy"] < 1, "figures that are all alike would prove nothing"
+    for model, figures in (("candidate", verdict.candidate), ("baseline", verdict.baseline)):
+        theirs = {}
+        for of_slice in tfma.load_metrics(str(folder)):
+            if not of_slice.slice_key.single_slice_keys:
+                for metric in of_slice.metric_keys_and_values:
+                    if metric.key.model_name == model and not metric.key.is_diff:
+                        theirs[metric.key.name] = metric.value.double_value.value
+        assert theirs["example_count"] == 60
+        compared = [metrics.ACCURACY, metrics.CROSS_ENTROPY, metrics.CALIBRATION, *metrics.MACRO]
+        assert {name: theirs[name] for name in compared} == pytest.approx(
+            {name: figures[name] for name in compared}, rel=1e-5
+        )
+    assert verdict.candidate["cross_entropy"] != verdict.baseline["cross_entropy"]
+    validation = tfma.load_validation_result(str(folder))
+    assert [failure.metric_key.name for failure in validation.metric_validations_per_slice[0].failures] == [
+        "cross_entropy"
+    ]
+
+    judged = {check.part for check in verdict.checks if check.part}
+    assert judged >= {"class blue sky", "folder rot/ä", "size tiny", "size medium", "brightness normal"}
+    table = pq.read_table(folder / "predictions-00000-of-00001.parquet")
+    assert table.num_rows == 60
+    assert set(table.column("folder").to_pylist()) == {f"{label}/{inner}" for label in CHANNELS for inner in "äb"}
+    right = [
+        list(CHANNELS)[int(np.argmax(row["candidate"]))] == row["class"] for row in table.to_pylist()
+    ]  # on the file's bytes
+    assert np.mean(right) == verdict.candidate["accuracy"]
+
+
+def test_a_served_model_of_fewer_classes_is_compared_on_those_that_both_know(place: Place) -> None:
+    asked = settings(accuracy={"min": 0.1, "min_change": 0.0}, slices={"class": {"recall": {"min_change": 0.0}}})
+    verdict, blessing, folder = place.run("fewer-run", asked, served=place.fewer)
+    assert verdict.blessed
+    assert blessing.get_int_custom_property("blessed") == 1
+    assert (verdict.examples, verdict.compared_examples, verdict.other_classes) == (60, 40, True)
+    # Among the two the candidate and the served model are one: a softmax of the same colours.
+    assert verdict.compared == pytest.approx(verdict.baseline, abs=1e-6)
+    assert verdict.compared["accuracy"] != verdict.candidate["accuracy"]
+    assert "new: rot" in verdict.note
+    assert "no change of recall of class rot was judged" in verdict.note
+    assert "On the 40 images of the classes that both models know:" in (folder / gate.VERDICT_TEXT).read_text()
+
+
+def test_a_refused_serving_validation_leaves_no_blessing_and_a_reset_baseline_is_none(place: Place) -> None:
+    found = {"passed": False, "reasons": ["the first answer took 20 s", "2 answers differ"]}
+    asked = settings(accuracy={"min": 0.1, "min_change": 1.0})
+    verdict, blessing, folder = place.run(
+        "infra", asked, found, ("train", "eval", "test"), served=str(place.base_path / "2"), reset_baseline=1
+    )
+    assert verdict.examples == 12, "where there is a test split, it is the one that judges"
+    assert not verdict.blessed
+    assert blessing.get_int_custom_property("blessed") == 0
+    assert not (pathlib.Path(blessing.uri) / "BLESSED").exists()
+    assert gate.failed(verdict.checks) == ["serving validation"]
+    assert "the first answer took 20 s; 2 answers differ" in gate.sentences(verdict.checks)[0]
+    assert verdict.baseline == {}
+    assert "as --reset-baseline asks" in verdict.note
+    assert "refused by the serving validation" in (folder / gate.VERDICT_TEXT).read_text()
+
+
+@pytest.mark.parametrize("broken", ["no labels", "garbage"])
+def test_a_served_model_that_is_broken_is_one_message_that_says_what_to_do(
+    place: Place, broken: str, tmp_path: pathlib.Path
+) -> None:
+    served = tmp_path / "5"
+    (served / "assets").mkdir(parents=True)
+    (served / "saved_model.pb").write_bytes(b"\x0a\xffno SavedModel")
+    if broken != "no labels":
+        (served / "assets" / features.LABELS_FILE).write_text("\n".join(CHANNELS) + "\n")
+    with pytest.raises(Exception, match="the model that is served cannot be loaded") as caught:
+        place.run(broken, settings(), served=str(served))
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    assert error is not None, "cli looks for a UserError behind what Beam raises"
+    assert str(served) in str(error)
+    assert "graftline run --reset-baseline" in str(error)
+
+
+_MEASURE = """
+import pathlib, resource, sys
+from tests.components.test_evaluator import *
+place = Place.__new__(Place)
+place.root = pathlib.Path(sys.argv[1])
+write_examples(place.root / "examples" / "Split-eval", range(int(sys.argv[2])), side=1100)
+save_model(place.root / "candidate", list(CHANNELS))
+verdict, *_ = place.run("run", settings(accuracy={"min": 0}), served="")
+print(verdict.examples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.mark.slow
+def test_four_times_the_large_images_take_no_more_memory(tmp_path: pathlib.Path) -> None:
+    # What is freed goes back at once: fragments of malloc's arenas would grow with the images, too.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment["MALLOC_TRIM_THRESHOLD_"] = "65536"
+    root, peaks = pathlib.Path(__file__).parents[2], []
+    for seeds in (15, 60):  # 45 and 180 images of 3 MB
+        command = [sys.executable, "-c", _MEASURE, str(tmp_path / str(seeds)), str(seeds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
+        examples, peak = map(int, done.stdout.split()[-2:])
+        assert examples == 3 * seeds
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 80, f"390 MB of images more took {peaks} MB"
+
+
+def test_the_highest_version_is_that_of_a_complete_model_by_number(place: Place, tmp_path: pathlib.Path) -> None:
+    from components.evaluator import highest_version
+
+    assert highest_version(str(place.base_path)) == str(place.base_path / "10")
+    assert highest_version(str(tmp_path / "nothing")) == ""
+    assert highest_version(str(tmp_path)) == ""
+
+
+def test_a_gate_without_thresholds_for_a_metric_still_has_tfma_compute_it() -> None:
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    from components.evaluation.tfma_metrics import eval_config
+
+    config = eval_config(settings(top_2_accuracy={"min": 0.5}), classes=4, baseline=False)
+    computations = metric_specs.to_computations(list(config.metrics_specs), eval_config=config)
+    names = {key.name for computation in computations for key in computation.keys}
+    assert names >= {"accuracy", "top_2_accuracy", "top_3_accuracy", "cross_entropy", *metrics.MACRO}
+    assert "expected_calibration_error" in names
+
+
+@pytest.mark.parametrize(
+    ("keys", "absolute", "higher"),
+    [
+        ({"accuracy": {"min_change": -0.01}}, -0.01 - 1e-9, True),
+        ({"accuracy": {"min_change": -0.01}, "tie": "refuse"}, -0.01 + 1e-9, True),
+        ({"cross_entropy": {"min_change": 0.2}}, -0.2 + 1e-9, False),
+        ({"accuracy": {"min_change": -0.01}, "significance": 0.05}, None, True),
+    ],
+)
+def test_tfma_is_given_a_change_in_its_own_direction_where_it_can_judge_it(
+    keys: dict, absolute: float | None, higher: bool
+) -> None:
+    import tensorflow_model_analysis as tfma
+
+    from components.evaluation.tfma_metrics import eval_config
+
+    asked = GateSettings.model_validate({"macro_f1": {"min": 0.5}, **keys})
+    (name,) = set(asked.thresholds) - {"macro_f1"}
+    config = eval_config(asked, classes=3, baseline=True)
+    (found,) = (each for each in config.metrics_specs[0].metrics if json.loads(each.config)["name"] == name)
+    if absolute is None:
+        assert not found.per_slice_thresholds
+        return
+    change = found.per_slice_thresholds[0].threshold.change_threshold
+    assert change.absolute.value == pytest.approx(absolute, abs=1e-12)
+    assert (change.direction == tfma.MetricDirection.HIGHER_IS_BETTER) is higher

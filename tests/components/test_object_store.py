@@ -1,0 +1,189 @@
+"""Pushes and rollbacks at a URI: Amazon's interface, spoken by moto's server, and Google's, by an emulator."""
+
+import pathlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from apache_beam.io.filesystems import FileSystems
+
+from components import object_store
+from components.image_example_gen import files
+from graftline.errors import UserError
+from serving import publish, rollback, withdrawals
+from serving.base_path import Disk, content_digest
+from tests.serving.saved_models import export
+
+BASE = "s3://models/ws/models/roses"
+
+
+class Bucket:
+    """The bucket "models", as its own client sees it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def names(self) -> list[str]:
+        found = self._client.list_objects_v2(Bucket="models").get("Contents", [])
+        return sorted(entry["Key"].removeprefix("ws/models/") for entry in found)
+
+    def put(self, name: str, content: bytes = b"x") -> None:
+        self._client.put_object(Bucket="models", Key=f"ws/models/{name}", Body=content)
+
+    def get(self, name: str) -> bytes:
+        return self._client.get_object(Bucket="models", Key=f"ws/models/{name}")["Body"].read()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    yield "http://{}:{}".format(*running.get_host_and_port())
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server: str) -> Iterator[Bucket]:
+    """An empty bucket; Beam's file systems are told where it is."""
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    earlier = FileSystems._pipeline_options
+    files.use_beam_options(
+        [
+            f"--s3_endpoint_url={server}",
+            "--s3_access_key_id=a",
+            "--s3_secret_access_key=b",
+            "--s3_region_name=us-east-1",
+        ]
+    )
+    access = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=server, **access)
+    client.create_bucket(Bucket="models")
+    yield Bucket(client)
+    for entry in client.list_objects_v2(Bucket="models").get("Contents", []):
+        client.delete_object(Bucket="models", Key=entry["Key"])
+    client.delete_bucket(Bucket="models")
+    FileSystems.set_options(earlier)
+
+
+def push(folder: pathlib.Path, keep: int | None = None) -> publish.Published:
+    return publish.push(str(folder), object_store.destination(BASE), keep)
+
+
+def test_a_version_is_written_with_its_graph_last_and_holds_every_file(
+    bucket: Bucket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    create = object_store._S3.create
+
+    def noted(self: object_store._S3, path: str, empty: bool) -> Any:
+        written.append(path)
+        return create(self, path, empty)
+
+    monkeypatch.setattr(object_store._S3, "create", noted)
+    source = export(tmp_path / "export", files=2)
+    (source / "assets" / "empty.txt").touch()
+    assert push(source) == publish.Published(1, f"{BASE}/1", new=True)
+    in_version = [path for path in written if path.startswith(f"{BASE}/1/")]
+    assert in_version[-1] == f"{BASE}/1/saved_model.pb"
+    assert bucket.names() == [
+        "models.config",
+        "roses/1/assets/empty.txt",
+        "roses/1/saved_model.pb",
+        "roses/1/variables/0",
+        "roses/1/variables/1",
+    ]
+    store = object_store.destination(BASE)
+    assert store.digest(1) == content_digest(str(source))
+    with store.local(1) as folder:
+        assert content_digest(folder) == content_digest(str(source))
+
+
+def test_the_same_model_again_adds_none_and_another_the_next(bucket: Bucket, tmp_path: pathlib.Path) -> None:
+    one, other = export(tmp_path / "one"), export(tmp_path / "other", b"other")
+    push(one)
+    assert push(one) == publish.Published(1, f"{BASE}/1", new=False)
+    assert push(other) == publish.Published(2, f"{BASE}/2", new=True)
+    assert b'key: "canary"\n      value: 2' in bucket.get("models.config")
+
+
+def test_a_push_that_was_broken_off_is_no_version_and_is_cleaned_up(
+    bucket: Bucket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(export(tmp_path / "one"))
+    # What a pusher leaves that is killed before it wrote the graph, and a folder that is none of ours.
+    bucket.put("roses/.push/2")
+    bucket.put("roses/2/variables/0")
+    bucket.put("roses/7/notes.txt")
+    store = object_store.destination(BASE)
+    assert sorted(store.versions()) == [1]
+    assert push(export(tmp_path / "other", b"other")).version == 8, "no number is used twice"
+    assert [name for name in bucket.names() if name.startswith(("roses/.push", "roses/2/"))] == []
+    assert "roses/7/notes.txt" in bucket.names()
+
+
+def test_a_push_that_fails_leaves_nothing(
+    bucket: Bucket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = object_store._S3.create
+
+    def failing(self: object_store._S3, path: str, empty: bool) -> Any:
+        if path.endswith("variables/1"):
+            raise OSError("the network is gone")
+        return create(self, path, empty)
+
+    monkeypatch.setattr(object_store._S3, "create", failing)
+    with pytest.raises(OSError, match="the network is gone"):
+        push(export(tmp_path / "export"))
+    assert bucket.names() == []
+
+
+def test_a_model_that_changes_while_it_is_pushed_becomes_no_version(bucket: Bucket, tmp_path: pathlib.Path) -> None:
+    source = export(tmp_path / "export")
+    with pytest.raises(RuntimeError, match="changed while it was being pushed"):
+        object_store.ObjectStore(BASE).add(str(source), "another digest")
+    assert bucket.names() == []
+
+
+def test_retention_rollback_and_withdrawal_are_those_of_a_disk(bucket: Bucket, tmp_path: pathlib.Path) -> None:
+    contents = ("a", "b", "c", "d")
+    for content in contents:
+        push(export(tmp_path / content, content.encode(), files=1), keep=3)
+    store = object_store.destination(BASE)
+    assert sorted(store.versions()) == [2, 3, 4]
+    done = rollback.roll_back(store)
+    assert (done.before, done.of, done.version, done.path) == (4, 3, 5, f"{BASE}/5")
+    assert bucket.get("roses/5/variables/0") == b"c"
+    assert withdrawals.withdrawn(store) == {content_digest(str(tmp_path / "d"))}
+    with pytest.raises(withdrawals.WithdrawnError, match="this very model was version 4"):
+        push(tmp_path / "d")
+
+
+def test_a_path_is_a_disk_and_an_unknown_uri_is_told(tmp_path: pathlib.Path) -> None:
+    assert isinstance(object_store.destination(str(tmp_path)), Disk)
+    with pytest.raises(UserError, match=r"^ftp://host/models/: no filesystem is known for ftp://"):
+        object_store.destination("ftp://host/models")
+
+
+@pytest.mark.slow
+def test_google_cloud_storage_takes_a_push_and_a_rollback(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="models")
+    running.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    try:
+        base = object_store.destination("gs://models/roses")
+        publish.push(str(export(tmp_path / "a", b"a")), base)
+        publish.push(str(export(tmp_path / "b", b"b")), base)
+        assert rollback.roll_back(base).version == 3
+        assert base.digest(3) == content_digest(str(tmp_path / "a"))
+        assert withdrawals.withdrawn(base) == {content_digest(str(tmp_path / "b"))}
+    finally:
+        running.stop()

@@ -1,0 +1,416 @@
+"""The batcher: who runs, with whom, when, and what becomes of the bad ones. Then the same with a real model."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from graftline.errors import UserError
+from serving.server.batching import Batcher, Function
+from serving.server.errors import Code, ServingError, invalid
+from serving.server.metrics import Metrics
+from serving.server.options import BatchingParameters
+from tests.serving.conftest import image_of
+
+
+class Doubler:
+    """A function that doubles its rows, notes the sizes that it was run with, and can be held up in its first run."""
+
+    def __init__(self, held: bool = False) -> None:
+        self.sizes: list[int] = []
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+        self.function = Function(self._run, mergeable=True)
+        if not held:
+            self.go_on.set()
+
+    def _run(self, inputs, seconds):
+        self.sizes.append(len(inputs["x"]))
+        self.started.set()
+        assert self.go_on.wait(20)
+        if np.any(inputs["x"] < 0):
+            raise invalid("negative")
+        return {"y": inputs["x"] * 2}
+
+
+class Crowd:
+    """Requests in threads of their own."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher = batcher
+        self._pool = ThreadPoolExecutor(64)
+
+    def ask(self, function: Function, *values: float, dtype=np.float32, seconds: float | None = None) -> Future:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        return self._pool.submit(self.batcher.run, function, {"x": np.array(values, dtype)}, deadline)
+
+    def wait_for(self, requests: int) -> None:
+        """Until so many requests are in the queue."""
+        with self.batcher._arrived:
+            queues = self.batcher._queues
+            arrived = lambda: sum(len(queue) for queue in queues.values()) == requests  # noqa: E731
+            assert self.batcher._arrived.wait_for(arrived, 20)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@pytest.fixture
+def crowd():
+    made: list[Crowd] = []
+
+    def make(**parameters) -> Crowd:
+        made.append(
+            Crowd(
+                Batcher(BatchingParameters(**{"num_batch_threads": 1, "max_batch_size": 32, **parameters}), Metrics())
+            )
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def busy(crowd: Crowd) -> tuple[Doubler, Future]:
+    """A function that is being run, and goes on when told."""
+    holding = Doubler(held=True)
+    first = crowd.ask(holding.function, 100)
+    assert holding.started.wait(20)
+    return holding, first
+
+
+def values(future: Future) -> list[float]:
+    return future.result(20)["y"].tolist()
+
+
+def code(future: Future) -> Code:
+    error = future.exception(20)
+    assert isinstance(error, ServingError)
+    return error.code
+
+
+def test_an_idle_batcher_runs_a_request_in_its_own_thread(crowd):
+    seen: list[int] = []
+
+    def run(inputs, seconds):
+        seen.append(threading.get_ident())
+        return {"y": inputs["x"]}
+
+    crowd().batcher.run(Function(run, True), {"x": np.ones(1)}, None)
+    assert seen == [threading.get_ident()]
+
+
+def test_requests_that_come_while_one_is_run_are_run_together_and_get_their_own_rows(crowd):
+    together = crowd()
+    holding, first = busy(together)
+    others = [together.ask(holding.function, n, n + 0.5) for n in range(5)]
+    together.wait_for(5)
+    holding.go_on.set()
+    assert values(first) == [200]
+    assert [values(other) for other in others] == [[2 * n, 2 * n + 1] for n in range(5)]
+    assert holding.sizes == [1, 10]
+
+
+def test_a_batch_is_never_larger_than_max_batch_size(crowd):
+    together = crowd(max_batch_size=4)
+    holding, _ = busy(together)
+    others = [together.ask(holding.function, n, n) for n in range(5)]
+    together.wait_for(5)
+    holding.go_on.set()
+    assert [values(other) for other in others] == [[2 * n, 2 * n] for n in range(5)]
+    assert holding.sizes == [1, 4, 4, 2]
+
+
+@pytest.mark.parametrize("other", [lambda: np.ones(1, np.float64), lambda: np.ones((1, 3), np.float32)])
+def test_rows_of_another_type_or_shape_are_run_apart(crowd, other: Callable[[], np.ndarray]):
+    together = crowd()
+    holding, _ = busy(together)
+    same = together.ask(holding.function, 1)
+    differing = together._pool.submit(together.batcher.run, holding.function, {"x": other()}, None)
+    together.wait_for(2)
+    holding.go_on.set()
+    assert values(same) == [2]
+    assert differing.result(20)["y"].shape == other().shape
+    assert holding.sizes == [1, 1, 1]
+
+
+def test_functions_are_not_mixed_and_the_one_that_waits_longest_is_next(crowd):
+    together = crowd()
+    holding, _ = busy(together)
+    order: list[str] = []
+
+    def noting(name: str) -> Function:
+        return Function(lambda inputs, seconds: order.append(name) or {"y": inputs["x"]}, True)
+
+    first, second = noting("first"), noting("second")
+    asked = []
+    for position, function in enumerate((first, second, first), 1):
+        asked.append(together.ask(function, position))
+        together.wait_for(position)
+    holding.go_on.set()
+    assert [values(each) for each in asked] == [[1], [2], [3]]
+    assert order == ["first", "second"]
+
+
+def test_a_bad_request_in_a_batch_fails_alone(crowd):
+    together = crowd()
+    holding, _ = busy(together)
+    others = [together.ask(holding.function, -1 if n == 3 else n) for n in range(16)]
+    together.wait_for(16)
+    holding.go_on.set()
+    assert code(others[3]) is Code.INVALID_ARGUMENT
+    good = [n for n in range(16) if n != 3]
+    assert [values(others[n]) for n in good] == [[2 * n] for n in good]
+    assert sorted(holding.sizes) == [1, 1, 1, 2, 2, 4, 4, 8, 8, 16]  # halves, down to the bad one: not each by itself
+
+
+def test_a_batch_that_took_too_long_is_not_run_again(crowd):
+    together = crowd()
+    holding, _ = busy(together)
+    runs: list[int] = []
+
+    def late(inputs, seconds):
+        runs.append(len(inputs["x"]))
+        raise ServingError(Code.DEADLINE_EXCEEDED, "late")
+
+    function = Function(late, True)
+    others = [together.ask(function, n) for n in range(4)]
+    together.wait_for(4)
+    holding.go_on.set()
+    assert [code(other) for other in others] == [Code.DEADLINE_EXCEEDED] * 4
+    assert runs == [4]
+
+
+def test_a_request_whose_time_is_up_in_the_queue_is_not_run(crowd):
+    together = crowd()
+    holding, first = busy(together)
+    assert code(together.ask(holding.function, 7, seconds=0.01)) == Code.DEADLINE_EXCEEDED
+    holding.go_on.set()
+    assert values(first) == [200]
+    assert values(together.ask(holding.function, 8)) == [16]
+    assert holding.sizes == [1, 1]
+
+
+def test_a_run_is_told_how_long_its_most_patient_request_waits(crowd):
+    together = crowd()
+    holding, _ = busy(together)
+    told: list[float | None] = []
+    function = Function(lambda inputs, seconds: told.append(seconds) or {"y": inputs["x"]}, True)
+    asked = [together.ask(function, n, seconds=seconds) for n, seconds in enumerate((1000, 50))]
+    together.wait_for(2)
+    holding.go_on.set()
+    assert [values(each) for each in asked] == [[0], [1]]
+    assert told[0] is not None and 900 < told[0] <= 1000
+
+
+def test_a_full_queue_refuses_in_tf_servings_words(crowd):
+    together = crowd(max_batch_size=2, max_enqueued_batches=1)
+    holding, _ = busy(together)
+    waiting = [together.ask(holding.function, n) for n in range(2)]
+    together.wait_for(2)
+    with pytest.raises(
+        ServingError, match="The batch scheduling queue to which this task was submitted is full"
+    ) as one:
+        together.batcher.run(holding.function, {"x": np.ones(1, np.float32)}, None)
+    assert one.value.code is Code.UNAVAILABLE
+    holding.go_on.set()
+    assert [values(each) for each in waiting] == [[0], [2]]
+
+
+def test_batches_are_padded_to_an_allowed_size_and_the_padding_is_dropped(crowd):
+    padded = crowd(max_batch_size=8, allowed_batch_sizes=(2, 8))
+    holding, first = busy(padded)
+    others = [padded.ask(holding.function, n) for n in range(3)]
+    padded.wait_for(3)
+    holding.go_on.set()
+    assert values(first) == [200]
+    assert [values(other) for other in others] == [[0], [2], [4]]
+    assert holding.sizes == [2, 8]
+
+
+def test_a_request_of_more_rows_than_a_batch_is_split_or_refused(crowd):
+    doubler = Doubler()
+    many = list(range(10))
+    assert values(crowd(max_batch_size=4).ask(doubler.function, *many)) == [2 * n for n in many]
+    assert doubler.sizes == [4, 4, 2]
+    refused = crowd(max_batch_size=4, enable_large_batch_splitting=False).ask(doubler.function, *many)
+    assert code(refused) is Code.INVALID_ARGUMENT
+    assert str(refused.exception()) == "Task size 10 is larger than maximum input batch size 4"
+
+
+def test_outputs_that_have_no_row_for_each_input_end_the_merging(crowd):
+    together = crowd(max_batch_size=4)
+    holding, _ = busy(together)
+    sizes: list[int] = []
+
+    def total(inputs, seconds):
+        sizes.append(len(inputs["x"]))
+        return {"y": inputs["x"].sum(keepdims=True)}
+
+    function = Function(total, True)
+    others = [together.ask(function, n, n) for n in range(2)]
+    together.wait_for(2)
+    holding.go_on.set()
+    assert [values(other) for other in others] == [[0], [2]]
+    assert sizes == [4, 2, 2]
+    assert values(together.ask(function, 1, 2, 3, 4, 5, 6)) == [21]
+
+
+def test_a_batch_waits_for_company_as_long_as_it_is_told(crowd):
+    patient = crowd(max_batch_size=2, batch_timeout_micros=20_000_000)
+    doubler = Doubler()
+    first = patient.ask(doubler.function, 1)
+    patient.wait_for(1)
+    assert values(patient.ask(doubler.function, 2)) == [4]
+    assert values(first) == [2]
+    assert doubler.sizes == [2]
+
+
+def test_nobody_is_lost_when_a_run_fails_in_an_unforeseen_way(crowd):
+    together = crowd()
+    holding, _ = busy(together)
+
+    def broken(inputs, seconds):
+        raise ZeroDivisionError
+
+    others = [together.ask(Function(broken, True), n) for n in range(3)]
+    together.wait_for(3)
+    holding.go_on.set()
+    assert all(isinstance(other.exception(20), ZeroDivisionError) for other in others)
+    assert values(together.ask(Doubler().function, 3)) == [6]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_requests_at_once_each_get_their_own_answer(crowd, threads):
+    together = crowd(num_batch_threads=threads, max_batch_size=8, max_enqueued_batches=100)
+    doubler = Doubler()
+    random = np.random.default_rng(0)
+    asked = []
+    for _ in range(400):
+        rows = random.integers(-3, 1000, random.integers(1, 12)).astype(np.float32)
+        asked.append((rows, together.ask(doubler.function, *rows, seconds=60)))
+    for rows, future in asked:
+        if (rows < 0).any():
+            assert code(future) is Code.INVALID_ARGUMENT
+        else:
+            assert values(future) == (rows * 2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size is 0: give a whole number of 1 or more"),
+        ({"batch_timeout_micros": -1}, "batch_timeout_micros is -1: give 0 or more"),
+        (
+            {"max_batch_size": 8, "allowed_batch_sizes": (4, 2, 8)},
+            "allowed_batch_sizes is 4, 2, 8: its entries must increase, and the last must be max_batch_size, "
+            "which is 8",
+        ),
+    ],
+)
+def test_parameters_that_make_no_sense_are_named(parameters, message):
+    with pytest.raises(UserError) as caught:
+        BatchingParameters(**parameters)
+    assert str(caught.value) == message
+
+
+def test_good_and_bad_images_of_parallel_clients_get_the_answers_that_they_get_alone(colour_model):
+    from serving.server.models import LoadedModel
+
+    alone = LoadedModel(colour_model)
+    metrics = Metrics()
+    together = LoadedModel(
+        colour_model, batcher=Batcher(BatchingParameters(num_batch_threads=1, max_batch_size=8), metrics)
+    )
+    pictures = [image_of(colour, size) for colour in ("red", "green", "blue") for size in (8, 16, 33)]
+    pictures += [b"no image", pictures[0][:40]]
+
+    def answer(model, picture: bytes) -> dict[str, np.ndarray] | str:
+        try:
+            return model.predict("", {"image_bytes": np.array([picture], object)})
+        except ServingError as error:
+            assert error.code is Code.INVALID_ARGUMENT
+            return error.message
+
+    expected = [answer(alone, picture) for picture in pictures]
+    assert expected[-2:] == [
+        "Unknown image file format. One of JPEG, PNG, GIF, BMP required.",
+        "Invalid PNG. Failed to initialize decoder.",
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda number: answer(together, pictures[number % len(pictures)]), range(220)))
+    for number, one in enumerate(found):
+        wanted = expected[number % len(pictures)]
+        if isinstance(wanted, str):
+            assert one == wanted
+            continue
+        assert set(one) == set(wanted)
+        for name, array in wanted.items():
+            if array.dtype == object:
+                assert one[name].tolist() == array.tolist()
+            else:
+                np.testing.assert_allclose(one[name], array, rtol=1e-5)
+    runs_of_one = int(metrics.processed_batch_size.samples()[0].rpartition(" ")[2])
+    assert runs_of_one < len(found)  # some did go together
+    alone.retire()
+    together.retire()
+
+
+def test_only_signatures_whose_tensors_all_have_rows_are_batched(float_model):
+    from serving.server.models import LoadedModel
+
+    model = LoadedModel(float_model)
+    served = [name for name in model.signatures if not name.startswith("__")]
+    mergeable = {name: model._function(name, sorted(model.signatures[name].outputs)).mergeable for name in served}
+    assert mergeable == {
+        "serving_default": True,
+        "mixed": True,
+        "narrow": True,
+        "scalar": False,
+    }
+    model.retire()
+
+
+def test_a_batching_parameters_file_of_tensorflow_serving_is_read(tmp_path):
+    from serving.server import batching_file
+
+    file = tmp_path / "batching.config"
+    file.write_text(
+        "max_batch_size { value: 16 }\nbatch_timeout_micros { value: 500 } max_enqueued_batches { value: 7 }\n"
+        "num_batch_threads { value: 3 }  # a comment\nallowed_batch_sizes: [4, 16]\npad_variable_length_inputs: true\n"
+        "enable_large_batch_splitting { value: False } max_execution_batch_size { value: 16 }\n"
+        'thread_pool_name { value: "pool" }'
+    )
+    assert batching_file.read(str(file)) == BatchingParameters(
+        max_batch_size=16,
+        batch_timeout_micros=500,
+        max_enqueued_batches=7,
+        num_batch_threads=3,
+        allowed_batch_sizes=(4, 16),
+        enable_large_batch_splitting=False,
+    )
+    file.write_text("")
+    assert batching_file.read(str(file)) == BatchingParameters()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_batch_size: 3", "is no BatchingParameters: 1:"),
+        ("max_batch { value: 3 }", 'has no field named "max_batch"'),
+        ("max_batch_size { value: 0 }", ": max_batch_size is 0: give a whole number of 1 or more"),
+    ],
+)
+def test_a_batching_parameters_file_with_a_mistake_is_named(tmp_path, text, message):
+    from serving.server import batching_file
+
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        batching_file.read(str(file))
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)

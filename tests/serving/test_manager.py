@@ -1,0 +1,356 @@
+# ruff: noqa: E501 (a row of a table is a line)
+"""Which versions answer: policies, labels, swaps under requests, and reloads that happen whole or not at all."""
+
+import os
+import pathlib
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from graftline.errors import UserError
+from serving.locate import Model
+from serving.model_config import ModelConfig, VersionPolicy
+from serving.server.errors import Code, ServingError
+from serving.server.manager import ModelManager
+from serving.server.models import LoadedModel
+
+
+@pytest.fixture(scope="module")
+def adder(tmp_path_factory):
+    """(number) → a SavedModel that adds the number: so an answer tells which one gave it."""
+    import tensorflow as tf
+
+    made: dict[int, pathlib.Path] = {}
+
+    def make(number: int) -> pathlib.Path:
+        if number not in made:
+            module = tf.Module()
+            spec = tf.TensorSpec([None], tf.float32, name="x")
+            module.add = tf.function(lambda x: {"y": x + number}, input_signature=[spec], autograph=False)
+            made[number] = tmp_path_factory.mktemp("adder") / "export"
+            tf.saved_model.save(module, str(made[number]), signatures=module.add)
+        return made[number]
+
+    return make
+
+
+@pytest.fixture
+def push(tmp_path, adder):
+    """(version, name, folder) → a base path with one more version, which adds its own number or the one given."""
+
+    def pushed(version: int, name: str = "m", adds: int | None = None) -> str:
+        shutil.copytree(adder(version if adds is None else adds), tmp_path / name / str(version))
+        return str(tmp_path / name)
+
+    return pushed
+
+
+@pytest.fixture
+def managed():
+    """(configs or models) → a loaded manager, closed in the end."""
+    started: list[ModelManager] = []
+
+    def manage(*models, **options) -> ModelManager:
+        started.append(ModelManager(models, **options))
+        started[-1].load()
+        return started[-1]
+
+    yield manage
+    for manager in started:
+        manager.close()
+
+
+def break_version(base_path: str, version: int) -> None:
+    os.makedirs(os.path.join(base_path, str(version)), exist_ok=True)
+    pathlib.Path(base_path, str(version), "saved_model.pb").write_bytes(b"garbage")
+
+
+def config(base_path: str, policy: str = "latest", name: str = "m", **labels: int) -> ModelConfig:
+    return ModelConfig(name, base_path, VersionPolicy.parse(policy), labels)
+
+
+def added(model: LoadedModel) -> int:
+    return int(model.predict("", {"x": np.zeros(1, np.float32)})["y"][0])
+
+
+def answers(manager: ModelManager, name: str = "m", version: int | None = None, label: str | None = None) -> int:
+    with manager.use(name, version, label) as (number, model):
+        found = added(model)
+        assert found % 100 == number
+        return found
+
+
+def refusal(manager: ModelManager, *asked) -> tuple[Code, str]:
+    with pytest.raises(ServingError) as caught, manager.use(*asked):
+        pass
+    return caught.value.code, caught.value.message
+
+
+def states(manager: ModelManager, name: str = "m") -> dict[int, str]:
+    return {found.version: found.state for found in manager.states(name)}
+
+
+def not_loaded(manager: ModelManager, version: int) -> bool:
+    return refusal(manager, "m", version) == (
+        Code.NOT_FOUND,
+        f"Servable not found for request: Specific(m, {version})",
+    )
+
+
+# Policies
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [("latest", [7]), ("latest:2", [2, 7]), ("all", [0, 2, 7]), ("specific:0", [0]), ("specific:2,7,9", [2, 7])],
+)
+def test_the_policy_says_which_versions_answer(push, managed, policy, served):
+    base_path = [push(version) for version in (0, 2, 7)][-1]
+    manager = managed(config(base_path, policy))
+    assert sorted(states(manager)) == served
+    assert [answers(manager, version=version) for version in served] == served
+    assert answers(manager) == max(served)
+    assert all(not_loaded(manager, version) for version in {0, 1, 2, 7, 9} - set(served))
+
+
+def test_a_saved_model_named_directly_is_one_version(managed, adder):
+    path = str(adder(3))
+    manager = managed(Model("m", None, {3: path}))
+    manager.poll()
+    assert answers(manager) == 3
+
+
+def test_a_new_version_pushes_the_lowest_of_the_latest_two_out(push, managed):
+    push(1)
+    manager = managed(config(push(2), "latest:2"))
+    push(4)
+    manager.poll()
+    assert states(manager) == {4: "AVAILABLE", 2: "AVAILABLE", 1: "END"}
+    assert not_loaded(manager, 1)
+
+
+def test_a_specific_version_is_taken_up_when_it_comes(push, managed):
+    manager = managed(config(push(1), "specific:1,3"))
+    push(2)
+    manager.poll()
+    assert states(manager) == {1: "AVAILABLE"}
+    push(3)
+    manager.poll()
+    assert states(manager) == {3: "AVAILABLE", 1: "AVAILABLE"}
+
+
+def test_the_old_version_answers_while_the_new_one_is_loaded(push, managed):
+    seen: list[int] = []
+
+    def load(path: str, name: str, version: int) -> LoadedModel:
+        if version == 2:
+            seen.append(answers(manager))
+        return LoadedModel(path)
+
+    manager = managed(config(push(1)), load=load)
+    push(2)
+    manager.poll()
+    assert seen == [1]
+    assert answers(manager) == 2
+
+
+def test_a_version_is_unloaded_when_its_last_request_is_answered(push, managed):
+    manager = managed(config(push(1)))
+    with manager.use("m") as (_, first):
+        with manager.use("m"):
+            push(2)
+            manager.poll()
+            assert answers(manager) == 2
+        assert added(first) == 1
+    with pytest.raises((ServingError, RuntimeError), match="closed"):
+        added(first)
+
+
+# Versions that cannot be loaded
+
+
+def test_a_broken_newest_version_is_passed_over_at_the_start(push, managed):
+    base_path = push(1)
+    break_version(base_path, 2)
+    manager = managed(config(base_path))
+    assert answers(manager) == 1
+    broken, sound = manager.states("m")
+    assert (broken.version, broken.state, broken.code, sound.state) == (2, "END", Code.INVALID_ARGUMENT, "AVAILABLE")
+    assert f"cannot load {base_path}/2: " in broken.message
+
+
+def test_a_broken_version_is_tried_again_when_its_file_changes(push, managed, adder):
+    base_path = push(1)
+    loads: list[int] = []
+
+    def load(path: str, name: str, version: int) -> LoadedModel:
+        loads.append(version)
+        return LoadedModel(path)
+
+    manager = managed(config(base_path), load=load)
+    break_version(base_path, 2)
+    manager.poll()
+    manager.poll()
+    assert loads == [1, 2]
+    shutil.rmtree(f"{base_path}/2")
+    push(2)
+    manager.poll()
+    assert answers(manager) == 2
+
+
+def test_with_none_that_loads_the_start_fails_and_says_why(push):
+    break_version(str(push(1)), 1)
+    base_path = os.path.dirname(push(1, "other"))
+    manager = ModelManager([config(f"{base_path}/m")])
+    with pytest.raises(UserError, match=r"model 'm' version 1: cannot load .*/m/1: .*; push it again"):
+        manager.load()
+
+
+def test_a_specific_version_that_is_not_there_is_told_at_the_start(push):
+    manager = ModelManager([config(push(1), "specific:9")])
+    with pytest.raises(UserError, match=r"model 'm': specific:9 is asked for, but .*/m holds 1$"):
+        manager.load()
+
+
+def test_an_empty_base_path_is_told_at_the_start(tmp_path):
+    manager = ModelManager([config(str(tmp_path))])
+    with pytest.raises(UserError, match="model 'm': no numbered version with a SavedModel in "):
+        manager.load()
+
+
+# Labels
+
+
+def test_a_label_answers_for_its_version(push, managed):
+    push(1)
+    manager = managed(config(push(2), "all", stable=1, canary=2, ahead=9))
+    assert answers(manager, label="stable") == 1
+    assert answers(manager, label="canary") == 2
+    assert refusal(manager, "m", None, "ahead") == (Code.NOT_FOUND, "Servable not found for request: Specific(m, 9)")
+    unknown = (Code.INVALID_ARGUMENT, "Unrecognized servable version label: x")
+    assert refusal(manager, "m", None, "x") == refusal(manager, "nobody", None, "x") == unknown
+
+
+def test_labels_ahead_of_their_versions_may_be_forbidden(push):
+    manager = ModelManager([config(push(1), stable=9)], allow_version_labels_for_unavailable_models=False)
+    with pytest.raises(UserError, match="model 'm': label 'stable' names version 9, which is not served; served are 1"):
+        manager.load()
+    manager.close()
+
+
+# Reloads
+
+
+def test_a_reload_serves_what_it_names_and_nothing_else(push, managed):
+    manager = managed(config(push(1, "gone"), name="gone"), config(push(1)))
+    push(2)
+    manager.reload([config(push(4, "new"), name="new"), config(push(3), "all")])
+    assert manager.names == ["m", "new"]
+    assert answers(manager, "new") == 4
+    assert states(manager) == {3: "AVAILABLE", 2: "AVAILABLE", 1: "AVAILABLE"}
+    assert states(manager, "gone") == {1: "END"}
+    assert refusal(manager, "gone") == (Code.NOT_FOUND, "Servable not found for request: Latest(gone)")
+    manager.reload([])
+    assert manager.names == []
+
+
+def test_a_reload_loads_nothing_that_is_loaded(push, managed):
+    loads: list[int] = []
+
+    def load(path: str, name: str, version: int) -> LoadedModel:
+        loads.append(version)
+        return LoadedModel(path)
+
+    push(1)
+    manager = managed(config(push(2), "all"), load=load)
+    with manager.use("m", 1) as (_, before):
+        pass
+    manager.reload([config(push(3), "specific:1,3")])
+    with manager.use("m", 1) as (_, after):
+        pass
+    assert loads == [2, 1, 3]
+    assert after is before
+
+
+def test_the_same_version_of_another_base_path_is_loaded_anew(push, managed):
+    manager = managed(config(push(1)))
+    manager.reload([config(push(1, "other", adds=101))])
+    assert answers(manager) == 101
+    assert states(manager) == {1: "AVAILABLE"}
+
+
+def test_no_request_fails_while_configs_change(push, managed):
+    push(1)
+    push(2)
+    base_path = push(3)
+    configs = [config(base_path, policy) for policy in ("specific:1", "latest", "all", "specific:2")]
+    manager = managed(configs[0])
+    stop, found, faults = threading.Event(), set(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                found.add(answers(manager))
+            except Exception as error:  # noqa: BLE001 - whatever a client would see
+                faults.append(error)
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for chosen in configs * 3:
+        manager.reload([chosen])
+    stop.set()
+    for client in clients:
+        client.join()
+    assert not faults
+    assert {2, 3} <= found <= {1, 2, 3}
+
+
+NOT_AVAILABLE = "Request to assign label to version {} of model m, which is not currently available for inference"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda good, bad: [good, good], Code.INVALID_ARGUMENT, "Illegal to list model m multiple times in config list"),
+        (lambda good, bad: [config("/nowhere")], Code.INVALID_ARGUMENT, "Could not find base path /nowhere for servable m"),
+        (lambda good, bad: [good, config(bad + "/empty", name="e")], Code.NOT_FOUND, "Unable to find a numerical version path for servable e at: "),
+        (lambda good, bad: [config(good.base_path, "specific:9")], Code.NOT_FOUND, "Unable to find a numerical version path for servable m at: "),
+        (lambda good, bad: [good, config(bad, name="b")], Code.UNKNOWN, "1 model(s) did not become available: {{{name: b version: 3} due to error: INVALID_ARGUMENT: cannot load "),
+        (lambda good, bad: [config(bad)], Code.UNKNOWN, "1 model(s) did not become available: {{{name: m version: 3} due to error: "),
+        (lambda good, bad: [config(good.base_path, "all", stable=3)], Code.FAILED_PRECONDITION, NOT_AVAILABLE.format(3)),
+        (lambda good, bad: [config(good.base_path, "all", stable=9)], Code.FAILED_PRECONDITION, NOT_AVAILABLE.format(9)),
+    ],
+)  # fmt: skip
+def test_a_reload_that_cannot_be_had_changes_nothing(push, managed, tmp_path, change, code, message):
+    push(1)
+    good = config(push(2), "all", stable=1)
+    manager = managed(good)
+    break_version(str(tmp_path / "bad"), 3)
+    (tmp_path / "bad/empty").mkdir()
+    push(3)  # there by now, but not loaded
+    before = manager.states("m")
+    with pytest.raises(ServingError) as caught:
+        manager.reload(change(good, str(tmp_path / "bad")))
+    assert (caught.value.code, caught.value.message[: len(message)]) == (code, message)
+    assert manager.states("m") == before
+    assert manager.names == ["m"]
+    assert (answers(manager), answers(manager, label="stable")) == (2, 1)
+
+
+def test_a_label_in_use_moves_to_a_version_that_is_loaded(push, managed):
+    push(1)
+    manager = managed(config(push(2), "all", stable=1))
+    manager.reload([config(push(3), "all", stable=2, canary=3)])
+    assert answers(manager, label="stable") == 2
+    assert answers(manager, label="canary") == 3
+
+
+def test_new_labels_ahead_of_their_versions_may_be_forbidden_to_a_reload(push, managed):
+    manager = managed(config(push(1)), allow_version_labels_for_unavailable_models=False)
+    with pytest.raises(ServingError, match="version 2 of model m, which is not currently available"):
+        manager.reload([config(push(2), canary=2)])
+    manager.reload([config(push(3), "all", stable=1)])
+    assert answers(manager, label="stable") == 1

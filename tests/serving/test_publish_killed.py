@@ -1,0 +1,66 @@
+"""Killed at each of its steps, with a reader that looks all the while, a push or rollback leaves nothing half done."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+def kill_at_each_step(what: str, folder: pathlib.Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.serving.push_every_step", what, str(folder)]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, timeout=300, cwd=pathlib.Path(__file__).parents[2]
+    )
+    return json.loads(done.stdout)
+
+
+def in_order(ends: list[dict[str, Any]], key: str) -> list[Any]:
+    """What the kills left, each thing once, in the order of the steps: time goes one way."""
+    seen: list[Any] = []
+    for end in ends:
+        if not seen or seen[-1] != end[key]:
+            seen.append(end[key])
+    return seen
+
+
+@pytest.fixture(scope="module")
+def killed_pushes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return kill_at_each_step("push", tmp_path_factory.mktemp("push"))
+
+
+def test_a_push_that_is_killed_at_any_step_shows_the_version_whole_or_not_at_all(
+    killed_pushes: dict[str, Any],
+) -> None:
+    seen = killed_pushes
+    assert seen["torn"] == []
+    before = {"1": "old", "2": "other", "3": "good"}
+    assert in_order(seen["ends"], "versions") == [
+        before,
+        {**before, "4": "new"},
+        {"2": "other", "3": "good", "4": "new"},  # the retention: two versions
+        {"3": "good", "4": "new"},
+    ]
+    assert in_order(seen["ends"], "named") == [[2, 3], [3, 4]], "models.config, whole as well"
+    # Each step was one of many, and the reader looked many times at each.
+    assert len(seen["ends"]) > 80
+    assert seen["looks"] > 10 * len(seen["ends"])
+
+
+def test_the_push_after_one_that_was_killed_ends_it_and_cleans_up(killed_pushes: dict[str, Any]) -> None:
+    for end in killed_pushes["ends"]:
+        assert end["after"] == {"3": "good", "4": "new"}
+        assert end["hidden"] == []
+
+
+def test_a_rollback_that_is_killed_at_any_step_never_lets_the_bad_model_return(tmp_path: pathlib.Path) -> None:
+    seen = kill_at_each_step("rollback", tmp_path)
+    assert seen["torn"] == []
+    before = {"1": "old", "2": "other", "3": "good"}
+    assert in_order(seen["ends"], "versions") == [before, {**before, "4": "other"}]
+    assert in_order(seen["ends"], "withdrawn") == [[], ["good"]]
+    for end in seen["ends"]:
+        assert end["refused"] == (end["withdrawn"] == ["good"])
+        assert "4" not in end["versions"] or end["refused"], "withdrawn before it is replaced"

@@ -1,0 +1,237 @@
+"""A server as a supervisor sees it: health, readiness, the end with requests under way, and `graftline serve`."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from serving import locate
+from serving.server import ModelServer, ServerOptions
+from serving.server.options import BatchingParameters
+from tests.serving.conftest import Child
+from tests.serving.test_rest import Rest
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def get(address: str, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def hold_by_rest(address: str, inputs: dict[str, str]) -> tuple[int, dict]:
+    body = json.dumps({"inputs": inputs}).encode()
+    with urllib.request.urlopen(f"http://{address}/v1/models/holding:predict", body, timeout=60) as answer:
+        return answer.status, json.load(answer)
+
+
+def hold_by_grpc(address: str, inputs: dict[str, str], timeout: float = 60):
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "holding"
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    with grpc.insecure_channel(address) as channel:
+        return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)
+
+
+def holding(model: str, *flags: str) -> Child:
+    # A held run keeps a thread of TensorFlow's, of which there are as many as cores.
+    return Child(model, "--name=holding", "--tensorflow-inter-op-parallelism=8", "--num-batch-threads=4", *flags)
+
+
+# Health and readiness
+
+
+def test_grpc_health_says_serving_of_the_server_and_its_services(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "tensorflow.serving.PredictionService"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_server_is_alive_and_ready(server):
+    address = f"127.0.0.1:{server.rest_port}"
+    assert get(address, "/healthz") == (200, "ok\n")
+    assert get(address, "/readyz") == (200, "ready\n")
+
+
+def test_a_server_that_loads_is_alive_and_not_ready(colour_model, monkeypatch):
+    from serving.server import manager
+
+    seen: list[tuple[int, str]] = []
+    load = manager.ModelManager.load
+
+    def look_and_load(self) -> None:
+        address = f"127.0.0.1:{running.rest_port}"
+        seen.extend(get(address, path) for path in ("/healthz", "/readyz", "/v1/models/export"))
+        load(self)
+
+    monkeypatch.setattr(manager.ModelManager, "load", look_and_load)
+    running = ModelServer(locate.find_models(colour_model), 0, 0)
+    with running:
+        assert [status for status, _ in seen] == [200, 503, 503]
+        assert json.loads(seen[2][1]) == {"error": "the model server is still loading its models"}
+        assert get(f"127.0.0.1:{running.rest_port}", "/readyz") == (200, "ready\n")
+
+
+# The end
+
+
+def test_sigterm_ends_what_is_under_way_well_and_refuses_what_is_new(holding_model, held):
+    by_rest, by_grpc = held(), held()
+    with holding(holding_model) as child, ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(hold_by_rest, child.rest, by_rest.inputs)]
+        answers += [pool.submit(hold_by_grpc, child.grpc, by_grpc.inputs)]
+        by_rest.wait_until_started()
+        by_grpc.wait_until_started()
+        with grpc.insecure_channel(child.grpc) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == SERVING
+            child.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            hold_by_grpc(child.grpc, by_grpc.inputs)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        by_rest.let_go()
+        by_grpc.let_go()
+        assert answers[0].result(30) == (200, {"outputs": True})
+        assert list(answers[1].result(30).outputs["done"].bool_val) == [True]
+        child.end()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(tuple(child.rest.split(":")), timeout=5)
+
+
+def test_a_second_signal_ends_the_server_at_once(holding_model, held):
+    request = held()
+    with holding(holding_model) as child, ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(hold_by_grpc, child.grpc, request.inputs)
+        request.wait_until_started()
+        with grpc.insecure_channel(child.grpc) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == SERVING
+            child.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == NOT_SERVING
+        child.process.send_signal(signal.SIGTERM)
+        assert child.process.wait(timeout=30) == -signal.SIGTERM
+        assert lost.exception(30).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_request_that_never_ends_is_given_up_after_the_grace(holding_model, held):
+    request = held()
+    with holding(holding_model, "--shutdown-grace-seconds=0.2") as child, ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(hold_by_grpc, child.grpc, request.inputs)
+        request.wait_until_started()
+        child.process.send_signal(signal.SIGTERM)
+        assert lost.exception(30).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+# What one client may take
+
+
+def test_more_requests_than_are_allowed_are_refused_while_probes_are_answered(holding_model, held):
+    first, second, third = held(), held(), held()
+    with holding(holding_model, "--max-in-flight=2") as child, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(hold_by_grpc, child.grpc, each.inputs) for each in (first, second)]
+        first.wait_until_started()
+        second.wait_until_started()
+        with pytest.raises(grpc.RpcError) as refused:
+            hold_by_grpc(child.grpc, third.inputs)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused.value.details() == "2 requests are under way, and no more are taken: try again"
+        with pytest.raises(urllib.error.HTTPError) as refused_by_rest:
+            hold_by_rest(child.rest, third.inputs)
+        assert refused_by_rest.value.code == 429
+        assert get(child.rest, "/readyz")[0] == get(child.rest, "/v1/models/holding")[0] == 200
+        first.let_go()
+        second.let_go()
+        for each in waiting:
+            each.result(30)
+        again = pool.submit(hold_by_rest, child.rest, third.inputs)
+        third.wait_until_started()
+        third.let_go()
+        assert again.result(30)[0] == 200
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_gives_its_place_free(holding_model):
+    with ModelServer(
+        locate.find_models(holding_model, "holding"),
+        options=ServerOptions(
+            port=0, rest_api_port=0, rest_api_timeout_in_ms=200, batching=BatchingParameters(num_batch_threads=1)
+        ),
+    ) as running:
+        forever = {"signature_name": "forever", "inputs": [1.0]}
+        for _ in range(2):
+            status, answer = Rest(running).predict("holding", forever)
+            assert (status, answer) == (504, {"error": "Timed out waiting for notification"})
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = "holding", "forever"
+        request.inputs["x"].dtype = 1
+        request.inputs["x"].tensor_shape.dim.add(size=1)
+        request.inputs["x"].float_val.append(1)
+        with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+            for timeout in (None, 0.1):  # the server's own limit, and the client's
+                with pytest.raises(grpc.RpcError) as caught:
+                    prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)
+                assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+# graftline serve
+
+
+def test_graftline_serve_says_its_addresses_on_one_line_answers_and_ends_with_status_zero(workspace):
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", str(workspace)]
+    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's
+    process = subprocess.Popen([*command, "--rest-port=0", "--port", "0"], stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        line = process.stderr.readline()
+        found = re.fullmatch(
+            r"graftline: serving colours \(version 3\), numbers \(version 1\): "
+            r"REST http://(127\.0\.0\.1:\d+)/v1/models/colours, gRPC 127\.0\.0\.1:\d+; Ctrl-C ends it\n",
+            line,
+        )
+        assert found, line
+        assert get(found[1], "/v1/models/numbers")[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_flags_are_tensorflow_servings_and_reach_the_server(workspace, tmp_path):
+    models, batching = tmp_path / "models.config", tmp_path / "batching.config"
+    models.write_text(
+        f"""model_config_list {{ config {{
+          name: "sums" base_path: "{workspace}/models/numbers" model_platform: "tensorflow" }} }}"""
+    )
+    batching.write_text("max_batch_size { value: 2 }\nenable_large_batch_splitting { value: false }")
+    flags = ["--model_config_file", str(models), "--enable_batching", "--batching_parameters_file", str(batching)]
+    with Child(*flags, "--file_system_poll_wait_seconds=0", "--monitoring=false") as child:
+        assert get(child.rest, "/v1/models/sums")[0] == 200
+        assert get(child.rest, "/monitoring/prometheus/metrics")[0] == 404
+        body = json.dumps({"instances": [[1.0, 2.0]] * 3}).encode()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://{child.rest}/v1/models/sums:predict", body, timeout=30)
+        assert json.load(caught.value) == {"error": "Task size 3 is larger than maximum input batch size 2"}
