@@ -11,7 +11,7 @@ run: setup
 	@.venv/bin/python -m recipes.digits
 
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 slow: setup
 	.venv/bin/python -m pytest -m slow

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from components.evaluation.settings import check_classes
 from graftline.errors import UserError, did_you_mean
 from trainer import backbones
 from trainer.settings import BackboneSettings
@@ -54,6 +55,7 @@ def check(config: "Config") -> "Layout":
         files.use_beam_options(config.beam.options)
     layout = layouts.scan(images, config.data.ingest)
     layouts.check_decodable(layout)
+    check_classes(config.gate, layout.classes)
     make_workspace(config.workspace)
     return layout
 
