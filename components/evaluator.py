@@ -4,10 +4,11 @@ TFX's own blesses by TFMA's thresholds, which know neither significance nor ties
 (tfx issue 4390), and have no place for what a serving validation found.
 """
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,7 +23,7 @@ from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 from tfx.types.system_executions import Evaluate
 from tfx.utils import io_utils, path_utils
 
-from components import gate
+from components import gate, object_store
 from components.evaluation import judging, predictions, settings
 from components.evaluation.predictions import BASELINE, CANDIDATE
 from components.evaluation.tfma_metrics import eval_config
@@ -38,9 +39,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     """Evaluates the candidate and the model that is served on the same images, and blesses or not.
 
     The baseline is the model that is served:
-    - the exec property `served` names the directory of its version, or is empty when none is;
-    - where that was not known when the pipeline was made (on a cluster), it is the highest version under
-      `served_base_path`, a folder or a URI, at the time of the run;
+    - the highest version under `served_base_path`, a folder or a URI, when the node runs: what was served when the
+      run began may have been rolled back from while it trained;
+    - without that the directory that the exec property `served` names, empty when none is served;
     - with neither (a Vertex Endpoint, which has no folder of versions) it is the input `baseline_model`;
     - `reset_baseline` sets all of them aside.
     """
@@ -57,29 +58,30 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         model = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         served, notes = _baseline(input_dict, exec_properties)
         ours = _labels(model)
-        theirs = _served_labels(served) if served else None
         settings.check_classes(asked, ours)
-        if theirs is not None and set(theirs) != set(ours):
-            if len(both := set(theirs) & set(ours)) < 2:
-                served, theirs = "", None
-                notes.append("the served model knows other classes, so the value thresholds alone decided")
-            else:
-                notes.append(
-                    f"the served model knows other classes ({_difference(_served_labels(served), ours)}): the two were "
-                    f"compared on the images of the {len(both)} classes that both know, by their probabilities alone"
-                )
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
         examples = artifact_utils.get_single_instance(input_dict["examples"])
         splits = artifact_utils.decode_split_names(examples.split_names)
         split = features.TEST if features.TEST in splits else features.EVAL
-        # AutoGraph would rewrite the code of TFMA's metrics for graphs, in a second or more; they run eagerly.
-        tf.autograph.experimental.do_not_convert(self._evaluate)(
-            asked,
-            examples,
-            split,
-            {CANDIDATE: (model, ours), **({BASELINE: (served, theirs)} if theirs else {})},
-            evaluation,
-        )
+        with _readable(served) as directory:
+            theirs = _served_labels(directory) if served else None
+            if theirs is not None and set(theirs) != set(ours):
+                if len(both := set(theirs) & set(ours)) < 2:
+                    served, theirs = "", None
+                    notes.append("the served model knows other classes, so the value thresholds alone decided")
+                else:
+                    notes.append(
+                        f"the served model knows other classes ({_difference(theirs, ours)}): the two were compared on "
+                        f"the images of the {len(both)} classes that both know, by their probabilities alone"
+                    )
+            # AutoGraph would rewrite the code of TFMA's metrics for graphs, in a second or more; they run eagerly.
+            tf.autograph.experimental.do_not_convert(self._evaluate)(
+                asked,
+                examples,
+                split,
+                {CANDIDATE: (model, ours), **({BASELINE: (directory, theirs)} if theirs else {})},
+                evaluation,
+            )
         with tempfile.TemporaryDirectory() as scratch:
             answers = predictions.read(evaluation, ours, theirs, scratch)
             infra = _serving_validation(input_dict)
@@ -176,8 +178,9 @@ class Evaluator(BaseBeamComponent):
           examples: with the split `eval`.
           model: the candidate.
           gate: what it must reach.
-          served: directory of the version that is served, "" when none is; None where that is not known yet.
-          served_base_path: folder or URI of the served versions, looked at when the node runs, where `served` is None.
+          served: directory of the version that is served, "" when none is; None where that is not known yet. With
+            `served_base_path` for the cache key alone.
+          served_base_path: folder or URI of the served versions, looked at when the node runs.
           baseline_model: what to compare with where neither is known.
           infra_blessing: of the serving validation: a model that it refused is evaluated and not blessed.
           reset_baseline: compare with nothing, as in a first run.
@@ -203,36 +206,28 @@ class Evaluator(BaseBeamComponent):
         )
 
 
-def highest_version(base_path: str) -> str:
-    """The directory of the version that a model server takes up: the highest complete one; "" when there is none.
-
-    By TensorFlow's file systems, so a URI will do. Any error but a folder that is not there is raised: a model must not
-    pass for the first one because a listing failed.
-    """
-    try:
-        names = [name.rstrip("/") for name in tf.io.gfile.listdir(base_path)]
-    except tf.errors.NotFoundError:
-        return ""
-    for version in sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True):
-        for name in names:
-            path = os.path.join(base_path, name)
-            is_it = name.isascii() and name.isdecimal() and int(name) == version
-            if is_it and tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
-                return path
-    return ""
-
-
 def _baseline(inputs: Mapping[str, list[types.Artifact]], exec_properties: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The directory of the baseline, "" for none, and what is to be said of that."""
     served, base_path = exec_properties.get("served"), exec_properties.get("served_base_path")
-    if served is None and base_path is not None:
-        served = highest_version(base_path)
+    if base_path is not None:
+        served = object_store.served_version(base_path)
     if served is None:
         resolved = inputs.get("baseline_model")
         served = path_utils.serving_model_path(artifact_utils.get_single_uri(resolved)) if resolved else ""
     if exec_properties.get("reset_baseline"):
         return "", ["the served model was set aside, as --reset-baseline asks: the value thresholds alone decided"]
     return served, [] if served else ["no model is served yet, so the value thresholds alone decided"]
+
+
+@contextlib.contextmanager
+def _readable(served: str) -> Iterator[str]:
+    """A directory that TensorFlow can read with the served version: itself, but for a copy of one at s3://."""
+    with contextlib.ExitStack() as stack:
+        try:
+            tf.io.gfile.exists(served)
+        except tf.errors.UnimplementedError:
+            served = stack.enter_context(object_store.local_copy(served))
+        yield served
 
 
 def _served_model(path: str, config: tfma.EvalConfig) -> tfma.types.EvalSharedModel:

@@ -34,6 +34,15 @@ def destination(path: str) -> BasePath:
     return ObjectStore(path) if files.is_uri(path) else Disk(path)
 
 
+def served_version(base_path: str) -> str:
+    """Path or URI of the version that a model server takes up: the highest complete one; "" when there is none.
+
+    Raises: as `destination`, and what a listing that fails raises: a model must not pass for the first one by it.
+    """
+    versions = destination(base_path).versions()
+    return versions[max(versions)] if versions else ""
+
+
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
     """A folder on disk with the content of `folder`, which is a path (then it is that itself) or a URI."""
@@ -114,7 +123,7 @@ class ObjectStore:
     def alone(self) -> Iterator[None]:
         """As `BasePath.alone`: takes away what pushes left that ended early, but holds off nobody."""
         complete = self.versions()
-        for name in self.names(f"{self.path}/{_BEGUN}"):
+        for name in filter(str.isdecimal, self.names(f"{self.path}/{_BEGUN}")):
             if int(name) not in complete:
                 self._clear(name)
             self.delete(f"{self.path}/{_BEGUN}/{name}")
@@ -196,9 +205,12 @@ class ObjectStore:
         return tree_digest((os.fsencode(each), contents[each].digest()) for each in sorted(contents))
 
     def remove(self, version: int) -> None:
-        """As `BasePath.remove`: `saved_model.pb` goes first."""
-        self._system.delete([f"{self.versions()[version]}/{SAVED_MODEL}"])
-        self._clear(str(version))
+        """As `BasePath.remove`: `saved_model.pb` goes first. The next pusher ends what was broken off."""
+        name = self.versions()[version].rpartition("/")[2]
+        self.write(f"{self.path}/{_BEGUN}/{name}", b"removing")
+        self._system.delete([f"{self.path}/{name}/{SAVED_MODEL}"])
+        self._clear(name)
+        self.delete(f"{self.path}/{_BEGUN}/{name}")
 
     def _clear(self, name: str) -> None:
         folder = f"{self.path}/{name}"

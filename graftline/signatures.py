@@ -20,7 +20,7 @@ TOP_K = 5  # k = min(TOP_K, C)
 
 EMBEDDING_OUTPUT = "embedding"
 
-MODELS_METADATA = "graftline-models"  # gRPC trailing metadata of a NOT_FOUND: what our server serves, by commas
+MODELS_METADATA = "graftline-models"  # gRPC trailing metadata of a NOT_FOUND: the server's models, by commas, %-encoded
 
 WARMUP_FILE = "tf_serving_warmup_requests"  # in assets.extra/, a TFRecord of PredictionLog
 

@@ -72,6 +72,10 @@ def create_pipeline(
       metadata_connection_config: MLMD's, for a local run.
     """
     size, served_base_path = config.backbone.size, base_path(config, models)
+    # What lies beside the versions is no input of a node: here it goes into cache keys, on a cluster there is no cache.
+    local = isinstance(fingerprint, str)
+    withdrawn = _withdrawn(served_base_path) if local else ""
+    content = _content(served_base_path, served)
 
     # Images to TFRecords of tf.Examples, split by content hash; what cannot be decoded is quarantined.
     example_gen = ImageExampleGen(
@@ -158,7 +162,8 @@ def create_pipeline(
             # Names the activations in the cache: those of images that were made square in another way are others.
             preprocessing=f"{config.data.resize} {'uint8' if config.data.materialize else 'float32'} "
             + code_hash(*_PIXEL_SOURCES, *_ACTIVATION_SOURCES),
-            code=code_hash("trainer", "graftline"),
+            # A base that was rolled back from is none; where the metadata was not told, it is found all the same.
+            code=code_hash("trainer", "graftline") + (withdrawn if config.training.warm_start else ""),
             weights_sha256=_weights_hash(config.backbone.weights),
         ).model_dump(mode="json"),
     )
@@ -170,7 +175,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         served=served_base_path,
         allow_withdrawn=config.push.allow_withdrawn,
-        withdrawn=_withdrawn(served_base_path) if isinstance(fingerprint, str) else "",
+        withdrawn=withdrawn,
         code=code_hash("components/serving_validator", "components/object_store.py", "serving", "graftline"),
     )
 
@@ -184,7 +189,14 @@ def create_pipeline(
         baseline_model=baseline.outputs["model"],
         infra_blessing=serving_validator.outputs["blessing"],
         reset_baseline=reset_baseline,
-        code=code_hash("components/evaluator.py", "components/gate.py", "components/evaluation", "graftline"),
+        code=code_hash(
+            "components/evaluator.py",
+            "components/gate.py",
+            "components/evaluation",
+            "components/object_store.py",
+            "graftline",
+        )
+        + content,
     )
 
     # A blessed model becomes the next version, seen whole or not at all.
@@ -195,7 +207,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_validator.outputs["blessing"],
-        served=served or uuid.uuid4().hex,
+        served=f"{served} {content}" if served else uuid.uuid4().hex if local else "",
         code=code_hash("components/pusher.py", "components/object_store.py", *_PUSH_SOURCES, "graftline"),
     )
 
@@ -284,6 +296,14 @@ def _schema_hash(path: str, here: bool) -> str:
 def _withdrawn(served_base_path: str) -> str:
     """What was rolled back from so far: a model that came through before a rollback is validated again after it."""
     return " ".join(sorted(withdrawals.withdrawn(destination(served_base_path))))
+
+
+def _content(served_base_path: str, served: str | None) -> str:
+    """Digest of the served version, whose number a removed one may have had before it; "" where there is none."""
+    if not served:
+        return ""
+    base = destination(served_base_path)
+    return next((base.digest(version) for version, path in base.versions().items() if path == served), "")
 
 
 def _weights_hash(weights: str) -> str:

@@ -122,8 +122,7 @@ def _served(config: Config, models: str) -> str:
     from components import object_store
     from pipeline.dag import base_path
 
-    versions = object_store.destination(base_path(config, models)).versions()
-    return versions[max(versions)] if versions else ""
+    return object_store.served_version(base_path(config, models))
 
 
 class _NodeWatcher(logging.Handler):

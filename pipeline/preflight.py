@@ -51,7 +51,7 @@ def check(config: "Config") -> "Layout":
     images = images_folders(config)
     for folder in images:
         check_apart(folder, config.workspace)
-    if any(map(files.is_uri, (*images, config.data.manifest or ""))):
+    if any(map(files.is_uri, (*images, config.data.manifest or "", config.push.path or ""))):
         files.use_beam_options(config.beam.options)
     layout = layouts.scan(images, config.data.ingest)
     layouts.check_decodable(layout)

@@ -35,7 +35,8 @@ def roll_back(base: BasePath, to: int | None = None) -> RolledBack:
     nothing else is withdrawn.
 
     The withdrawal is written first: killed before the copy is there and called again, it comes to the same, and no
-    moment leaves the model that was rolled back from where a rollback or a nightly run would take it up again.
+    moment leaves the model that was rolled back from where a rollback or a nightly run would take it up again. A `to`
+    whose content is served but withdrawn, as a kill leaves it, is not published again: its withdrawal ends.
 
     Raises:
       UserError: no version, no such version, none to go back to, or `to` has the very content that is served.
@@ -48,6 +49,10 @@ def roll_back(base: BasePath, to: int | None = None) -> RolledBack:
         served = base.digest(newest)
         target, digest = _earlier(base, newest, served) if to is None else _named(base, newest, served, to)
         undone = withdrawals.find(base, digest) is not None
+        if digest == served:  # killed earlier, between the copy and the end of its withdrawal: only that is left
+            withdrawals.reinstate(base, digest)
+            labels.update(base, stable=newest, canary=newest)
+            return RolledBack(newest, target, newest, versions[newest], digest, None)
         if not undone:
             now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             withdrawals.withdraw(base, served, withdrawals.Withdrawal(newest, target, now))
@@ -80,7 +85,7 @@ def _named(base: BasePath, newest: int, served: str, to: int) -> tuple[int, str]
         known = ", ".join(str(version) for version in sorted(versions))
         raise UserError(f"--to {to}: {base.path} holds no such version; it holds {known}")
     digest = base.digest(to)
-    if digest == served:
+    if digest == served and withdrawals.find(base, digest) is None:
         same = "is the one that is served" if to == newest else f"is the model that is served, as version {newest}"
         raise UserError(f"--to {to}: version {to} {same}; name another, or leave --to out")
     return to, digest

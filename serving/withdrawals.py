@@ -43,9 +43,18 @@ def withdrawn(base: BasePath) -> set[str]:
 
 
 def find(base: BasePath, digest: str) -> Withdrawal | None:
-    """The withdrawal of the model with this digest; None when it was not withdrawn."""
+    """The withdrawal of the model with this digest; None when there is none. Raises UserError for a broken file."""
     content = base.read(_file(base, digest))
-    return None if content is None else Withdrawal(**json.loads(content))
+    if content is None:
+        return None
+    try:
+        told = json.loads(content)
+        return Withdrawal(told["version"], told["replaced_by"], told["time"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{_file(base, digest)} says that a model was rolled back from, but is no withdrawal that Graftline wrote: "
+            "remove it if the model may be served again, or else put back what was in it"
+        ) from error
 
 
 def withdraw(base: BasePath, digest: str, withdrawal: Withdrawal) -> None:

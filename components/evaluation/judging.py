@@ -26,6 +26,7 @@ _FIGURES = (
     metrics.ACCURACY, "top_3_accuracy", *metrics.MACRO, metrics.AUC, metrics.CROSS_ENTROPY, metrics.CALIBRATION
 )  # fmt: skip
 _CONFUSIONS = 10
+_UNDEFINED = "it is not defined on these images"  # as the AUC of images of one class
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,13 @@ class _Judge:
         if threshold.min is not None or threshold.max is not None:
             value, interval = metrics.value(metric, candidate, part), self.interval(metric, candidate, part)
             examples = candidate.examples if inside is None else int(inside.sum())
+            why = _UNDEFINED if np.isnan(value) else ""
             if threshold.min is not None:
                 passed = value >= threshold.min
-                yield Check(metric, "min", threshold.min, value, passed, name, interval, examples=examples)
+                yield Check(metric, "min", threshold.min, value, passed, name, interval, examples=examples, because=why)
             if threshold.max is not None:
                 passed = value <= threshold.max
-                yield Check(metric, "max", threshold.max, value, passed, name, interval, examples=examples)
+                yield Check(metric, "max", threshold.max, value, passed, name, interval, examples=examples, because=why)
         if threshold.min_change is not None and self._answers.shared:
             yield from self._of_change(metric, threshold.min_change, name, inside, of_class)
 
@@ -214,12 +216,12 @@ class _Judge:
 def decide(gate: GateSettings, bound: float, change: Change) -> tuple[bool, str]:
     """Whether a change is enough, and why where that needs words; see this module's docstring."""
     over, under = change.value > bound + ROUNDING, change.value < bound - ROUNDING
+    if np.isnan(change.value):
+        return False, _UNDEFINED
     if gate.alpha is None:
-        return (over, "") if over or under or np.isnan(change.value) else _tie(gate, "a tie")
+        return (over, "") if over or under else _tie(gate, "a tie")
     significant = change.p_value < gate.alpha
     chance = f"{'' if significant else 'not '}significant, p = {change.p_value:.2g}"
-    if np.isnan(change.value):
-        return False, ""
     if bound > 0:
         if under or not significant:
             return False, f"a gain that is {chance}" if not under else chance

@@ -171,8 +171,8 @@ def read(output: str, ours: Sequence[str], theirs: Sequence[str] | None, scratch
     candidate = scored_by(CANDIDATE, ours, ours, everything)
     if theirs is None:
         return Answers(candidate, slices, None, everything)
-    if list(theirs) == list(ours):
-        return Answers(candidate, slices, (candidate, scored_by(BASELINE, ours, ours, everything)), everything)
+    if set(theirs) == set(ours):
+        return Answers(candidate, slices, (candidate, scored_by(BASELINE, theirs, ours, everything)), everything)
     known_to_them = set(theirs)
     both = [name for name in ours if name in known_to_them]
     known = np.isin(of_image.names, both)

@@ -8,7 +8,7 @@ import scipy.stats
 
 Interval = tuple[float, float]
 
-_WEIGHTS = 4_000_000  # weights of resampled images that are held at once
+_WEIGHTS = 4_000_000  # weights of resampled images, or sums of them, that are held at once
 
 
 def wilson(successes: float, trials: float, level: float) -> Interval:
@@ -61,7 +61,7 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     transposed = terms.T.tocsr()
     values = []
-    for begin in range(0, repeats, step := max(1, _WEIGHTS // images)):
+    for begin in range(0, repeats, step := max(1, _WEIGHTS // max(terms.shape))):
         many = min(step, repeats - begin)
         drawn = rng.integers(0, images, size=(many, images))
         drawn += np.arange(many)[:, None] * images

@@ -14,7 +14,15 @@ from collections.abc import Iterator
 NAME = "candidate"
 _READY = re.compile(r"serving .*rest=(?P<rest>\S+) grpc=(?P<grpc>\S+)$")
 _KEPT_LINES = 20
+_LARGEST = 2**31 - 1  # bytes of a message of gRPC
 _STOP_SECONDS = 30.0  # for a server that was told to end; then it is killed
+# The module, which ends when its standard input does: also a run that was killed leaves no server behind. By `os.read`,
+# since a daemon thread inside `sys.stdin` would hold its lock while Python shuts down.
+_MODULE = """
+import os, runpy, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+runpy.run_module("serving.server", run_name="__main__", alter_sys=True)
+"""
 
 
 class StartError(Exception):
@@ -67,15 +75,16 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
     Raises StartError when the server ends before it answers, or has not begun to after `seconds`.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    ports = ["--rest-port", "0", "--grpc-port", "0"]
+    # An image of the eval split may be larger than what a server takes over REST: that says nothing of the model.
+    flags = ["--rest-port", "0", "--grpc-port", "0", "--max-request-bytes", str(_LARGEST)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving.server", saved_model_dir, "--name", NAME, *ports],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-c", _MODULE, saved_model_dir, "--name", NAME, *flags],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        # Not the user's folder, whose files `-m` would put before the installed modules.
+        # Not the user's folder, whose files Python would put before the installed modules.
         cwd=pathlib.Path(__file__).parents[2],
         # The Trainer's process has taken the whole of a GPU's memory, if there is one.
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
@@ -93,6 +102,8 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
         else:
             process.kill()
             process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
         reader.join()
 
 

@@ -128,6 +128,8 @@ def _ask(
             report.reasons.append(f"a good request was refused, {error}")
         except OSError as error:  # of the connection
             report.reasons.append(f"the server did not answer over REST: {error}")
+        except (ValueError, TypeError, LookupError) as error:  # of what does not hold a row for each image
+            report.reasons.append(f"an answer was not what was asked for: {type(error).__name__}: {error}")
     if not server.alive:
         report.reasons.append("the server died while it was asked")
 

@@ -212,5 +212,6 @@ def service_error(code: str, message: str, metadata: Mapping[str, str]) -> Servi
     wait = str(metadata.get("retry-after", ""))
     if pushback := str(metadata.get("grpc-retry-pushback-ms", "")):
         wait = str(int(pushback) / 1000) if pushback.isdecimal() else ""
-    models = tuple(name for name in str(metadata.get(MODELS_METADATA, "")).split(",") if name)
+    names = str(metadata.get(MODELS_METADATA, "")).split(",")
+    models = tuple(urllib.parse.unquote(name) for name in names if name)
     return ServiceError(code, message, float(wait) if wait.replace(".", "", 1).isdecimal() else None, models)

@@ -7,6 +7,7 @@ becomes a ServiceError. gRPC and httpx are imported when they are needed.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,10 +116,10 @@ def _request(todo: Send) -> dict[str, Any]:
     return {**request, "headers": {"content-type": "application/json"}} if todo.call.body else request
 
 
-def _body(answer: httpx.Response) -> bytes:
+def _body(answer: httpx.Response, content: bytes) -> bytes:
     if answer.is_success:
-        return answer.content
-    raise http_error(answer.status_code, answer.headers, answer.content)
+        return content
+    raise http_error(answer.status_code, answer.headers, content)
 
 
 @contextlib.contextmanager
@@ -142,9 +143,15 @@ class RestTransport:
         self._client = httpx.Client(base_url=base_url, headers=dict(headers))
 
     def send(self, todo: Send) -> bytes:
-        """See `Transport`. The timeout holds for connecting, sending and each wait for more of the answer."""
-        with _http_errors():
-            return _body(self._client.request(**_request(todo)))
+        """See `Transport`. httpx' timeout is one of each wait: an answer that comes in drops is given up here."""
+        end = time.monotonic() + todo.timeout
+        content = bytearray()
+        with _http_errors(), self._client.stream(**_request(todo)) as answer:
+            for part in answer.iter_bytes():
+                content += part
+                if time.monotonic() > end:
+                    raise TimeoutError
+        return _body(answer, bytes(content))
 
     def close(self) -> None:
         """See `Transport`."""
@@ -165,7 +172,8 @@ class AsyncRestTransport:
 
         with _http_errors():
             try:
-                return _body(await asyncio.wait_for(self._client.request(**_request(todo)), todo.timeout))
+                answer = await asyncio.wait_for(self._client.request(**_request(todo)), todo.timeout)
+                return _body(answer, answer.content)
             except asyncio.TimeoutError as error:  # TimeoutError itself only from Python 3.11 on
                 raise TimeoutError from error
 

@@ -106,8 +106,8 @@ class ModelServer:
         # Ports first: who mistyped one should not wait for TensorFlow's seconds to hear of it.
         rest = self._bind_rest()
         rpc = self._bind_grpc()
-        self._undo.callback(rest.shutdown)
         threading.Thread(target=rest.serve_forever, args=(0.1,), name="graftline-rest", daemon=True).start()
+        self._undo.callback(rest.shutdown)  # after the start: it waits for the end of what has begun
 
         from serving.quick_tensorflow import import_tensorflow
 

@@ -152,6 +152,8 @@ class Batcher:
         with self._lock:
             queue = self._queues[kind]
             until = batch[0].since + self._parameters.batch_timeout_micros / 1e6
+            if batch[0].deadline is not None:
+                until = min(until, batch[0].deadline)  # who leads is to be told in time, too
             while batch[0].function.mergeable and sum(each.rows for each in queue) < most:
                 left = until - time.monotonic()
                 if left <= 0:

@@ -6,6 +6,7 @@ Made before the models are loaded, so that a probe is answered from the first se
 import contextlib
 import re
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ class Front:
             return api(method, path, body)
         started = time.monotonic()
         answer = api(method, path, body)
-        name = match["name"] if match["name"] in manager.names else UNKNOWN_MODEL
+        asked = urllib.parse.unquote(match["name"])
+        name = asked if asked in manager.names else UNKNOWN_MODEL
         code = _CODES.get(answer.status, Code.UNKNOWN)
         self._metrics.request_count.add(1, name, code.name)
         if code is Code.OK:  # as TensorFlow Serving: failures are quick, and would flatter it

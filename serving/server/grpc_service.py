@@ -4,6 +4,7 @@ Called by `serving.server`.
 """
 
 import logging
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from serving.server.tensors import fill_proto, from_proto
 _logger = logging.getLogger(__name__)
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _MESSAGE_LIMIT = 1024  # characters, as in TF Serving's grpc_status_util.cc: details travel in a header
+_HEADERS_LIMIT = 4096  # bytes of what is sent beside: gRPC takes 8 KiB of headers in all
 
 
 def _answer(context: Any, names: Sequence[str], work: Callable[[], Any]) -> Any:
@@ -40,8 +42,11 @@ def _answer(context: Any, names: Sequence[str], work: Callable[[], Any]) -> Any:
         return work()
     except ServingError as error:
         if error.code is Code.NOT_FOUND:
-            # The API cannot list models; a client of ours that was given no name finds the only one so.
-            context.set_trailing_metadata(((MODELS_METADATA, ",".join(names)),))
+            # The API cannot list models; a client of ours that was given no name finds the only one so. Quoted: of a
+            # header that is not ASCII gRPC sends nothing, not even the status, and the client waits for ever.
+            known = ",".join(urllib.parse.quote(name, safe="") for name in names)
+            if len(known) <= _HEADERS_LIMIT:
+                context.set_trailing_metadata(((MODELS_METADATA, known),))
         message = error.message
         if len(message) > _MESSAGE_LIMIT:
             message = message[:_MESSAGE_LIMIT] + "...TRUNCATED"

@@ -4,9 +4,11 @@ Called by `serving.server`, which binds it before TensorFlow is imported. What t
 """
 
 import contextlib
+import email.errors
 import http.server
 import json
 import logging
+import re
 import socket
 import socketserver
 import threading
@@ -25,6 +27,10 @@ MAX_CONNECTIONS = 512  # each has a thread
 IDLE_SECONDS = 60.0  # that a client may keep a connection without sending, and that a whole body may take to come
 _SMALL = 64 << 10  # bytes of a body that nobody is going to read
 _PIECE = 1 << 20
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
+# The others are of a Content-Type, which is not looked at. After the first of these the parser drops what follows.
+_NO_HEADERS = (email.errors.MissingHeaderBodySeparatorDefect, email.errors.FirstHeaderLineIsContinuationDefect)
+_MAX_TRAILERS = 100  # lines after the last chunk
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,14 @@ def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB" if count >= 1 << 10 else f"{count} bytes"
 
 
+def _too_slow() -> RefusedError:
+    return RefusedError(408, f"request body took more than {IDLE_SECONDS:.0f} s to come")
+
+
+def _bad_chunk() -> RefusedError:
+    return RefusedError(400, "Malformed request: bad chunk of a chunked body")
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keep-alive
     server_version = f"graftline/{__version__}"
@@ -87,22 +101,40 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = _respond  # noqa: N815
 
+    def handle_expect_100(self) -> bool:
+        """As the standard library's, which leaves the line in the buffer: the client would wait for it in vain."""
+        proceed = super().handle_expect_100()
+        self.wfile.flush()
+        return proceed
+
     def _body(self) -> bytes:
-        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-            return self._chunked()
-        text = self.headers.get("Content-Length", "0").strip()
+        """The request's body. One whose end may be read in two ways is refused: RFC 9112, section 6.3.
+
+        A proxy that read it the other way would take what is left of it for its next client's request.
+        """
+        until = time.monotonic() + IDLE_SECONDS
+        lengths, codings = (self.headers.get_all(name, []) for name in ("Content-Length", "Transfer-Encoding"))
+        broken = any(isinstance(defect, _NO_HEADERS) for defect in self.headers.defects)
+        if broken or len(set(lengths)) > 1 or (lengths and codings):
+            raise RefusedError(400, "Malformed request: its headers contradict each other or are no headers")
+        if codings:
+            if [coding.strip().lower() for coding in codings] != ["chunked"]:
+                raise RefusedError(
+                    501, f"Transfer-Encoding {', '.join(codings)} is not supported: send chunked or none"
+                )
+            return self._chunked(until)
+        text = lengths[0].strip() if lengths else "0"
         if not (text.isascii() and text.isdecimal()):
             raise RefusedError(400, f"Malformed request: Content-Length {text!r} is no number")
         # Thousands of digits are a number, too, and Python takes its time over them.
-        return self._exactly(int(text[-20:]) if len(text.lstrip("0")) <= 20 else 1 << 63, 0)
+        return self._exactly(int(text[-20:]) if len(text.lstrip("0")) <= 20 else 1 << 63, 0, until)
 
-    def _exactly(self, length: int, before: int) -> bytes:
-        """`length` bytes, where `before` of this body have been read already."""
+    def _exactly(self, length: int, before: int, until: float) -> bytes:
+        """`length` bytes, where `before` of this body have been read already; all of it has to be there by `until`."""
         most = self.server.max_body if self.command == "POST" else _SMALL
         if before + length > most:
             raise RefusedError(413, f"request body is larger than {_size(most)}: send fewer or smaller images at once")
         body = bytearray()
-        until = time.monotonic() + IDLE_SECONDS
         while len(body) < length:
             # Piece by piece: a length that is promised takes no memory until it comes.
             piece = self.rfile.read1(min(length - len(body), _PIECE))
@@ -110,23 +142,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 raise RefusedError(400, f"Malformed request: body ended after {len(body)} of {length} bytes")
             body += piece
             if time.monotonic() > until and len(body) < length:
-                raise RefusedError(408, f"request body took more than {IDLE_SECONDS:.0f} s to come")
+                raise _too_slow()
         return bytes(body)
 
-    def _chunked(self) -> bytes:
+    def _chunked(self, until: float) -> bytes:
         body = bytearray()
         while True:
-            size_text = self.rfile.readline(128).split(b";")[0].strip()
-            try:
-                size = int(size_text, 16)
-            except ValueError:
-                size = -1
-            if size < 0:
-                raise RefusedError(400, "Malformed request: bad chunk of a chunked body")
-            body += self._exactly(size, len(body))
-            self.rfile.readline(8)  # the line end after the chunk, or the one after the last chunk's trailer
-            if not size:
+            size = _CHUNK_SIZE.fullmatch(self.rfile.readline(128))
+            if size is None:
+                raise _bad_chunk()
+            if time.monotonic() > until:
+                raise _too_slow()
+            count = int(size[1], 16)
+            if not count:
+                break
+            body += self._exactly(count, len(body), until)
+            if self.rfile.readline(3) not in (b"\r\n", b"\n"):
+                raise _bad_chunk()
+        for _ in range(_MAX_TRAILERS):
+            if self.rfile.readline(1 << 16) in (b"\r\n", b"\n"):
                 return bytes(body)
+        raise _bad_chunk()
 
     def _write(self, answer: Answer) -> None:
         self.send_response(answer.status)
@@ -139,6 +175,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)
+        # At once, and not when the request counts as answered: the process may end then.
+        self.wfile.flush()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the standard library itself refuses (bad request line, unknown method), in TF Serving's form."""
@@ -187,7 +225,11 @@ class HttpServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no more threads to be had
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """As the standard library's, and gives the place back."""

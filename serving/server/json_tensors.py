@@ -21,6 +21,7 @@ from serving.server.json_answers import COLUMN, ROW, decimals
 from serving.server.tensors import dtype_name
 
 _SHOWN = 1024  # characters of a client's own JSON that an error message repeats
+_MAX_RANK = 31  # of numpy's 32, as rows are stacked
 _BOM = b"\xef\xbb\xbf"
 _NUMBERS = rapidjson.NM_NATIVE | rapidjson.NM_NAN
 # python-rapidjson's RapidJSON is newer than TF Serving's (1.1.0), where these read otherwise.
@@ -185,8 +186,10 @@ def refuse_loss(value: int | float, dtype: tf.DType) -> None:
 
 def _shape(value: Any) -> list[int]:
     """The shape of nested lists, going by the first element of each."""
-    shape = []
+    shape: list[int] = []
     while isinstance(value, list):
+        if len(shape) == _MAX_RANK:
+            raise invalid(f"a tensor has no more than {_MAX_RANK} dimensions")
         shape.append(len(value))
         if not value:
             break

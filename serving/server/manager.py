@@ -112,6 +112,8 @@ class ModelManager:
                     self._refresh(served)
                 except OSError as error:  # removed between the look and the load, or a file system that is away
                     _logger.warning("cannot look for versions of %s: %s", served.config.name, error)
+                except Exception:  # the other models, and the next look, must not suffer for it
+                    _logger.exception("unexpected fault while taking up versions of %s", served.config.name)
 
     def reload(self, configs: Sequence[ModelConfig]) -> None:
         """Serve these models and no others, from when every one of them can answer. When one can't, nothing changes.
@@ -214,9 +216,10 @@ class ModelManager:
             try:
                 loaded = self._load(path, name, version)
                 loaded.warm_up()
-            except LoadError as error:
+            except Exception as fault:  # noqa: BLE001 - files break in ways that nobody thought of
                 if loaded:
                     loaded.retire()
+                error = fault if isinstance(fault, LoadError) else LoadError(f"cannot load {path}: {fault!r}")
                 self._note(name, version, "END", Code.INVALID_ARGUMENT, str(error))
                 _logger.error("%s", error)
                 served.refused[path] = mark

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -236,7 +237,7 @@ class LoadedModel:
         except ServingError as error:
             self._metrics.model_warmup_latency.observe(_microseconds(started), self.path, error.code.name)
             raise LoadError(f"warm-up request {replayed + 1} of {file} failed: {error.message}") from error
-        except (tf.errors.OpError, ValueError) as error:
+        except (tf.errors.OpError, ValueError, DecodeError) as error:
             raise LoadError(f"cannot read the warm-up requests of {file}: {error}") from error
         self._metrics.model_warmup_latency.observe(_microseconds(started), self.path, Code.OK.name)
         return replayed

@@ -4,6 +4,7 @@ Answers carry typed fields (`float_val`, `string_val`, …) as TF Serving's do: 
 TensorFlow's own `make_tensor_proto` writes `tensor_content` instead.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ import tensorflow as tf
 
 from serving.server.errors import Code, ServingError, invalid
 
-MAX_TENSOR_ELEMENTS = 1 << 28  # a TensorProto may claim any shape for one repeated value: 1 GiB of float32 at most
+MAX_PADDED_BYTES = 64 << 20  # a TensorProto may claim any shape for one repeated value: no more than could be sent
+_STRING_BYTES = 64  # that an empty string takes, on its way through TensorFlow
 
 # dtype → the field of TensorProto that holds its values; the rule is the comment on each field in tensor.proto.
 _FIELDS = {
@@ -54,27 +56,24 @@ def from_proto(name: str, proto: Any) -> np.ndarray:
     """
     dtype = _BY_ENUM.get(proto.dtype)
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    # TensorFlow pads a short list of values to the shape given: without this bound, one value could claim all memory.
-    if (
-        dtype is None
-        or proto.tensor_shape.unknown_rank
-        or any(size < 0 for size in shape)
-        or np.prod(shape, dtype=np.float64) > MAX_TENSOR_ELEMENTS
-    ):
+    if dtype is None or proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"tensor parsing error: {name}")
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     content = proto.tensor_content
     field = getattr(proto, _FIELDS[dtype]) if dtype in _FIELDS else ()
-    if content and dtype != tf.string and len(content) == count * dtype.size:
-        return np.frombuffer(content, dtype.as_numpy_dtype).reshape(shape)
-    if not content and len(field) == count and dtype in _FIELDS:
-        if dtype in _NARROW:
-            return np.array(field, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
-        return np.array(field, dtype.as_numpy_dtype).reshape(shape)
     try:
+        if content and dtype != tf.string and len(content) == count * dtype.size:
+            return np.frombuffer(content, dtype.as_numpy_dtype).reshape(shape)
+        if not content and len(field) == count and dtype in _FIELDS:
+            if dtype in _NARROW:
+                return np.array(field, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
+            return np.array(field, dtype.as_numpy_dtype).reshape(shape)
+        # TensorFlow pads a short list of values to the shape given: without this bound, one could claim all memory.
+        if count * (_STRING_BYTES if dtype == tf.string else dtype.size) > MAX_PADDED_BYTES:
+            raise invalid(f"tensor parsing error: {name}")
         # Fewer or more values than the shape has, complex and half ones: TensorFlow's own rules, from its own code.
         return np.asarray(tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()).reshape(shape)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError) as error:  # also a shape of more than numpy's 32 dimensions
         raise invalid(f"tensor parsing error: {name}") from error
 
 

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from components import gate
-from components.evaluation import metrics
+from components.evaluation import judging, metrics
 from components.evaluation.settings import GateSettings
 from graftline import features, signatures
 from graftline.errors import UserError
@@ -252,6 +253,26 @@ def test_a_served_model_that_is_broken_is_one_message_that_says_what_to_do(
     assert "graftline run --reset-baseline" in str(error)
 
 
+def test_a_served_model_with_the_same_classes_in_another_order_knows_no_others(tmp_path: pathlib.Path) -> None:
+    from components.evaluation import predictions
+
+    labels = list(CHANNELS)
+    said = np.random.default_rng(0).dirichlet(np.ones(3), 30).astype(np.float32)
+    columns = {name: ["x"] * 30 for name in ("image", "class", "folder", "size", "brightness")}
+    columns["class"] = labels * 10
+    columns |= {"candidate": list(said), "baseline": list(said[:, ::-1])}
+    table = pa.table(columns, schema=predictions._schema({"candidate": 3, "baseline": 3}))
+    pq.write_table(table, tmp_path / "predictions-00000-of-00001.parquet")
+    answers = predictions.read(str(tmp_path), labels, labels[::-1], str(tmp_path))
+    assert answers.shared is not None
+    ours, theirs = answers.shared
+    assert ours is answers.candidate
+    assert theirs.predicted.tolist() == ours.predicted.tolist()
+    assert np.allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
+    verdict = judging.judge(settings(accuracy={"min": 0, "min_change": 0.0}), answers)
+    assert (verdict.other_classes, verdict.compared_examples) == (False, 30)
+
+
 _MEASURE = """
 import pathlib, resource, sys
 from tests.components.test_evaluator import *
@@ -280,11 +301,19 @@ def test_four_times_the_large_images_take_no_more_memory(tmp_path: pathlib.Path)
 
 
 def test_the_highest_version_is_that_of_a_complete_model_by_number(place: Place, tmp_path: pathlib.Path) -> None:
-    from components.evaluator import highest_version
+    from components.object_store import served_version
 
-    assert highest_version(str(place.base_path)) == str(place.base_path / "10")
-    assert highest_version(str(tmp_path / "nothing")) == ""
-    assert highest_version(str(tmp_path)) == ""
+    assert served_version(str(place.base_path)) == str(place.base_path / "10")
+    assert served_version(str(tmp_path / "nothing")) == ""
+    assert served_version(str(tmp_path)) == ""
+
+
+def test_the_baseline_is_what_is_served_when_the_node_runs_whatever_was_when_the_run_began(place: Place) -> None:
+    from components.evaluator import _baseline
+
+    began_with = {"served": str(place.base_path / "2"), "served_base_path": str(place.base_path)}
+    assert _baseline({}, began_with) == (str(place.base_path / "10"), [])
+    assert _baseline({}, {"served": "", "served_base_path": str(place.base_path)}) == (str(place.base_path / "10"), [])
 
 
 def test_a_gate_without_thresholds_for_a_metric_still_has_tfma_compute_it() -> None:

@@ -242,6 +242,18 @@ def test_a_change_of_a_class_is_of_the_same_images_and_of_that_class_alone(metri
     assert failed == {f"{metric} of class {name}" for name in hurt}
 
 
+@pytest.mark.parametrize("asked_for", [{"min": 0.1}, {"max": 0.9}, {"min_change": -1.0}])
+@pytest.mark.parametrize("significance", ["off", 0.05])
+def test_what_is_not_defined_is_refused_and_that_is_said(asked_for: dict[str, float], significance) -> None:
+    ours = model([True] * 30)
+    folders = [f"of {name}" for name in CLASSES] * 10  # an AUC needs images of two classes
+    keys = {"folder": {"auc": asked_for}}
+    verdict = judging.judge(asked(slices=keys, significance=significance), answers(ours, ours, folders))
+    assert gate.failed(verdict.checks) == [f"auc of folder of {name}" for name in sorted(CLASSES)]
+    told = gate.sentences(verdict.checks)[:3]
+    assert all(text.endswith("refused (it is not defined on these images)") for text in told)
+
+
 def test_a_class_that_is_not_there_names_the_nearest() -> None:
     settings = asked(slices={"class": {"values": {"owls": {"recall": {"min": 0.5}}}}})
     with pytest.raises(UserError, match=r"names the class 'owls', which is not there; did you mean 'owl'\?"):

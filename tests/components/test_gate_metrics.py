@@ -178,6 +178,21 @@ def test_bootstrapped_values_spread_as_the_mean_does_and_are_the_same_for_the_sa
     assert (drawn != other).any()
 
 
+def test_many_sums_are_held_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = scipy.sparse.csr_matrix(np.eye(10, 50))
+    held = []
+
+    def value(sums: np.ndarray) -> np.ndarray:
+        held.append(sums.size)
+        return sums[:, 0]
+
+    expected = uncertainty.bootstrap(terms, value, 100)
+    monkeypatch.setattr(uncertainty, "_WEIGHTS", 200)
+    held.clear()
+    assert uncertainty.bootstrap(terms, value, 100).tolist() == expected.tolist()
+    assert max(held) <= 200
+
+
 def test_many_images_are_drawn_in_portions_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     terms = scipy.sparse.csr_matrix(np.stack([np.arange(50.0), np.ones(50)], axis=1))
     whole = uncertainty.bootstrap(terms, lambda sums: sums[:, 0], 100)

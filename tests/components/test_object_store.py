@@ -160,6 +160,45 @@ def test_retention_rollback_and_withdrawal_are_those_of_a_disk(bucket: Bucket, t
         push(tmp_path / "d")
 
 
+def test_a_removal_that_was_broken_off_is_ended_by_the_next_push(
+    bucket: Bucket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in ("a", "b", "c"):
+        push(export(tmp_path / content, content.encode()))
+    store = object_store.ObjectStore(BASE)
+    with monkeypatch.context() as broken:
+        broken.setattr(object_store.ObjectStore, "_clear", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.remove(1)
+    bucket.put("roses/.push/notes.txt")  # none of ours
+    assert sorted(store.versions()) == [2, 3]
+    assert [name for name in bucket.names() if name.startswith("roses/1/")] != []
+    push(tmp_path / "c")
+    left = [name for name in bucket.names() if name.startswith(("roses/1/", "roses/.push/"))]
+    assert left == ["roses/.push/notes.txt"]
+
+
+def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_system(
+    bucket: Bucket, tmp_path: pathlib.Path
+) -> None:
+    from components import evaluator
+    from graftline import features
+
+    assert object_store.served_version(BASE) == "", "no version yet"
+    for content in ("a", "b"):
+        source = export(tmp_path / content, content.encode())
+        (source / "assets").mkdir(exist_ok=True)
+        (source / "assets" / features.LABELS_FILE).write_text(f"cat\n{content}\n")
+        push(source)
+    served, notes = evaluator._baseline({}, {"served_base_path": BASE})
+    assert (served, notes) == (f"{BASE}/2", [])
+    with evaluator._readable(served) as directory:
+        assert evaluator._served_labels(directory) == ["cat", "b"]
+    assert not pathlib.Path(directory).exists()
+    with evaluator._readable(str(tmp_path)) as directory:
+        assert directory == str(tmp_path), "no copy of what can be read"
+
+
 def test_a_path_is_a_disk_and_an_unknown_uri_is_told(tmp_path: pathlib.Path) -> None:
     assert isinstance(object_store.destination(str(tmp_path)), Disk)
     with pytest.raises(UserError, match=r"^ftp://host/models/: no filesystem is known for ftp://"):

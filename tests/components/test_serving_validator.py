@@ -1,17 +1,24 @@
 """The candidate in a real server: what passes, and everything that keeps a model from being served."""
 
+import base64
 import json
+import os
 import pathlib
+import select
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from components.push_settings import ServingValidationSettings
-from components.serving_validator import validation
+from components.serving_validator import server_process, validation
 from graftline import features, signatures
 from serving import rollback, withdrawals
 from serving.base_path import Disk, content_digest
 from serving.publish import publish
+from serving.server.options import ServerOptions
 from tests.serving.conftest import image_of, save_colour_model
 
 _SHARPNESS = 5.0  # of `save_colour_model`
@@ -117,6 +124,63 @@ def test_a_model_that_answers_nonsense_does_not_pass(tmp_path: pathlib.Path) -> 
     assert report.largest_difference == 0
     assert "bytes that are no image over gRPC got OK for an answer, not an error" in report.reasons
     assert any(reason.startswith("bytes that are no image over REST got 200: ") for reason in report.reasons)
+
+
+def test_a_model_that_answers_in_another_shape_does_not_pass(tmp_path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    class OneNumber(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
+        def serve(self, image_bytes):
+            return {signatures.PROBABILITIES: tf.constant(0.5)}
+
+    module = OneNumber()
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={signatures.SERVING_DEFAULT: module.serve})
+    report = validation.validate(str(tmp_path / "m"), references(2), ServingValidationSettings())
+    (reason,) = report.reasons
+    assert reason.startswith("an answer was not what was asked for: IndexError: ")
+
+
+def test_a_request_may_be_larger_than_a_server_takes_by_default(colours: str) -> None:
+    import http.client
+
+    image = base64.b64encode(image_of("red")).decode()
+    body = json.dumps({"instances": [{"b64": image}]}).encode() + b" " * ServerOptions.max_request_bytes
+    with server_process.serving(colours, 120) as server:
+        connection = http.client.HTTPConnection(server.rest, timeout=120)
+        connection.request("POST", f"/v1/models/{server_process.NAME}:predict", body)
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+_KILLED = """
+import os, signal, sys
+from components.serving_validator.server_process import serving
+with serving(sys.argv[1], 120) as server:
+    print(server._process.pid, flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the end of another's child is awaited by a pidfd")
+def test_a_run_that_is_killed_leaves_no_server(colours: str) -> None:
+    command = [sys.executable, "-c", _KILLED, colours]
+    root = pathlib.Path(__file__).parents[2]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        server = os.pidfd_open(int(parent.stdout.readline()))
+        try:
+            parent.stdin.write(b"\n")
+            parent.stdin.flush()
+            assert parent.wait() == -signal.SIGKILL
+            ended, _, _ = select.select([server], [], [], 60)
+            if not ended:
+                signal.pidfd_send_signal(server, signal.SIGKILL)
+            assert ended
+        finally:
+            os.close(server)
 
 
 def test_a_model_that_no_server_takes_does_not_pass(tmp_path: pathlib.Path) -> None:

@@ -414,3 +414,9 @@ def test_a_batching_parameters_file_with_a_mistake_is_named(tmp_path, text, mess
         batching_file.read(str(file))
     assert str(caught.value).startswith(str(file))
     assert message in str(caught.value)
+
+
+def test_a_request_does_not_wait_for_company_past_its_deadline(crowd):
+    waiting = crowd(batch_timeout_micros=3_600_000_000)
+    assert code(waiting.ask(Doubler().function, 1, seconds=0.1)) is Code.DEADLINE_EXCEEDED
+    assert waiting.batcher._queues == {}

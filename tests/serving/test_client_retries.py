@@ -1,6 +1,7 @@
 """When a call is made again, and when not: the rule by itself, and over connections that really break."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -229,3 +230,29 @@ def test_a_server_that_comes_up_later_is_waited_for(colour_model: str) -> None:
     with ModelServer(locate.find_models(colour_model, "colours"), rest_port=0, grpc_port=port):
         asking.join()
     assert labels == ["red"]
+
+
+def test_an_answer_that_comes_in_drops_runs_into_the_deadline() -> None:
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        client, _ = listening.accept()
+        with client, contextlib.suppress(OSError):
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+            for _ in range(100):
+                client.sendall(b" ")
+                ended.wait(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=drip, args=(listening,))
+        server.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with (
+            Client(address, "m", timeout=0.5, retry=Retry(attempts=1)) as client,
+            pytest.raises(ServiceError) as caught,
+        ):
+            client.status()
+        ended.set()
+        server.join()
+    assert caught.value.code == "DEADLINE_EXCEEDED"

@@ -1,9 +1,12 @@
 """The gRPC API, asked with the official stubs on loopback, as clients of images use it. Tables: conformance/."""
 
+from concurrent import futures
+
 import grpc
+import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -12,7 +15,14 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.server import MAX_MESSAGE
+from serving.client import Client
+from serving.locate import Model
+from serving.server import MAX_MESSAGE, ModelServer
+from serving.server.errors import Code, ServingError
+from serving.server.grpc_service import add_services
+from serving.server.manager import ModelManager
+from serving.server.models import LoadedModel
+from serving.server.tensors import from_proto
 from tests.serving.conftest import image_of
 
 
@@ -133,3 +143,47 @@ def test_the_status_of_a_model_is_available(status):
     message.model_spec.name = "colours"
     (found,) = status(message, timeout=30).model_version_status
     assert (found.version, found.state) == (3, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+
+
+def test_names_beyond_ascii_and_commas_are_told_to_a_client_that_names_no_model(float_model):
+    with (
+        ModelServer([Model("blüten, 漢", None, {1: float_model})], rest_port=0, grpc_port=0) as running,
+        Client(f"127.0.0.1:{running.grpc_port}", timeout=30) as client,
+    ):
+        assert client.predict({"x": np.ones([1, 2], np.float32)})["y"].tolist() == [[2.5, 2.5]]
+
+
+def test_names_that_no_header_has_room_for_are_left_out_of_a_refusal(float_model):
+    loaded = LoadedModel(float_model)
+    models = [Model(f"{number:03}" + "m" * 200, None, {1: float_model}) for number in range(40)]
+    manager = ModelManager(models, load=lambda path, name, version: loaded)
+    manager.load()
+    rpc = grpc.server(futures.ThreadPoolExecutor(1))
+    add_services(rpc, manager)
+    port = rpc.add_insecure_port("127.0.0.1:0")
+    rpc.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        code, details = refused(stub.Predict, request("none", x=[[1.0, 2.0]]))
+    rpc.stop(None).wait()
+    loaded.retire()
+    assert (code, details) == (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(none)")
+
+
+@pytest.mark.parametrize("kind", ["DT_FLOAT", "DT_STRING", "DT_BFLOAT16"])
+def test_a_few_bytes_that_claim_a_tensor_of_gigabytes_are_refused(kind):
+    claimed = tensor_pb2.TensorProto(dtype=types_pb2.DataType.Value(kind))
+    claimed.tensor_shape.dim.add(size=1 << 26)
+    with pytest.raises(ServingError, match="tensor parsing error: x") as caught:
+        from_proto("x", claimed)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    claimed.tensor_shape.dim[0].size = 3
+    assert from_proto("x", claimed).shape == (3,)
+
+
+def test_more_dimensions_than_numpy_has_are_refused():
+    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[1.0])
+    for _ in range(33):
+        proto.tensor_shape.dim.add(size=1)
+    with pytest.raises(ServingError, match="tensor parsing error: x"):
+        from_proto("x", proto)

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.server import json_tensors
-from serving.server.errors import ServingError
+from serving.server.errors import Code, ServingError
 
 _INT64 = st.integers(-(1 << 63), (1 << 64) - 1)
 _LEAVES = st.one_of(
@@ -78,3 +79,21 @@ def test_text_that_is_no_utf_8_is_taken_as_bytes():
     assert json_tensors._array(document["inputs"], tf.string).tolist() == [b"\xff\xfe"]
     with pytest.raises(ServingError, match="JSON Parse error: "):
         json_tensors.parse(b'{"inputs": ["\xff\xfe"')
+
+
+@pytest.mark.parametrize("layout", ["instances", "inputs"])
+def test_lists_deeper_than_a_tensor_may_be_are_refused(layout):
+    signature = SignatureDef()
+    signature.inputs["x"].dtype = tf.float32.as_datatype_enum
+
+    def shape(depth: int) -> tuple[int, ...]:
+        value: object = 1.0
+        for _ in range(depth):
+            value = [value]
+        return json_tensors.read_inputs({layout: value}, signature)[1]["x"].shape
+
+    assert shape(31) == (1,) * 31
+    for depth in (33, 40, 500):
+        with pytest.raises(ServingError, match="a tensor has no more than 31 dimensions") as caught:
+            shape(depth)
+        assert caught.value.code is Code.INVALID_ARGUMENT

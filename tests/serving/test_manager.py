@@ -200,6 +200,28 @@ def test_a_broken_version_is_tried_again_when_its_file_changes(push, managed, ad
     assert answers(manager) == 2
 
 
+def test_a_version_that_breaks_what_loads_it_is_passed_over_and_polling_goes_on(push, managed):
+    tried = {2: threading.Event(), 3: threading.Event()}
+
+    def load(path: str, name: str, version: int) -> LoadedModel:
+        if version in tried:
+            tried[version].set()
+        if version == 2:
+            raise AttributeError("a fault that nobody thought of")
+        return LoadedModel(path)
+
+    base_path = push(1)
+    manager = managed(config(base_path), load=load)
+    manager.start_polling(0.01)
+    for version in tried:
+        os.rename(f"{push(version, 'aside')}/{version}", f"{base_path}/{version}")
+        assert tried[version].wait(30)
+    manager.close()  # ends when what has begun is done
+    third, second, first = manager.states("m")
+    assert (third.state, second.state, first.state) == ("AVAILABLE", "END", "END")
+    assert second.message == f"cannot load {base_path}/2: AttributeError('a fault that nobody thought of')"
+
+
 def test_with_none_that_loads_the_start_fails_and_says_why(push):
     break_version(str(push(1)), 1)
     base_path = os.path.dirname(push(1, "other"))
@@ -285,27 +307,32 @@ def test_no_request_fails_while_configs_change(push, managed):
     push(1)
     push(2)
     base_path = push(3)
-    configs = [config(base_path, policy) for policy in ("specific:1", "latest", "all", "specific:2")]
-    manager = managed(configs[0])
-    stop, found, faults = threading.Event(), set(), []
+    newest = {"specific:1": 1, "latest": 3, "all": 3, "specific:2": 2}
+    manager = managed(config(base_path, "specific:1"))
+    stop, answered, found, faults = threading.Event(), threading.Condition(), set(), []
 
     def ask() -> None:
         while not stop.is_set():
             try:
-                found.add(answers(manager))
+                answer = answers(manager)
+                with answered:
+                    found.add(answer)
+                    answered.notify_all()
             except Exception as error:  # noqa: BLE001 - whatever a client would see
                 faults.append(error)
 
     clients = [threading.Thread(target=ask) for _ in range(4)]
     for client in clients:
         client.start()
-    for chosen in configs * 3:
-        manager.reload([chosen])
+    for policy, version in list(newest.items()) * 3:
+        manager.reload([config(base_path, policy)])
+        with answered:
+            found.clear()
+            assert answered.wait_for(lambda version=version: version in found, 30)
     stop.set()
     for client in clients:
         client.join()
     assert not faults
-    assert {2, 3} <= found <= {1, 2, 3}
 
 
 NOT_AVAILABLE = "Request to assign label to version {} of model m, which is not currently available for inference"

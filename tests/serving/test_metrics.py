@@ -70,6 +70,12 @@ def test_requests_are_counted_by_model_status_protocol_and_time(running):
     assert sample(found, LATENCY + "_bucket", model_name="colours", API="predict", entrypoint="REST", le="18") == 0
 
 
+def test_a_name_that_is_quoted_in_the_url_is_counted_as_itself(running):
+    before = sample(scrape(running), REQUESTS, model_name="numbers", status="OK")
+    assert Rest(running).predict("%6Eumbers", {"instances": [[1, 2]]})[0] == 200
+    assert sample(scrape(running), REQUESTS, model_name="numbers", status="OK") == before + 1
+
+
 def test_runs_batches_and_loads_are_counted(running, workspace):
     before = scrape(running)
     assert Rest(running).predict("numbers", {"instances": [[1, 2]] * 5})[0] == 200

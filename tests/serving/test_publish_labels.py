@@ -7,6 +7,8 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from graftline.errors import UserError
+from serving import withdrawals
 from serving.base_path import Disk
 from serving.labels import FILE
 from serving.publish import publish
@@ -113,3 +115,38 @@ def test_a_file_that_cannot_be_read_is_left_alone_and_then_no_version_is_removed
     assert sorted(Disk(str(models / "roses")).versions()) == [1, 2, 3, 4]
     assert f"{models}/models.config cannot be read" in caplog.text
     assert "no version is removed" in caplog.text
+
+
+def test_a_rollback_that_was_taken_back_and_killed_before_its_end_is_ended_by_the_next_call(
+    models: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in "ab":
+        push(models, content)
+    base = Disk(str(models / "roses"))
+    assert roll_back(base).version == 3
+
+    def killed(*_: object) -> None:  # where the copy is there, and its withdrawal is to end
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(withdrawals, "reinstate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(base, to=2)
+    assert sorted(base.versions()) == [1, 2, 3, 4]
+    ended = roll_back(base, to=2)
+    assert (ended.before, ended.version, ended.withdrawn) == (4, 4, None)
+    assert sorted(base.versions()) == [1, 2, 3, 4]
+    assert withdrawals.withdrawn(base) == set()
+    assert entry(models)[0] == {"stable": 4, "canary": 4}
+    assert push(models, "b") == 4, "and is taken by a push again"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "7"])
+def test_a_withdrawal_that_cannot_be_read_is_named(models: pathlib.Path, content: str) -> None:
+    for each in "ab":
+        push(models, each)
+    roll_back(Disk(str(models / "roses")))
+    (file,) = (models / "roses/.withdrawn").iterdir()
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"^{file} says that a model was rolled back from, but is no withdrawal"):
+        push(models, "b")

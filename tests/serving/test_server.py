@@ -138,6 +138,17 @@ def test_warm_up_requests_that_cannot_be_read_are_named(colour_model, tmp_path):
         started(saved_model).start()
 
 
+def test_a_warm_up_record_that_is_no_request_is_named(colour_model, tmp_path):
+    import tensorflow as tf
+
+    saved_model = pathlib.Path(shutil.copytree(colour_model, tmp_path / "export"))
+    (saved_model / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(saved_model / "assets.extra/tf_serving_warmup_requests")) as writer:
+        writer.write(b"\xff\xff\xff")
+    with pytest.raises(UserError, match=r"cannot read the warm-up requests of .*Error parsing message"):
+        started(saved_model).start()
+
+
 # New versions
 
 
