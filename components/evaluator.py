@@ -216,7 +216,7 @@ def _baseline(inputs: Mapping[str, list[types.Artifact]], exec_properties: Mappi
         served = path_utils.serving_model_path(artifact_utils.get_single_uri(resolved)) if resolved else ""
     if exec_properties.get("reset_baseline"):
         return "", ["the served model was set aside, as --reset-baseline asks: the value thresholds alone decided"]
-    return served, [] if served else ["no model is served yet, so the value thresholds alone decided"]
+    return served, [] if served else [gate.NOTHING_SERVED]
 
 
 @contextlib.contextmanager
@@ -288,6 +288,9 @@ def _serving_validation(inputs: Mapping[str, list[types.Artifact]]) -> gate.Chec
         passed, reasons = bool(found["passed"]), [str(reason) for reason in found.get("reasons", [])]
         if passed and found.get("images") == 0:
             return None  # it was switched off
+        if found.get("withdrawn"):  # no server was asked
+            text = f"withdrawn: {'; '.join(reasons)}"
+            return gate.Check(gate.WITHDRAWN, "passed", 1, 0.0, False, because=text)
     else:
         passed, reasons = tf.io.gfile.exists(os.path.join(uri, _INFRA_BLESSED)), []
     text = "the model server answered as the model was trained, passed"

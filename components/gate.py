@@ -13,7 +13,9 @@ VERDICT_FILE = "verdict.json"
 VERDICT_TEXT = "verdict.txt"  # the same, to read
 
 Interval = tuple[float, float]
-EXAMPLES, SERVING = "examples", "serving_validation"  # checks that are of no metric
+# Checks that are of no metric.
+EXAMPLES, SERVING, WITHDRAWN = "examples", "serving_validation", "withdrawn"
+NOTHING_SERVED = "no model is served yet, so the value thresholds alone decided"  # a note
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Verdict:
                 yield f"  {many:>6,} of {name} taken for {taken_for}"
 
 
-_BOUND = {"min": "at least", "max": "at most", "min_change": "a change of at least"}
+_BOUND = {"min": "at least", "max": "at most"}
 
 
 def sentence(check: Check) -> str:
@@ -157,12 +159,14 @@ def sentence(check: Check) -> str:
         return check.because
     name = f"{check.metric} of {check.part}" if check.part else check.metric
     if check.metric == EXAMPLES:
-        value, asked = f"{check.value:,.0f} images{f' of {check.part}' if check.part else ''}", f"{check.bound:,.0f}"
+        value = f"{check.value:,.0f} images{f' of {check.part}' if check.part else ''}"
+        asked = f"at least {check.bound:,.0f} {'is' if check.bound == 1 else 'are'} needed (min_examples)"
     elif check.kind == "min_change":
-        value, asked = f"change of {name} {check.value:+.4f}", f"{check.bound:+.4f}"
+        value, asked = f"{name} {_change(check.value)}", f"{_change_asked(check.bound)} was asked"
     else:
-        value, asked = f"{name} {check.value:.4f}", f"{check.bound:.4f}"
-    interval = f" ({_ends(check.interval, '+' if check.kind == 'min_change' else '')})" if check.interval else ""
+        value, asked = f"{name} {check.value:.4f}", f"{_BOUND[check.kind]} {check.bound:.4f} was asked"
+    ends = (_changes if check.kind == "min_change" else _ends)(check.interval)
+    interval = f" ({ends})" if ends and not math.isnan(check.value) else ""
     missed = check.value - check.bound if check.kind == "max" else check.bound - check.value
     if check.passed:
         outcome = "passed"
@@ -172,7 +176,7 @@ def sentence(check: Check) -> str:
     else:
         outcome = "refused"
     why = f" ({check.because})" if check.because else ""
-    return f"{value}{interval}: {_BOUND[check.kind]} {asked} was asked, {outcome}{why}"
+    return f"{value}{interval}: {asked}, {outcome}{why}"
 
 
 def sentences(checks: Iterable[Check], every: bool = False) -> list[str]:
@@ -199,7 +203,9 @@ def sentences(checks: Iterable[Check], every: bool = False) -> list[str]:
 def failed(checks: Iterable[Check]) -> list[str]:
     """What failed, in a few words each: `accuracy`, `recall of class rose`."""
     names = [
-        f"{check.metric.replace('_', ' ') if check.kind == 'passed' else check.metric}"
+        check.because
+        if check.metric == WITHDRAWN
+        else f"{check.metric.replace('_', ' ') if check.kind == 'passed' else check.metric}"
         + (f" of {check.part}" if check.part else "")
         for check in checks
         if not check.passed
@@ -208,8 +214,27 @@ def failed(checks: Iterable[Check]) -> list[str]:
     return shown if len(shown) <= 5 else [*shown[:4], f"{len(shown) - 4:,} more"]
 
 
-def _ends(interval: Sequence[float] | None, sign: str = "") -> str:
-    return "" if interval is None else f"{interval[0]:{sign}.4f} to {interval[1]:{sign}.4f}"
+def _ends(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def _change(value: float) -> str:
+    """By how much better than the served model's: a sign would mislead where less of the metric is better."""
+    if value == 0 or math.isnan(value):
+        return "unchanged" if value == 0 else "not comparable"
+    return f"{'worse' if value < 0 else 'better'} by {abs(value):.4f}"
+
+
+def _changes(interval: Sequence[float] | None) -> str:
+    if interval is None or not any(interval):  # of two models that said the same
+        return ""
+    return f"{_change(interval[0])} to {_change(interval[1])}"
+
+
+def _change_asked(bound: float) -> str:
+    if bound == 0:
+        return "no worse"
+    return f"{'worse by at most' if bound < 0 else 'better by at least'} {abs(bound):.4f}"
 
 
 _MAY_BE_NULL = ("interval", "baseline", "examples", "p_value")

@@ -176,7 +176,7 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
     from pipeline import console, preflight
 
     layout = preflight.check(config)
-    for warning in (*layout.warnings, *preflight.warnings(config)):
+    for warning in (*layout.warnings, *preflight.warnings(config, layout.classes)):
         click.echo(f"graftline: note: {warning}", err=True)
     with preflight.lock(config.workspace):
         log_file = console.new_log_file(config.workspace)
@@ -242,6 +242,7 @@ def serve(context: click.Context, models: str | None, name: str | None, engine: 
 
         run_tensorflow_model_server(found, options)
     _needs("tensorflow", "serve")
+    server_flags.log_to_stderr("graftline: ")
     server.serve(found, options=options, ready=_announce)
 
 
@@ -277,7 +278,8 @@ def predict(
 ) -> int:
     """Classify images, with a model on disk or one that is served.
 
-    A file that cannot be classified has an error in its place; when none can, the status is 2.
+    A file that cannot be classified has an error in its place; when none can, the status is 2. The path - is one image
+    from standard input.
     """
     if (model is None) == (server is None):
         raise click.UsageError("Give either --model DIR or --server HOST:GRPC_PORT.")
@@ -290,7 +292,9 @@ def predict(
     rows = classify(images, model, server, name)
     kind = "json" if as_json else "csv" if as_csv else "text"
     with _output(output) as out, predictions.progress(rows, lambda: sum(1 for _ in find_images(images)), out) as parts:
-        good = predictions.write(parts[0], kind, *parts[1:])
+        good, bad = predictions.write(parts[0], kind, *parts[1:])
+    if bad:
+        click.echo(f"graftline: {good:,} classified, {bad:,} not", err=True)
     return DONE if good else USAGE
 
 
@@ -320,6 +324,9 @@ def bulk(
     if (model is None) == (server is None):
         raise click.UsageError("Give either --model DIR or --server HOST:GRPC_PORT.")
     _needs("apache_beam", "pipeline")
+    from pipeline import predictions
+
+    predictions.refuse_unwritable(output)
     from pipeline import bulk as by_beam
 
     try:
@@ -358,7 +365,7 @@ def classify(
     """
     from serving import predict
 
-    paths = predict.find_images(images)
+    paths = predict.opened(predict.find_images(images))
     if server is not None:
         return predict.predict_with_server(server, name, paths)
     return predict.predict_with_model(str(model), paths, name)

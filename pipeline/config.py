@@ -236,11 +236,14 @@ def _all_keys(annotation: Any = Config, prefix: str = "") -> Iterator[str]:
         yield from _all_keys(child, f"{prefix}{name}.")
 
 
-def _refuse_unknown(raw: Any, source: str, annotation: Any = Config, prefix: str = "") -> None:
-    """Raises UserError for the first key, at any depth, that the schema does not have."""
+def _refuse_unknown(raw: Any, source: str, annotation: Any = Config, prefix: str = "", free: bool = False) -> None:
+    """Raises UserError for the first key, at any depth, that the schema does not have.
+
+    `free` says that a key above is of the user's choice: what is under it is meant to be there, and nowhere else.
+    """
     children = _children(annotation)
     if isinstance(raw, dict) and (section := _under_free_keys(annotation)):
-        children = dict.fromkeys(raw, section)
+        children, free = dict.fromkeys(raw, section), True
     if not isinstance(raw, dict) or not children:
         return
     for key, value in raw.items():
@@ -249,11 +252,11 @@ def _refuse_unknown(raw: Any, source: str, annotation: Any = Config, prefix: str
             if siblings:
                 hint = siblings.replace("'", f"'{prefix}", 1)
             else:  # perhaps the right key in the wrong place
-                others = {other.rpartition(".")[2]: other for other in reversed(list(_all_keys()))}
+                others = {} if free else {key.rpartition(".")[2]: key for key in reversed(list(_all_keys()))}
                 near = difflib.get_close_matches(str(key), list(others), n=1, cutoff=0.75)
                 hint = f"; did you mean '{others[near[0]]}'?" if near else f"; known here: {', '.join(children)}"
             raise UserError(f"{source}: unknown key '{prefix}{key}'{hint}")
-        _refuse_unknown(value, source, children[key], f"{prefix}{key}.")
+        _refuse_unknown(value, source, children[key], f"{prefix}{key}.", free)
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

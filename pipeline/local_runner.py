@@ -158,6 +158,28 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _note(note: str, config: Config, models: pathlib.Path) -> str:
+    """The gate's note; where nothing is served by this name, but other models are, it names these."""
+    if gate.NOTHING_SERVED not in note or config.push.path or not models.is_dir():
+        return note
+    from components import object_store
+
+    others = [
+        folder.name
+        for folder in sorted(models.iterdir())
+        if folder.name != config.model_name and object_store.served_version(str(folder))
+    ]
+    if not others:
+        return note
+    served = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    one = "it" if len(others) == 1 else "one of them"
+    return note.replace(
+        gate.NOTHING_SERVED,
+        f"{gate.NOTHING_SERVED} (this run's model is called {config.model_name}; the workspace serves {served}: set "
+        f"model.name to go on with {one})",
+    )
+
+
 def _serving(blessing: str) -> dict[str, Any]:
     """What the serving validation measured; empty where TFX's InfraValidator asked in its place."""
     path = pathlib.Path(blessing, SERVING_VALIDATION)
@@ -208,7 +230,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         cached=[name for name, node in nodes.items() if node.cached],
         new_version=new,
         quarantine_file=str(left_out / quarantine.CSV_NAME) if counts["quarantined"] else None,
-        note=verdict.note,
+        note=_note(verdict.note, config, workspace / MODELS),
         serving=_serving(nodes["ServingValidator"].outputs["blessing"].uri),
         push_refused=str(pushed.get("refused", "")),
         accuracy_interval=verdict.intervals.get("accuracy"),

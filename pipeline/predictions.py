@@ -10,10 +10,12 @@ import json
 import math
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
+from graftline.errors import UserError
 from graftline.signatures import TOP_K
 
 if TYPE_CHECKING:
@@ -77,8 +79,10 @@ def _shown(text: str) -> str:
     return escape(text)
 
 
-def write(rows: Iterable["Prediction"], kind: str, out: Callable[[str], object], err: Callable[[str], object]) -> bool:
-    """Write rows as they come; whether there was one without an error.
+def write(
+    rows: Iterable["Prediction"], kind: str, out: Callable[[str], object], err: Callable[[str], object]
+) -> tuple[int, int]:
+    """Write rows as they come; how many were without an error, and how many with one.
 
     Args:
       rows: what to write.
@@ -86,12 +90,13 @@ def write(rows: Iterable["Prediction"], kind: str, out: Callable[[str], object],
       out: takes text, ends of lines included.
       err: takes a line without its end.
     """
-    any_good = False
+    good = bad = 0
     if kind == "csv":
         out(",".join(CSV_COLUMNS) + "\n")
     between = "["
     for found in rows:
-        any_good |= found.error is None
+        good += found.error is None
+        bad += found.error is not None
         if kind == "json":
             out(between + json_row(found))
             between = ", "
@@ -103,7 +108,20 @@ def write(rows: Iterable["Prediction"], kind: str, out: Callable[[str], object],
             err(text_row(found))
     if kind == "json":
         out("[]\n" if between == "[" else "]\n")
-    return any_good
+    return good, bad
+
+
+def refuse_unwritable(prefix: str) -> None:
+    """Raises UserError where files whose names begin so cannot be written; URIs are left to those who open them."""
+    if "://" in prefix:
+        return
+    folder = os.path.dirname(os.path.abspath(prefix))
+    while not os.path.lexists(folder):  # Beam makes what is missing
+        folder = os.path.dirname(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"-o {prefix} cannot be written: {error.strerror}; name another place") from error
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import posixpath
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from components.evaluation.settings import check_classes
+from components.evaluation.settings import always_one, check_classes, check_folders
+from graftline import features
 from graftline.errors import UserError, did_you_mean
 from trainer import backbones
 from trainer.settings import BackboneSettings
@@ -56,6 +58,9 @@ def check(config: "Config") -> "Layout":
     layout = layouts.scan(images, config.data.ingest)
     layouts.check_decodable(layout)
     check_classes(config.gate, layout.classes)
+    judging = (file.path for file in layout.files if file.split != features.TRAIN)
+    check_folders(config.gate, {posixpath.dirname(path) or "." for path in judging})
+    check_push(config.push.path)
     make_workspace(config.workspace)
     return layout
 
@@ -139,8 +144,8 @@ def check_phases(config: "Config") -> None:
             )
 
 
-def warnings(config: "Config") -> list[str]:
-    """What is allowed and seldom meant, a sentence each."""
+def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
+    """What is allowed and seldom meant, a sentence each; `classes` are those of the images, where they are known."""
     found = []
     if config.feature_extraction.epochs == 0:
         found.append(
@@ -149,6 +154,11 @@ def warnings(config: "Config") -> list[str]:
         )
     if config.fine_tuning.epochs > 0 and config.fine_tuning.unfreeze_from == "none":
         found.append("fine_tuning.unfreeze_from is none: there will be no second phase")
+    found += [
+        f"{key} says nothing of a model of {len(classes)} classes: the right one is always among so many, so it is "
+        "always 1"
+        for key in (always_one(config.gate, len(classes)) if classes else ())
+    ]
     return found
 
 
@@ -164,6 +174,29 @@ def check_apart(images: str, workspace: str) -> None:
             f"workspace {workspace} lies inside the images' folder {images}, where it would be read as a class; "
             "give another with --workspace DIR"
         )
+
+
+def check_push(path: str | None) -> None:
+    """Tries a file in the folder that versions go to, or in the nearest one above it that is there; makes neither.
+
+    Raises:
+      UserError: a push to it would fail, with the reason that the system gives. A URI is the Pusher's to try.
+    """
+    from components.image_example_gen import files
+
+    if path is None or files.is_uri(path):
+        return
+    folder = pathlib.Path(path).absolute()
+    while not os.path.lexists(folder):  # a link to what is not there counts: no folder can be made in its place
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"push.path {path} cannot be made or written: a file in {folder}: {error.strerror or error}; give a folder "
+            "that can be, or null for <workspace>/models/<name>"
+        ) from None
 
 
 def make_workspace(workspace: str) -> None:

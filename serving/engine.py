@@ -71,6 +71,8 @@ def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
             "monitoring", configs.monitoring(options.enable_monitoring, options.monitoring_path)
         ),
     }
+    if options.model_config_file:
+        flags["model_config_file_poll_wait_seconds"] = math.ceil(options.config_poll_seconds)
     if options.enable_batching:
         flags["batching_parameters_file"] = options.batching_parameters_file or _in_memory(
             "batching", configs.batching(options.batching)

@@ -154,10 +154,22 @@ def parse(text: str, source: str) -> list[ModelConfig]:
 
 def read(path: str) -> list[ModelConfig]:
     """The models of the `models.config` at `path`. Raises UserError."""
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path: str) -> bytes:
+    """What the file at `path` holds. Raises UserError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UserError(f"cannot read the models config {path}: {reason}") from error
-    return parse(text, path)
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"cannot read the models config {path}: {error.strerror}") from error
+
+
+def decode(data: bytes, source: str) -> list[ModelConfig]:
+    """As `parse`, of the file's bytes."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read the models config {source}: it is no text") from error
+    return parse(text, source)

@@ -3,15 +3,17 @@
 Everything is lazy: a million files take no more memory than the names of one folder and one batch of images.
 """
 
+import itertools
 import os
 import stat
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from graftline.errors import UserError
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 from serving.client import Client, Prediction, ServiceError
-from serving.client.classifying import OUTPUTS, Image, batches, classify, is_classifier, load
+from serving.client.classifying import OUTPUTS, Image, Loaded, batches, classify, is_classifier, load
 from serving.client.exchange import Steps, run
 from serving.client.results import Signature, TensorSpec
 from serving.images import formats
@@ -20,6 +22,8 @@ from serving.quick_tensorflow import import_tensorflow
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # for one batch
+STANDARD_INPUT = "-"
+GRPC_PORT, REST_PORT = 8500, 8501  # those of TensorFlow Serving, unless told otherwise
 
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
@@ -27,26 +31,56 @@ _SUFFIXES = (
 )
 
 
-def find_images(arguments: Sequence[str]) -> Iterator[str]:
+def find_images(arguments: Sequence[str]) -> Iterator[Image]:
     """The image files that the arguments mean, each folder's sorted, in the order of the arguments.
 
     A file named outright is taken as it is. In folders, at any depth, those are taken that are called an image or begin
-    like one; hidden files and what operating systems strew about are not, and links to folders are not followed. Raises
-    UserError at once for a path that is not there, or a folder without images.
+    like one; hidden files and what operating systems strew about are not, and links to folders are not followed.
+    STANDARD_INPUT stands for itself; see `opened`. A path that is not there or a folder without images becomes an image
+    with that error. Raises UserError at once when all arguments are such.
     """
-    for argument in arguments:
-        if os.path.isdir(argument):
-            if next(_walk(argument), None) is None:
-                raise UserError(f"no images in {argument}: it holds no file that is called or begins like an image")
-        elif not os.path.exists(argument):
-            raise UserError(f"no such file or folder: {argument}; name an image or a folder of images")
-        elif not os.path.isfile(argument):
-            raise UserError(f"{argument} is neither a file nor a folder; name an image or a folder of images")
-    return (path for argument in arguments for path in _images_of(argument))
+    faults = [_fault(argument) for argument in arguments]
+    if faults and all(faults):
+        raise UserError(next(sentence for sentence, _ in filter(None, faults)))
+    found: Iterator[Iterable[Image]] = (
+        (Loaded(argument, b"", fault[1]),) if fault else _images_of(argument)
+        for argument, fault in zip(arguments, faults, strict=True)
+    )
+    return itertools.chain.from_iterable(found)
+
+
+def _fault(argument: str) -> tuple[str, str] | None:
+    """Why an argument means no image, as a sentence and for its row."""
+    if argument == STANDARD_INPUT or os.path.isfile(argument):
+        return None
+    if os.path.isdir(argument):
+        if next(_walk(argument), None) is not None:
+            return None
+        return (
+            f"no images in {argument}: it holds no file that is called or begins like an image",
+            "no file in it is called or begins like an image",
+        )
+    if not os.path.exists(argument):
+        return f"no such file or folder: {argument}; name an image or a folder of images", "no such file or folder"
+    return (
+        f"{argument} is neither a file nor a folder; name an image or a folder of images",
+        "neither a file nor a folder",
+    )
 
 
 def _images_of(argument: str) -> Iterator[str]:
-    return _walk(argument) if os.path.isdir(argument) else iter((argument,))
+    return _walk(argument) if argument != STANDARD_INPUT and os.path.isdir(argument) else iter((argument,))
+
+
+def opened(images: Iterable[Image]) -> Iterator[Image]:
+    """The same, with the image that standard input holds in the place of STANDARD_INPUT, read when it is its turn."""
+    return (load(image, read=_standard_input) if image == STANDARD_INPUT else image for image in images)
+
+
+def _standard_input(_: str, limit: int) -> tuple[bytes, int]:
+    with open(0, "rb", closefd=False) as file:
+        data = file.read(limit + 1)
+    return data, len(data)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -94,7 +128,7 @@ def _is_image(path: str) -> bool:
         return named  # unreadable, but called an image: to be reported, not passed over
 
 
-def predict_with_server(target: str, name: str | None, paths: Iterable[str]) -> Iterator[Prediction]:
+def predict_with_server(target: str, name: str | None, paths: Iterable[Image]) -> Iterator[Prediction]:
     """Classify files by the model `name` of the TF Serving compatible server at HOST:GRPC_PORT or a URL of REST.
 
     Without a name the only model of a `graftline serve` is meant; other servers cannot be asked for theirs. One row
@@ -107,13 +141,6 @@ def predict_with_server(target: str, name: str | None, paths: Iterable[str]) -> 
 
 def connect(target: str, name: str | None) -> Client:
     """A client of the server at `target`, which has answered. Raises UserError as `predict_with_server`."""
-    if "://" not in target:
-        host, _, port = target.rpartition(":")
-        if not host or not port.isdecimal():
-            raise UserError(
-                f"--server {target} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or "
-                f"http://HOST:REST_PORT"
-            )
     try:
         client = Client(target, name, timeout=ANSWER_SECONDS)
     except ValueError as error:
@@ -126,9 +153,20 @@ def connect(target: str, name: str | None) -> Client:
             kind = "REST" if target.startswith("http") else "gRPC"
             raise UserError(
                 f"no model server answers at {target} ({kind}): start one with `graftline serve`, or correct --server"
+                f"{_other_port(target)}"
             ) from error
         raise told(error, target, name) from error
     return client
+
+
+def _other_port(target: str) -> str:
+    """What to give where an address has the port that is usually the other protocol's."""
+    parts = urllib.parse.urlsplit(target if "://" in target else f"grpc://{target}")
+    if parts.scheme == "grpc" and parts.port == REST_PORT:
+        return f"; {REST_PORT} is usually the REST port: http://{parts.netloc}"
+    if parts.scheme == "http" and parts.port == GRPC_PORT:
+        return f"; {GRPC_PORT} is usually the gRPC port: {parts.netloc}"
+    return ""
 
 
 def _closing(client: Client, target: str, name: str | None, rows: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -151,6 +189,8 @@ def told(error: ServiceError, target: str, name: str | None) -> UserError:
         )
     if error.code == "UNAVAILABLE":
         return UserError(f"the model server at {target} went away: {error.message}; start it again")
+    if error.code == "RESOURCE_EXHAUSTED":
+        return UserError(f"the model server at {target} is busy: {error.message}")
     if error.code == "DEADLINE_EXCEEDED":
         return UserError(f"the model server at {target} gave no answer in {ANSWER_SECONDS:.0f} s")
     if error.code == "FAILED_PRECONDITION" and "is no image classifier" in error.message:
@@ -164,7 +204,7 @@ def _broken(model: str, details: str) -> UserError:
     )
 
 
-def predict_with_model(path: str, paths: Iterable[str], name: str | None = None) -> Iterator[Prediction]:
+def predict_with_model(path: str, paths: Iterable[Image], name: str | None = None) -> Iterator[Prediction]:
     """Classify files in this process by the model at `path`: a SavedModel, a base path (its newest), or a workspace.
 
     One row for each path, in order; a bad image fails its own row only. Raises UserError when there is no model, when
@@ -174,7 +214,7 @@ def predict_with_model(path: str, paths: Iterable[str], name: str | None = None)
     return _retiring(model, paths)
 
 
-def _retiring(model: "LocalClassifier", paths: Iterable[str]) -> Iterator[Prediction]:
+def _retiring(model: "LocalClassifier", paths: Iterable[Image]) -> Iterator[Prediction]:
     try:
         yield from model.stream(paths)
     finally:

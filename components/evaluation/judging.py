@@ -124,12 +124,18 @@ class _Judge:
         part, count = f"{dimension} {name}", int(inside.sum())
         if own is not None:
             least = own.min_examples or least
-            yield Check(EXAMPLES, "min", least, count, count >= least, part)
+            yield Check(EXAMPLES, "min", least, count, count >= least, part, because=self._not_there(dimension, name))
             if count < least:
                 return
         for metric, threshold in asked.items():
             of_class = name if dimension == settings.CLASS and metric in (*settings.PER_CLASS, metrics.AUC) else None
             yield from self._of_metric(metric, threshold, part, inside, of_class)
+
+    def _not_there(self, dimension: str, name: str) -> str:
+        """What to say of a folder that none of these images lies in: its name may be wrong, or its images train."""
+        if dimension != settings.FOLDER or name in (names := self._answers.slices[dimension].names):
+            return ""
+        return f"none of the images judged by lies in a folder of that name{settings.near_folder(name, names)}"
 
     def _of_metric(
         self, metric: str, threshold: Threshold, name: str, inside: np.ndarray | None, of_class: str | None

@@ -3,7 +3,7 @@
 `pipeline.config` puts it into the one typed config; the DAG hands it to the Evaluator as JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -167,3 +167,42 @@ def check_classes(settings: GateSettings, classes: Sequence[str]) -> None:
         if value not in classes:
             near = did_you_mean(value, list(classes)) or f"; there are {', '.join(classes[:10])}"
             raise UserError(f"gate.slices.class.values names the class '{value}', which is not there{near}")
+
+
+def check_folders(settings: GateSettings, folders: Collection[str]) -> None:
+    """Raises UserError where `gate.slices.folder.values` names a folder without an image to judge by.
+
+    Args:
+      settings: the gate's.
+      folders: of the images that may come to judge, as the slices are called: relative to the root of all, "." for
+        that itself.
+    """
+    for value in settings.slices[FOLDER].values if FOLDER in settings.slices else ():
+        if value not in folders:
+            raise UserError(
+                f"gate.slices.folder.values names the folder '{value}', but no image to judge by lies in a folder of "
+                f"that name{near_folder(value, folders)}"
+            )
+
+
+def near_folder(name: str, folders: Collection[str]) -> str:
+    """What to say behind a folder's name that is none of these: the nearest, else some that there are."""
+    known = sorted(folders)
+    if not known:
+        return ""
+    ending = [folder for folder in known if folder.endswith(f"/{name.strip('/')}")]  # its parent was left out
+    if ending:
+        return f"; did you mean '{ending[0]}'?"
+    return did_you_mean(name, known) or f"; there are {', '.join(known[:10])}"
+
+
+def always_one(settings: GateSettings, classes: int) -> Iterator[str]:
+    """The keys of thresholds whose metric is 1 whatever a model of so many classes says: top_k with as great a k."""
+    of_all: list[tuple[str, _Thresholds]] = [("gate", settings)]
+    for dimension, of_each in settings.slices.items():
+        of_all.append((f"gate.slices.{dimension}", of_each))
+        of_all += [(f"gate.slices.{dimension}.values.{name}", own) for name, own in of_each.values.items()]
+    for key, section in of_all:
+        for metric in section.thresholds:
+            if metric.startswith("top_") and int(metric.split("_")[1]) >= classes:
+                yield f"{key}.{metric}"

@@ -40,7 +40,7 @@ class Executor(BaseExecutor):
                 None if exec_properties.get("allow_withdrawn") else _withdrawn(directory, exec_properties["served"])
             )
             if reason:
-                report = validation.Report(reasons=[reason])
+                report = validation.Report(reasons=[reason], withdrawn=True)
             elif settings.enabled:
                 references = validation.read_references(os.path.join(model.uri, signatures.REFERENCES_FILE))
                 report = validation.validate(directory, references, settings)
@@ -58,4 +58,4 @@ def _withdrawn(saved_model_dir: str, served_base_path: str) -> str | None:
     if not served_base_path:
         return None
     found = withdrawals.find(object_store.destination(served_base_path), content_digest(saved_model_dir))
-    return f"{found}; to push it all the same: --set push.allow_withdrawn=true" if found else None
+    return f"{found}; push.allow_withdrawn=true pushes it all the same" if found else None

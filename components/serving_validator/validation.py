@@ -46,6 +46,7 @@ class Report:
     rest_ms: float | None = None
     memory_mb: float | None = None  # at its peak
     malformed: dict[str, str] = field(default_factory=dict)  # what was sent → the status that it got
+    withdrawn: bool = False  # it was rolled back from, and so was not asked anything
 
     @property
     def passed(self) -> bool:

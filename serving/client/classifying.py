@@ -39,6 +39,9 @@ BATCH_IMAGES = 32  # at most; from 8 on, a batch gains next to nothing on two co
 BATCH_BYTES = 16 << 20  # at most, unless one image alone is larger
 # Statuses that an image can bring about. Any other is the model's or the server's fault, not to be put on a file.
 _IMAGE_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED", "DATA_LOSS")
+# What comes with such a status all the same: of a label that the server does not know (TensorFlow Serving says it so,
+# too), and of a server that is busy.
+_NO_IMAGES_FAULT = ("Unrecognized servable version label", "requests are under way")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ def _ready(path: str, data: bytes, transcode: bool) -> Loaded:
     return Loaded(path, b"", sent.reason) if isinstance(sent, Refused) else Loaded(path, sent)
 
 
+def several(images: Iterable[Image]) -> Iterable[Image]:
+    """The same. Raises TypeError for one image alone: its letters or bytes would be taken for images."""
+    if isinstance(images, bytes | bytearray | memoryview | str | os.PathLike | Loaded):
+        raise TypeError(f"classify takes a list of images, not one {type(images).__name__}: give [image]")
+    return images
+
+
 def batches(images: Iterable[Loaded]) -> Iterator[list[Loaded]]:
     """In order, at most BATCH_IMAGES and BATCH_BYTES each; no more than one batch is held."""
     batch: list[Loaded] = []
@@ -118,7 +128,7 @@ def _rows(
     try:
         outputs = yield from ask([image.data for image in images])
     except ServiceError as error:
-        if error.code not in _IMAGE_CODES:
+        if error.code not in _IMAGE_CODES or any(words in error.message for words in _NO_IMAGES_FAULT):
             raise
         if len(images) == 1:
             # Without the names of the graph's nodes that TensorFlow adds, a line each.

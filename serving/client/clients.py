@@ -1,6 +1,7 @@
 """`Client` and `AsyncClient`: what an application calls. Both only do the steps of `_Core`."""
 
 import asyncio
+import urllib.parse
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,25 @@ def _address(address: str) -> tuple[str, str]:
         scheme, rest = "grpc", address
     if scheme not in ("grpc", "grpcs", "http", "https") or not rest:
         raise ValueError(f"{address}: give HOST:PORT of gRPC, or a URL that begins with http, https, grpc or grpcs")
+    if not _is_place(scheme, rest):
+        if scheme.startswith("grpc"):
+            raise ValueError(
+                f"{address} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or http://HOST:REST_PORT"
+            )
+        raise ValueError(f"{address} is not {scheme}://HOST:PORT: give the REST port, 8501 unless told otherwise")
     return scheme, rest
+
+
+def _is_place(scheme: str, rest: str) -> bool:
+    """Whether there is a host with a port from 1 to 65535, which only gRPC without TLS has no usual one of."""
+    try:
+        parts = urllib.parse.urlsplit(f"//{rest}")
+        port = parts.port
+    except ValueError:
+        return False
+    if not parts.hostname or port == 0 or (port is None and parts.netloc.endswith(":")):
+        return False
+    return not scheme.startswith("grpc") or (parts.netloc == rest and (port is not None or scheme == "grpcs"))
 
 
 class _Core:
@@ -179,14 +198,18 @@ class Client(_Base):
     def classify(self, images: Iterable[Image], timeout: float | None = None) -> list[Prediction]:
         """What the model says of images, each the bytes or the path of a file; one row for each, in order.
 
-        An image that can't be read or decoded has its `error` in its row. For many, see `stream`.
+        An image that can't be read or decoded has its `error` in its row. For many, see `stream`. Raises TypeError for
+        one image that is in no list.
         """
         return list(self.stream(images, timeout))
 
     def stream(self, images: Iterable[Image], timeout: float | None = None) -> Iterator[Prediction]:
         """As `classify`, row by row, holding one batch of images in memory."""
-        loaded = (classifying.load(image, self._core.transcode) for image in images)
-        for batch in classifying.batches(loaded):
+        loaded = (classifying.load(image, self._core.transcode) for image in classifying.several(images))
+        return self._rows(classifying.batches(loaded), timeout)
+
+    def _rows(self, batches: Iterator[list[classifying.Loaded]], timeout: float | None) -> Iterator[Prediction]:
+        for batch in batches:
             yield from self._run(self._core.classify(batch, timeout))
 
     def predict(
@@ -243,10 +266,14 @@ class AsyncClient(_Base):
         """See `Client.classify`. Files are read and transcoded in a thread."""
         return [row async for row in self.stream(images, timeout)]
 
-    async def stream(self, images: Iterable[Image], timeout: float | None = None) -> AsyncIterator[Prediction]:
+    def stream(self, images: Iterable[Image], timeout: float | None = None) -> AsyncIterator[Prediction]:
         """See `Client.stream`."""
-        loaded = (classifying.load(image, self._core.transcode) for image in images)
-        batches = classifying.batches(loaded)
+        loaded = (classifying.load(image, self._core.transcode) for image in classifying.several(images))
+        return self._rows(classifying.batches(loaded), timeout)
+
+    async def _rows(
+        self, batches: Iterator[list[classifying.Loaded]], timeout: float | None
+    ) -> AsyncIterator[Prediction]:
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             for row in await self._run(self._core.classify(batch, timeout)):
                 yield row

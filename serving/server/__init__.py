@@ -6,8 +6,10 @@ Importing this package is quick: TensorFlow is imported when a server starts, af
 
 import contextlib
 import errno
+import functools
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +34,13 @@ MAX_MESSAGE = ServerOptions.max_request_bytes  # bytes of one gRPC request, unle
 _SPARE_THREADS = 8  # for status, metadata and health while as many requests as are allowed wait for their answers
 
 
-def _port_error(port: int, option: str, error: OSError | None = None) -> UserError:
+def _port_error(host: str, port: int, option: str, error: OSError | UnicodeError | None = None) -> UserError:
+    # Neither a name that cannot be looked up (or is none: UnicodeError) nor another machine's address has such ports.
+    if isinstance(error, UnicodeError | socket.gaierror) or (error and error.errno == errno.EADDRNOTAVAIL):
+        reason = error.strerror if isinstance(error, OSError) else "it is no name"
+        return UserError(
+            f"cannot listen on --host {host}: {reason}; give an address of this machine, or 0.0.0.0 for every one"
+        )
     if error is not None and error.errno == errno.EACCES:
         return UserError(f"port {port} may not be used without privileges: choose one above 1023 with {option}")
     if error is not None and error.errno != errno.EADDRINUSE:
@@ -113,6 +121,7 @@ class ModelServer:
 
         import_tensorflow()
         from serving.server.batching import Batcher
+        from serving.server.config_file import ConfigFile
         from serving.server.grpc_edge import add_health
         from serving.server.grpc_service import add_services
         from serving.server.manager import ModelManager
@@ -124,11 +133,14 @@ class ModelServer:
         def load(path: str, name: str, version: int) -> LoadedModel:
             return LoadedModel(path, name, self.options, batcher, self._metrics)
 
-        self.manager = ModelManager(self._configs(), load)
+        file = ConfigFile(self.options.model_config_file) if self.options.model_config_file else None
+        self.manager = ModelManager(file.read() if file else self._configs(), load)
         self._undo.callback(self.manager.close)
         self.manager.load()
         if self.options.file_system_poll_wait_seconds:
             self.manager.start_polling(self.options.file_system_poll_wait_seconds)
+        if file and self.options.config_poll_seconds:
+            self.manager.start_polling(self.options.config_poll_seconds, functools.partial(file.look, self.manager))
 
         add_services(rpc, self.manager)
         health = add_health(rpc)
@@ -140,30 +152,32 @@ class ModelServer:
     def _configs(self) -> list["ModelConfig"]:
         from serving import model_config
 
-        if self.options.model_config_file:
-            return model_config.read(self.options.model_config_file)
         policy = model_config.VersionPolicy.parse(self.options.version_policy)
         return [model_config.ModelConfig.of(model, policy) for model in self._models]
 
     def _drain(self, rest: "HttpServer", rpc: Any, health: Any) -> None:
         """Say that the end is near, take nothing new, and let what is under way end."""
         until = time.monotonic() + self.options.shutdown_grace_seconds
+        _logger.info("draining: no new requests; those under way get %g s", self.options.shutdown_grace_seconds)
         health.enter_graceful_shutdown()
         self._in_flight.drain()
         rest.shutdown()
         rest.server_close()
         ended = rpc.stop(self.options.shutdown_grace_seconds)
-        if not self._in_flight.wait(self.options.shutdown_grace_seconds):
-            _logger.warning("requests are still under way after %g s", self.options.shutdown_grace_seconds)
+        drained = self._in_flight.wait(self.options.shutdown_grace_seconds)
         ended.wait(max(0.0, until - time.monotonic()))
+        if drained:
+            _logger.info("drained")
+        else:
+            _logger.warning("requests are still under way after %g s", self.options.shutdown_grace_seconds)
 
     def _bind_rest(self) -> "HttpServer":
         from serving.server.http_server import HttpServer
 
         try:
             rest = HttpServer(self.host, self.rest_port, self.options.max_request_bytes, self._front.admit)
-        except OSError as error:
-            raise _port_error(self.rest_port, "--rest-port", error) from error
+        except (OSError, UnicodeError) as error:
+            raise _port_error(self.host, self.rest_port, "--rest-port", error) from error
         rest.handle = self._front
         self._undo.callback(rest.server_close)
         self.rest_port = rest.port
@@ -188,10 +202,16 @@ class ModelServer:
             ],
         )
         host = f"[{self.host}]" if ":" in self.host else self.host
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            # gRPC does not say what is wrong but by lines of its own on standard error.
+            socket.create_server((self.host, self.grpc_port), family=family).close()
+        except OSError as error:
+            raise _port_error(self.host, self.grpc_port, "--grpc-port", error) from error
         try:
             port = rpc.add_insecure_port(f"{host}:{self.grpc_port}")
         except RuntimeError as error:
-            raise _port_error(self.grpc_port, "--grpc-port") from error
+            raise _port_error(self.host, self.grpc_port, "--grpc-port") from error
         self._undo.callback(self._release, rpc)
         self.grpc_port = port
         return rpc
@@ -218,14 +238,14 @@ class _StoppedWhileStartingError(BaseException):
 
 
 @contextlib.contextmanager
-def _stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on the first SIGTERM or SIGINT, for the length of the `with`; a second one ends the process."""
+def _stop_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """For the length of the `with`: `stop` gets the number of the first SIGTERM or SIGINT; a second ends all."""
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
-        stop()
+        stop(number)
 
     before = {number: signal.signal(number, on_signal) for number in signals}
     try:
@@ -251,9 +271,11 @@ def serve(
     Raises UserError as `ModelServer.start` does.
     """
     stopping = threading.Event()
+    came: list[int] = []
     server = ModelServer(models, rest_port, grpc_port, host, options=options)
 
-    def stop() -> None:
+    def stop(number: int) -> None:
+        came.append(number)
         if not server.answering:  # TensorFlow is being imported: nobody should have to wait for that
             raise _StoppedWhileStartingError
         stopping.set()
@@ -264,5 +286,7 @@ def serve(
                 if ready and not stopping.is_set():
                     ready(server)
                 stopping.wait()
+                _logger.info("%s: stopping", signal.Signals(came[0]).name)  # not by the handler: it may cut into a log
+            _logger.info("stopped")
         except _StoppedWhileStartingError:
             _logger.info("stopped before the models were loaded")

@@ -1,10 +1,10 @@
 """`python -m serving.server PATH`: the model server alone, for a supervisor or a test that runs it as a child.
 
-Imports nothing of the pipeline. When it answers it writes one line to standard error:
-`serving NAME… rest=HOST:PORT grpc=HOST:PORT`. Exit status: 0 after SIGTERM or SIGINT, 2 for a UserError.
+Imports nothing of the pipeline. Standard error is its log, a line with the time for each version that comes or goes.
+When it answers it writes one line there: `serving NAME… rest=HOST:PORT grpc=HOST:PORT`.
+Exit status: 0 after SIGTERM or SIGINT, 2 for a UserError.
 """
 
-import logging
 import sys
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 from graftline.errors import UserError
 from serving.locate import find_models
 from serving.server import ModelServer, serve
-from serving.server.flags import CONTEXT, refuse_path_and_config, server_flags, to_options
+from serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
 
 
 def _announce(server: ModelServer) -> None:
@@ -30,7 +30,7 @@ def _announce(server: ModelServer) -> None:
 @click.pass_context
 def main(context: click.Context, path: str | None, name: str | None, **given: Any) -> None:
     """Serve the models of a workspace, a TF Serving base path or a SavedModel by the TF Serving API."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     try:
         options = to_options(context, given)
         refuse_path_and_config(path, options)

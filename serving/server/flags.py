@@ -4,6 +4,7 @@
 needs CONTEXT for that), and by TensorFlow Serving's name too, so that a command line written for it runs here.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -58,6 +59,12 @@ _FLAGS = [
         help="How often new versions are looked for; 0: only at the start.",
     ),
     _flag("model_config_file", metavar="FILE", help="Serve the models of a models.config, a ModelServerConfig."),
+    _flag(
+        "model_config_file_poll_wait_seconds",
+        type=click.FloatRange(min=0),
+        show_default="as --poll-seconds",
+        help="How often that file is looked at; 0: only at the start.",
+    ),
     _flag("version_policy", metavar="POLICY", help="latest, latest:2, all or specific:1,3."),
     _flag("enable_batching", help="Run requests together that come while the model is busy."),
     _flag("batching_parameters_file", metavar="FILE", help="A BatchingParameters text proto; flags beside it win."),
@@ -105,6 +112,12 @@ def to_options(context: click.Context, given: dict[str, Any]) -> ServerOptions:
 
 def _is_typed(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def log_to_stderr(prefix: str = "") -> None:
+    """Show what the server does, a line with the time for each, and the warnings of all others; for a command."""
+    logging.basicConfig(format=f"{prefix}%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("serving").setLevel(logging.INFO)
 
 
 def refuse_path_and_config(path: str | None, options: ServerOptions) -> None:

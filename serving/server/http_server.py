@@ -13,6 +13,7 @@ import socket
 import socketserver
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -48,8 +49,10 @@ Admit = Callable[[], contextlib.AbstractContextManager[None]]  # held while a PO
 
 
 def error_answer(status: int, message: str) -> Answer:
-    """An error in TF Serving's form."""
-    return Answer(status, json.dumps({"error": message}, ensure_ascii=False).encode("utf-8", "replace"))
+    """An error in TF Serving's form. With a 503 (a full queue, say) the client is told when to ask again."""
+    body = json.dumps({"error": message}, ensure_ascii=False).encode("utf-8", "replace")
+    headers = {"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    return Answer(status, body, headers=headers)
 
 
 class RefusedError(Exception):
@@ -62,6 +65,10 @@ class RefusedError(Exception):
 
 def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB" if count >= 1 << 10 else f"{count} bytes"
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, f"request body is larger than {_size(most)}: send fewer or smaller images at once")
 
 
 def _too_slow() -> RefusedError:
@@ -84,7 +91,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _respond(self) -> None:
         try:
             with self.server.admit() if self.command == "POST" else contextlib.nullcontext():
-                self._answer(self._body())
+                self._answer(self._plain(self._body()))
         except RefusedError as refused:
             # What is left of the body cannot be told from a next request: the connection has to end.
             self.close_connection = True
@@ -129,11 +136,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         # Thousands of digits are a number, too, and Python takes its time over them.
         return self._exactly(int(text[-20:]) if len(text.lstrip("0")) <= 20 else 1 << 63, 0, until)
 
+    def _plain(self, body: bytes) -> bytes:
+        """The body of a POST as it was before its Content-Encoding, where that is gzip.
+
+        Of a broken one nothing is left, as in TF Serving (ReadRequestGzipBytes in its evhttp_request.cc), whose API
+        then calls the document empty. Other encodings are not looked at.
+        """
+        if self.command != "POST" or not body or "gzip" not in (self.headers["Content-Encoding"] or "").lower():
+            return body
+        most = self.server.max_body
+        unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # 16: of gzip alone
+        try:
+            plain = unpacker.decompress(body, most + 1)  # no more than that is ever made of it: a bomb stays small
+        except zlib.error:
+            return b""
+        if len(plain) > most:
+            raise _too_large(most)
+        return plain if unpacker.eof and not unpacker.unused_data else b""
+
     def _exactly(self, length: int, before: int, until: float) -> bytes:
         """`length` bytes, where `before` of this body have been read already; all of it has to be there by `until`."""
         most = self.server.max_body if self.command == "POST" else _SMALL
         if before + length > most:
-            raise RefusedError(413, f"request body is larger than {_size(most)}: send fewer or smaller images at once")
+            raise _too_large(most)
         body = bytearray()
         while len(body) < length:
             # Piece by piece: a length that is promised takes no memory until it comes.

@@ -23,6 +23,7 @@ from serving.server.tensors import dtype_name
 _SHOWN = 1024  # characters of a client's own JSON that an error message repeats
 _MAX_RANK = 31  # of numpy's 32, as rows are stacked
 _BOM = b"\xef\xbb\xbf"
+_NO_ASCII = re.compile(rb"[\x80-\xff]")
 _NUMBERS = rapidjson.NM_NATIVE | rapidjson.NM_NAN
 # python-rapidjson's RapidJSON is newer than TF Serving's (1.1.0), where these read otherwise.
 _SINCE_RENAMED = {
@@ -69,7 +70,20 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid("JSON Parse error: The document is empty")
     start = len(_BOM) if body.startswith(_BOM) else 0
     try:
-        document = rapidjson.loads(body[start:] if start else body, number_mode=_NUMBERS)
+        document = _parse_text(body[start:] if start else body, start)
+    except UnicodeDecodeError:
+        # For what is wrong with the JSON itself, in the words and at the byte where it would be wrong otherwise, too.
+        _parse_text(_NO_ASCII.sub(b"?", body[start:]), start)
+        document = _parse_bytes(body[start:])
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {show(document)} Is not object")
+    return document
+
+
+def _parse_text(text: bytes, start: int) -> Any:
+    """The JSON of bytes that begin at `start` of the body. Raises as `parse`, or UnicodeDecodeError."""
+    try:
+        return rapidjson.loads(text, number_mode=_NUMBERS)
     except rapidjson.JSONDecodeError as error:
         found = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.S)
         offset, reason = (int(found[1]), found[2]) if found else (0, str(error))
@@ -77,11 +91,6 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid(f"JSON Parse error: {reason} at offset: {start + offset}") from error
     except RecursionError as error:
         raise invalid("JSON Parse error: nested too deeply") from error
-    except UnicodeDecodeError:
-        document = _parse_bytes(body[start:])
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {show(document)} Is not object")
-    return document
 
 
 def _parse_bytes(body: bytes) -> Any:

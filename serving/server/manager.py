@@ -75,7 +75,7 @@ class ModelManager:
         self._labels_ahead = allow_version_labels_for_unavailable_models
         self._swap = threading.RLock()  # one change at a time
         self._stopped = threading.Event()
-        self._poller: threading.Thread | None = None
+        self._pollers: list[threading.Thread] = []
 
     # What changes what is served
 
@@ -125,6 +125,8 @@ class ModelManager:
         with self._swap:
             for config in configs:
                 self._check_config(config, configs)
+            for config in configs:
+                _choose(config)  # before anything is loaded in vain
             after: dict[str, _Served] = {}
             before = dict(self._served)
             states = {name: dict(known) for name, known in self._states.items()}
@@ -162,19 +164,13 @@ class ModelManager:
     def _prepare(self, served: _Served, before: _Served | None) -> None:
         """Load what a config wants that no request sees yet, but for what of it is loaded already."""
         config = served.config
-        found = config.find()
-        chosen = config.policy.choose(found)
-        if not chosen:
-            raise ServingError(
-                Code.NOT_FOUND,
-                f"Unable to find a numerical version path for servable {config.name} at: {config.base_path}",
-            )
+        chosen = _choose(config)
         if before:
             served.refused = dict(before.refused)
             served.loaded = {
-                version: before.loaded[version] for version in chosen if before.has(version, found[version])
+                version: before.loaded[version] for version, path in chosen.items() if before.has(version, path)
             }
-        failed = self._take_up(served, {version: found[version] for version in chosen if version not in served.loaded})
+        failed = self._take_up(served, {number: path for number, path in chosen.items() if number not in served.loaded})
         if not served.loaded:
             version, error = next(iter(failed.items()))
             raise ServingError(
@@ -221,7 +217,7 @@ class ModelManager:
                     loaded.retire()
                 error = fault if isinstance(fault, LoadError) else LoadError(f"cannot load {path}: {fault!r}")
                 self._note(name, version, "END", Code.INVALID_ARGUMENT, str(error))
-                _logger.error("%s", error)
+                _logger.error("refused %s version %d: %s", name, version, error)
                 served.refused[path] = mark
                 failed[version] = error
                 continue
@@ -239,9 +235,10 @@ class ModelManager:
             if version not in still:
                 self._note(name, version, "UNLOADING")
         self._retire(models.values())
-        for version in models:
+        for version in sorted(models):
             if version not in still:
                 self._note(name, version, "END")
+                _logger.info("unloaded %s version %d", name, version)
 
     @staticmethod
     def _retire(models: Iterable[LoadedModel]) -> None:
@@ -252,21 +249,22 @@ class ModelManager:
         known = self._states.get(name, {})
         self._states = {**self._states, name: {**known, version: VersionState(version, state, code, message)}}
 
-    def start_polling(self, seconds: float) -> None:
-        """Poll every `seconds` in a thread, until `close`."""
+    def start_polling(self, seconds: float, look: Callable[[], None] | None = None) -> None:
+        """Call `look`, which is `poll` unless told otherwise, every `seconds` in a thread of its own, until `close`."""
+        again = look or self.poll
 
         def loop() -> None:
             while not self._stopped.wait(seconds):
-                self.poll()
+                again()
 
-        self._poller = threading.Thread(target=loop, name="graftline-poll", daemon=True)
-        self._poller.start()
+        self._pollers.append(threading.Thread(target=loop, name="graftline-poll", daemon=True))
+        self._pollers[-1].start()
 
     def close(self) -> None:
         """Stop polling and unload every model, each when its last request is answered."""
         self._stopped.set()
-        if self._poller:
-            self._poller.join()
+        for poller in self._pollers:
+            poller.join()
         with self._swap:
             for served in self._served.values():
                 self._retire(model for _, model in served.loaded.values())
@@ -327,6 +325,18 @@ class ModelManager:
         if version not in known:
             raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
         return [known[version]]
+
+
+def _choose(config: ModelConfig) -> dict[int, str]:
+    """Version → directory of what a config wants of what is there. Raises NOT_FOUND when that is nothing."""
+    found = config.find()
+    chosen = config.policy.choose(found)
+    if not chosen:
+        raise ServingError(
+            Code.NOT_FOUND,
+            f"Unable to find a numerical version path for servable {config.name} at: {config.base_path}",
+        )
+    return {version: found[version] for version in chosen}
 
 
 def _list(versions: Iterable[int]) -> str:

@@ -9,6 +9,7 @@ also track each `variable.value` is the case in point: `tf.saved_model.load` run
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ from serving.server.tensors import check_inputs, check_outputs, from_proto
 _logger = logging.getLogger(__name__)
 
 MAX_WARMUP_RECORDS = 1000  # TF Serving's own bound
+_NODES = re.compile(r"(?:\{\{(?:function_)?node [^}]*\}\}\s*)+")  # where an error came from, before what it says
 _MAX_TIMEOUT_MS = 1 << 40
 _MAX_FUNCTIONS = 1000  # clients choose outputs, in any order: what is asked for beyond these is not kept
 
@@ -68,7 +70,8 @@ def _clean(message: str) -> str:
     message = message.removeprefix("Graph execution error:").strip()
     if "root error(s) found." in message[:40]:  # "2 root error(s) found.\n  (0) INVALID_ARGUMENT: …"
         message = message.partition("(0) ")[2].partition(": ")[2] or message
-    return message.partition("\n")[0].partition("[[{{node")[0].strip()
+    message = message[places.end() :] if (places := _NODES.match(message)) else message
+    return message.partition("\n")[0].partition("[[{{")[0].strip()
 
 
 def _error(error: tf.errors.OpError) -> ServingError:

@@ -57,6 +57,9 @@ class ServerOptions:
     rest_api_timeout_in_ms: int = 30_000  # of a REST request, and of a gRPC request that comes without a deadline
     file_system_poll_wait_seconds: float = 2.0  # 0: versions are looked for once, at the start
     model_config_file: str | None = None
+    # How often that file is looked at; 0: once, at the start, which is TensorFlow Serving's default. None: as often as
+    # versions are looked for, so that a model or label that is written into it is taken up as a push is.
+    model_config_file_poll_wait_seconds: float | None = None
     version_policy: str = "latest"  # Graftline's own: latest[:N], all, specific:N[,N...] of models found by their path
     enable_batching: bool = True
     batching: BatchingParameters = field(default_factory=BatchingParameters)
@@ -75,6 +78,8 @@ class ServerOptions:
         for name, flag in (("port", "--grpc-port"), ("rest_api_port", "--rest-port")):
             if not 0 <= getattr(self, name) <= 65535:
                 raise UserError(f"{flag} {getattr(self, name)} is no port: choose one from 0 to 65535")
+        if not self.host:
+            raise UserError("--host is empty: give an address of this machine, or 0.0.0.0 for every one")
         for name in ("max_request_bytes", "max_image_pixels", "max_in_flight"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give a whole number of 1 or more")
@@ -84,9 +89,16 @@ class ServerOptions:
             "tensorflow_intra_op_parallelism",
             "tensorflow_inter_op_parallelism",
             "shutdown_grace_seconds",
+            "model_config_file_poll_wait_seconds",
         ):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}: give 0 or more")
+
+    @property
+    def config_poll_seconds(self) -> float:
+        """Seconds between two looks at the models config; 0 for none."""
+        given = self.model_config_file_poll_wait_seconds
+        return self.file_system_poll_wait_seconds if given is None else given
 
     @property
     def timeout(self) -> float | None:

@@ -17,6 +17,12 @@ function make(tag, className, text) {
   return made;
 }
 
+// TensorFlow puts the nodes of the graph around its sentence: nothing for who looks at a photo.
+function plain(error = "") {
+  const lines = error.split("[[{{")[0].replace(/\{\{.*?\}\}/g, "").split("\n");
+  return lines.map((line) => line.trim()).filter(Boolean).pop();
+}
+
 async function ask(url, body) {
   let response, text;
   try {
@@ -32,8 +38,7 @@ async function ask(url, body) {
     found = {};
   }
   if (response.ok) return found;
-  // TensorFlow ends its messages with the nodes of the graph: nothing for who looks at a photo.
-  const message = found.error?.split("[[{{")[0].trim() || `The server answered with status ${response.status}.`;
+  const message = plain(found.error) || `The server answered with status ${response.status}.`;
   throw Object.assign(new Error(message), { status: response.status });
 }
 
@@ -83,10 +88,45 @@ function base64(file) {
   });
 }
 
-// The version is named in the request, so that the one shown is the one that answered. It may be replaced between the
-// look and the request: then a second look finds the new one.
+// What the server decodes, by its first bytes.
+async function isDecodable(file) {
+  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 4).arrayBuffer()));
+  return ["\xff\xd8\xff", "\x89PNG", "GIF8", "BM"].some((start) => head.startsWith(start));
+}
+
+// What the browser sees in a file, upright, as PNG.
+async function redrawn(file) {
+  const canvas = make("canvas");
+  const bitmap = await createImageBitmap(file);
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const png = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  if (!png) throw new Error("The image is too large.");
+  return png;
+}
+
+// The file as it is, or else as the browser draws it where the server has no decoder for it: WebP, AVIF.
 async function classify(file) {
   if (!file.size) throw new Error("The file is empty.");
+  try {
+    return await send(file);
+  } catch (error) {
+    if (error.status !== 400 || (await isDecodable(file))) throw error;
+  }
+  let png;
+  try {
+    png = await redrawn(file);
+  } catch {
+    throw new Error("not an image that can be classified: use JPEG, PNG, GIF or BMP");
+  }
+  return send(png);
+}
+
+// The version is named in the request, so that the one shown is the one that answered. It may be replaced between the
+// look and the request: then a second look finds the new one.
+async function send(file) {
   const body = JSON.stringify({ instances: [{ b64: await base64(file) }] });
   for (let attempt = 1; ; attempt += 1) {
     await refresh();

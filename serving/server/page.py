@@ -1,8 +1,9 @@
 """The web page at `/` of the local server: drop an image, see its classes. `front` asks it for paths outside the API.
 
 The page is the files `page.*` beside this module, and loads nothing from elsewhere. It sends an image's bytes as they
-are to `/v1/models/NAME/versions/N:predict`. What there is to choose from it reads at `/graftline/models.json`, since
-TensorFlow Serving's API cannot list models.
+are to `/v1/models/NAME/versions/N:predict`, and where their format is refused, as the browser draws
+them. What there is to choose from it reads at `/graftline/models.json`, since TensorFlow Serving's API cannot list
+models.
 """
 
 import functools

@@ -3,6 +3,7 @@
 What does not depend on the workspace lies in `files/` and is copied; `configs` writes the rest. Imports no TensorFlow.
 """
 
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -26,13 +27,22 @@ def write(path: str, directory: str) -> list[str]:
     folder. A model that this file does not tell of yet is added to it.
 
     Raises UserError: no models at `path`, a SavedModel alone, a path that Compose cannot take, a `models.config` that
-    cannot be read or is of other paths.
+    cannot be read or is of other paths, a folder that cannot be written, or no tensorflow-serving-api here.
     """
+    if importlib.util.find_spec("tensorflow_serving") is None:  # its messages are those of `models.config`
+        raise UserError("this needs tensorflow_serving, which is not installed: run `pip install 'graftline[serve]'`")
     models = find_models(path)
     folder = _folder_of(models, path)
     for model in models:
         _list(model)
-    target = pathlib.Path(directory)
+    try:
+        _fill(pathlib.Path(directory), folder)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error.strerror}; name another folder") from error
+    return [model.name for model in models]
+
+
+def _fill(target: pathlib.Path, folder: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in _FILES.iterdir():
         shutil.copy(file, target)
@@ -41,7 +51,6 @@ def write(path: str, directory: str) -> list[str]:
     (target / "batching.config").write_text(configs.batching(options.batching))
     (target / "monitoring.config").write_text(configs.monitoring(True, options.monitoring_path))
     (target / ".env").write_text(f"GRAFTLINE_MODELS='{folder}'\n")
-    return [model.name for model in models]
 
 
 def _folder_of(models: list[Model], path: str) -> str:

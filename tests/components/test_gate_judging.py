@@ -9,10 +9,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from components import gate
-from components.evaluation import judging, scored
+from components.evaluation import judging, metrics, scored
 from components.evaluation.judging import Change
 from components.evaluation.scored import Answers, Scored, Slices
-from components.evaluation.settings import GateSettings, check_classes
+from components.evaluation.settings import GateSettings, always_one, check_classes
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")
@@ -79,7 +79,7 @@ def test_a_value_is_held_against_its_bounds(keys: dict, right: int, failed: list
 def test_no_images_are_never_blessed() -> None:
     verdict = judging.judge(asked(), answers(model([])))
     assert not verdict.blessed
-    assert gate.sentence(verdict.checks[0]) == "0 images: at least 1 was asked, falls short by 1"
+    assert gate.sentence(verdict.checks[0]) == "0 images: at least 1 is needed (min_examples), falls short by 1"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "auc", "cross_entropy", "expected_calibration_error"])
@@ -231,6 +231,26 @@ def test_a_slice_that_is_asked_for_by_name_must_have_its_images(name: str) -> No
     assert gate.failed(verdict.checks) == [f"examples of folder {name}"]
 
 
+def test_a_folder_that_no_image_lies_in_names_the_nearest_and_what_is_needed() -> None:
+    keys = {"folder": {"values": {"lost": {"accuracy": {"min": 0.5}}, "now": {"accuracy": {"min": 0.5}}}}}
+    folders = ["deep/lost"] * 15 + ["new"] * 15
+    verdict = judging.judge(asked(slices=keys), answers(model([True] * 30), folders=folders))
+    needed = "at least 10 are needed (min_examples), falls short by 10 (none of the images judged by lies in a folder"
+    assert gate.sentences(verdict.checks)[:2] == [
+        f"0 images of folder lost: {needed} of that name; did you mean 'deep/lost'?)",
+        f"0 images of folder now: {needed} of that name; did you mean 'new'?)",
+    ]
+
+
+def test_top_k_of_as_many_classes_is_always_one() -> None:
+    values = {"owl": {"top_2_accuracy": {"min": 0.5}, "top_10_accuracy": {"min": 0.5}}}
+    settings = asked(top_3_accuracy={"min": 0.9}, top_2_accuracy={"min": 0.9}, slices={"class": {"values": values}})
+    assert list(always_one(settings, 3)) == ["gate.top_3_accuracy", "gate.slices.class.values.owl.top_10_accuracy"]
+    for key in always_one(settings, 3):
+        name = key.rpartition(".")[2]
+        assert metrics.value(name, model([False] * 30)) == 1
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "recall", "precision", "f1", "auc", "cross_entropy"])
 def test_a_change_of_a_class_is_of_the_same_images_and_of_that_class_alone(metric: str) -> None:
     ours, theirs = np.ones(90, bool), np.ones(90, bool)
@@ -252,6 +272,7 @@ def test_what_is_not_defined_is_refused_and_that_is_said(asked_for: dict[str, fl
     assert gate.failed(verdict.checks) == [f"auc of folder of {name}" for name in sorted(CLASSES)]
     told = gate.sentences(verdict.checks)[:3]
     assert all(text.endswith("refused (it is not defined on these images)") for text in told)
+    assert "min_change" not in asked_for or told[0].startswith("auc of folder of cat not comparable: worse by at most")
 
 
 def test_a_class_that_is_not_there_names_the_nearest() -> None:
@@ -306,6 +327,25 @@ def test_the_verdict_reads_as_a_page() -> None:
     assert any(line.split() == ["accuracy", "0.8333", "0.7431", "to", "0.8963", "1.0000"] for line in lines)
     assert any(line.split()[:5] == ["owl", "30", "1.0000", "0.5000", "0.6667"] for line in lines)
     assert "      15 of owl taken for cat" in lines
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("bound", "of"), [(0.0, "no worse"), (0.01, "better by at least 0.0100"), (-0.01, "worse by at most 0.0100")]
+)
+def test_a_change_is_told_as_better_or_worse_whichever_way_the_metric_goes(metric: str, bound: float, of: str) -> None:
+    good, bad = model(hits(80, 100)), model(hits(40, 100))
+    told = {}
+    for pair in ((good, bad), (bad, good), (good, good)):
+        verdict = judging.judge(asked(**{metric: {"min": 0.0, "min_change": bound}}), answers(*pair))
+        (check,) = (check for check in verdict.checks if check.kind == "min_change")
+        told[check.value > 0, check.value < 0] = gate.sentence(check)
+        assert f"  {gate.sentence(check)}" in verdict.to_text().splitlines()
+    assert told[True, False].startswith(f"{metric} better by ")
+    assert told[True, False].endswith(f"): {of} was asked, passed")
+    assert told[False, True].startswith(f"{metric} worse by ")
+    assert " (worse by " in told[False, True]
+    assert told[False, False].startswith(f"{metric} unchanged: {of} was asked, ")
 
 
 def test_slices_that_passed_are_told_together_in_a_summary_and_apart_on_the_page() -> None:

@@ -253,9 +253,26 @@ def test_a_model_that_was_rolled_back_from_is_not_blessed_again_unless_that_is_a
     blessed, report = execute(tmp_path / "refused", colours, base)
     assert blessed == 0
     (reason,) = report.reasons
+    assert (report.withdrawn, report.images) == (True, 0)
     assert reason.startswith("this very model was version 2 and was rolled back from, to version 1, on 2")
-    assert reason.endswith("; to push it all the same: --set push.allow_withdrawn=true")
+    assert reason.endswith("; push.allow_withdrawn=true pushes it all the same")
+    _assert_the_verdict_says_withdrawn(tmp_path / "refused" / "blessing", reason)
     assert execute(tmp_path / "allowed", colours, base, allow_withdrawn=1) == (1, validation.Report())
+
+
+def _assert_the_verdict_says_withdrawn(infra: pathlib.Path, reason: str) -> None:
+    from tfx.types import standard_artifacts
+
+    from components import gate
+    from components.evaluator import _serving_validation
+
+    blessing = standard_artifacts.InfraBlessing()
+    blessing.uri = str(infra)
+    check = _serving_validation({"infra_blessing": [blessing]})
+    assert check is not None
+    assert not check.passed
+    assert gate.sentence(check) == f"withdrawn: {reason}", "no server was asked, so none refused it"
+    assert gate.failed([check]) == [f"withdrawn: {reason}"]
 
 
 def test_docker_s_engine_is_tfx_s_own_under_the_same_name() -> None:

@@ -314,7 +314,7 @@ def test_predictions_for_a_person_are_a_line_each_with_failures_on_standard_erro
     answers(CAT, BAD)
     result = graftline("predict", "--model", "m", "a.png", "b.png")
     assert result.stdout == "a.png: cat 0.900  (dog 0.100)\n"
-    assert result.stderr == "b.png: cannot be decoded\n"
+    assert result.stderr == "b.png: cannot be decoded\ngraftline: 1 classified, 1 not\n"
 
 
 def test_when_nothing_can_be_classified_the_status_is_2(two_files, answers):

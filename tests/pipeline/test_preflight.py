@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -167,6 +168,41 @@ def test_a_workspace_in_a_bucket_is_refused(images: pathlib.Path):
     assert "gs://bucket/ws is a URI, but" in refusal(images, "workspace=gs://bucket/ws")
 
 
+@pytest.mark.parametrize(
+    ("place", "fault", "why"),
+    [
+        ("file", "file", "Not a directory"),
+        ("file/a/b", "file", "Not a directory"),
+        ("gone/a", "gone", "No such file or directory"),
+        ("/proc/nope/deeper", "/proc", "No such file or directory"),
+    ],
+)
+def test_a_place_to_push_to_that_cannot_be_is_refused(
+    images: pathlib.Path, tmp_path: pathlib.Path, place: str, fault: str, why: str
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "not mounted")
+    assert refusal(images, f"push.path={tmp_path / place}") == (
+        f"push.path {tmp_path / place} cannot be made or written: a file in {tmp_path / fault}: {why}; "
+        "give a folder that can be, or null for <workspace>/models/<name>"
+    )
+    assert not (tmp_path / "ws").exists()
+
+
+def test_a_place_to_push_to_is_tried_and_not_made(images: pathlib.Path, tmp_path: pathlib.Path):
+    check(images, f"push.path={tmp_path / 'a' / 'b'}")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "there").mkdir()
+    check(images, f"push.path={tmp_path / 'there'}")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_to_push_to_that_may_not_be_written_is_refused(images: pathlib.Path, tmp_path: pathlib.Path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "Permission denied" in refusal(images, f"push.path={tmp_path / 'closed' / 'roses'}")
+
+
 # --- what needs no Keras to be found wrong ----------------------------------------------------------------------------
 
 
@@ -195,6 +231,36 @@ def test_an_index_in_quotes_is_refused(images: pathlib.Path):
 
 def test_an_empty_landmark_is_refused(images: pathlib.Path):
     assert "fine_tuning.unfreeze_from is empty" in refusal(images, "fine_tuning.unfreeze_from=''")
+
+
+def test_a_folder_of_the_gate_that_no_image_lies_in_is_refused_with_those_that_there_are(images: pathlib.Path):
+    (images / "dog" / "old").mkdir()
+    (images / "dog" / "0.png").rename(images / "dog" / "old" / "0.png")
+    for name, hint in (("old", "did you mean 'dog/old'?"), ("lost", "there are cat, dog, dog/old")):
+        assert refusal(images, f"gate.slices.folder.values.{name}.accuracy.min=0.5") == (
+            f"gate.slices.folder.values names the folder '{name}', but no image to judge by lies in a folder of that "
+            f"name; {hint}"
+        )
+    check(images, "gate.slices.folder.values.dog/old.accuracy.min=0.5")
+
+
+def test_a_folder_of_the_gate_whose_images_are_trained_on_is_refused(images: pathlib.Path, tmp_path: pathlib.Path):
+    for split in ("train", "val"):
+        shutil.copytree(images, tmp_path / "split" / split)
+    check(tmp_path / "split", "gate.slices.folder.values.val/cat.accuracy.min=0.5")
+    assert refusal(tmp_path / "split", "gate.slices.folder.values.train/cat.accuracy.min=0.5").endswith(
+        "; did you mean 'val/cat'?"
+    )
+
+
+def test_a_threshold_that_every_model_of_so_few_classes_reaches_is_warned_of():
+    config = load(None, ["gate.top_10_accuracy.min=0.9", "gate.top_3_accuracy.min=0.9"])
+    assert preflight.warnings(config, ["a", "b", "c", "d", "e"]) == [
+        "gate.top_10_accuracy says nothing of a model of 5 classes: the right one is always among so many, so it is "
+        "always 1"
+    ]
+    assert len(preflight.warnings(config, ["a", "b", "c"])) == 2
+    assert preflight.warnings(config, [str(number) for number in range(11)]) == []
 
 
 def test_skipping_the_first_phase_is_warned_of():

@@ -3,6 +3,9 @@
 import csv
 import json
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -86,6 +89,30 @@ def test_what_nothing_matches_is_told(tmp_path: pathlib.Path, images: str, messa
     with pytest.raises(UserError) as caught:
         bulk.run([images], bulk.By(directory="unused"), str(tmp_path / "rows"))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("output", ["file/rows", "/proc/rows"])
+def test_a_place_that_cannot_be_written_is_told_before_beam_starts(tmp_path: pathlib.Path, output: str) -> None:
+    (tmp_path / "file").touch()
+    code = (
+        "import sys\n"
+        "from pipeline.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:], prog_name='graftline')\n"
+        "finally:\n"
+        "    assert 'apache_beam' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, "bulk", "a.png", "--model", "m", "-o", output]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(f"graftline: -o {output} cannot be written: .+; name another place", line)
+
+
+def test_a_place_that_can_be_made_and_a_uri_are_let_pass(tmp_path: pathlib.Path) -> None:
+    predictions.refuse_unwritable(str(tmp_path / "new" / "deep" / "rows"))
+    predictions.refuse_unwritable("gs://bucket/rows")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_is_no_classifier_is_told_before_anything_runs(workspace: pathlib.Path) -> None:

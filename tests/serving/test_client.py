@@ -11,8 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.client import AsyncClient, Client, Prediction, Retry, ServiceError, Signature, TensorSpec, VersionStatus
+from serving.client import (
+    AsyncClient,
+    Client,
+    Prediction,
+    Retry,
+    ServiceError,
+    Signature,
+    TensorSpec,
+    VersionStatus,
+    classifying,
+)
+from serving.client.exchange import run
 from serving.server import ModelServer
+from serving.server.errors import ServingError
+from serving.server.limits import InFlight
 from tests.serving.conftest import image_of
 
 
@@ -104,6 +117,16 @@ def test_more_images_than_one_batch_are_all_answered(connect: Open) -> None:
     assert [one.label for one in connect("colours").classify(map(image_of, colours))] == colours
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("image", ["rose.jpg", b"rose", pathlib.Path("rose.jpg"), bytearray(b"rose")])
+def test_one_image_in_no_list_is_refused(kind: Any, image: Any) -> None:
+    client = kind("localhost:1", "colours")
+    with pytest.raises(TypeError, match=r"classify takes a list of images, not one \w+: give \[image\]"):
+        client.stream(image)
+    with pytest.raises(TypeError, match="classify takes a list"):
+        asyncio.run(client.classify(image)) if kind is AsyncClient else client.classify(image)
+
+
 def test_nothing_is_asked_for_no_images() -> None:
     assert Client("localhost:1", "colours").classify([]) == []
 
@@ -189,11 +212,28 @@ def test_a_version_can_be_asked_for(connect: Open) -> None:
 # What can be wrong
 
 
+def test_a_label_that_is_not_there_is_no_images_fault(connect: Open) -> None:
+    client = connect("colours", label="prod")
+    with pytest.raises(ServiceError, match="INVALID_ARGUMENT: Unrecognized servable version label: prod"):
+        client.classify([image_of("red"), b"no image"])
+
+
 def test_a_model_that_is_not_there_is_not_found(connect: Open) -> None:
     with pytest.raises(ServiceError) as caught:
         connect("tulips").classify([image_of("red")])
     assert caught.value.code == "NOT_FOUND"
     assert caught.value.message == "Servable not found for request: Latest(tulips)"
+
+
+def test_a_server_that_is_busy_is_no_images_fault() -> None:
+    def ask(images: Any) -> Any:
+        yield from ()
+        with pytest.raises(ServingError) as caught, InFlight(0).counting():
+            pass
+        raise ServiceError(caught.value.code.name, caught.value.message)
+
+    with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED: 0 requests are under way"):
+        run(classifying.classify([classifying.Loaded("a.png", b"a")], ask), lambda todo: None)
 
 
 def test_a_model_of_another_origin_is_named_as_one(connect: Open) -> None:
@@ -230,6 +270,29 @@ def test_a_port_of_the_other_protocol_is_an_error_and_not_a_riddle(server: Model
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="give HOST:PORT of gRPC, or a URL that begins with"):
         Client(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "8500", ":8500", "localhost:", "localhost:http", "localhost:99999", "localhost:0", "a:1/b"]
+)
+def test_an_address_of_grpc_without_a_possible_port_is_refused(address: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError) as caught:
+            kind(address, "colours")
+        assert str(caught.value) == (
+            f"{address} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or http://HOST:REST_PORT"
+        )
+
+
+@pytest.mark.parametrize("address", ["http://localhost:99999", "http://:8501", "https://host:", "http://[::1"])
+def test_an_address_of_rest_without_a_possible_port_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"is not https?://HOST:PORT: give the REST port, 8501 unless told otherwise"):
+        Client(address)
+
+
+@pytest.mark.parametrize("address", ["[::1]:8500", "grpc://host:1", "grpcs://host", "http://host", "https://host/a/b"])
+def test_addresses_that_can_be_are_taken(address: str) -> None:
+    Client(address, "colours").close()
 
 
 # Many at once

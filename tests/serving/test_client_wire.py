@@ -1,5 +1,7 @@
 """What travels: our messages against TensorFlow's own, and arrays there and back."""
 
+import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,15 @@ def differences(ours: Any, theirs: Any, seen: frozenset[str] = frozenset()) -> l
 def test_our_messages_travel_as_tensorflows(ours: Any, theirs: Any) -> None:
     assert ours.DESCRIPTOR.fields
     assert differences(ours.DESCRIPTOR, theirs.DESCRIPTOR) == []
+
+
+def test_the_file_for_other_clients_stands_alone_and_has_the_same_messages() -> None:
+    folder = pathlib.Path(wire_pb2.__file__).parent
+    ours, alone = ((folder / name).read_text() for name in ("wire.proto", "service.proto"))
+    imports = re.findall(r'^import "(.*)";', alone, re.MULTILINE)
+    assert imports == ["google/protobuf/any.proto", "google/protobuf/wrappers.proto"]
+    messages = ours[ours.index("message TensorShape") :]
+    assert alone.endswith("}\n\n" + messages)
 
 
 DTYPES = ["float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]

@@ -1,8 +1,11 @@
 """The HTTP server alone: where a request ends, when its answer leaves, and what it costs while it comes."""
 
 import contextlib
+import gzip
+import json
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -140,3 +143,55 @@ def test_a_thread_that_is_not_to_be_had_costs_no_place(monkeypatch: pytest.Monke
         monkeypatch.setattr(threading.Thread, "start", refuse)
         assert told(server, b"") == b""
         assert told(server, NEXT).startswith(b"HTTP/1.1 200 OK")
+
+
+# Content-Encoding
+
+
+def packed(body: bytes, encoding: bytes = b"gzip") -> bytes:
+    head = HEAD + b"Connection: close\r\nContent-Encoding: " + encoding
+    return head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize(
+    ("request_", "body"),
+    [
+        (packed(gzip.compress(b"{}")), b"{}"),
+        (packed(gzip.compress(b"{}"), b"x-gzip"), b"{}"),
+        (packed(gzip.compress(b"a" * 1000)), b"a" * 1000),
+        (packed(b"{}", b"identity"), b"{}"),
+        (packed(b"{}", b"br"), b"{}"),
+        # Of what is broken TensorFlow Serving leaves nothing, and then calls the document empty.
+        (packed(b"{}"), b""),
+        (packed(gzip.compress(b"{}")[:-1]), b""),
+        (packed(gzip.compress(b"{}") + b"{}"), b""),
+        (packed(b""), b""),
+    ],
+)
+def test_a_gzipped_body_is_unpacked_as_tensorflow_serving_does_it(request_: bytes, body: bytes) -> None:
+    with running() as (server, asked):
+        assert told(server, request_).startswith(b"HTTP/1.1 200 OK")
+    assert asked == [("POST", "/a", body)]
+
+
+def test_a_gzip_bomb_is_refused_by_its_unpacked_size_and_never_unpacked_whole() -> None:
+    bomb = gzip.compress(b"\0" * (50 << 20))
+    with running() as (server, asked):
+        server.max_body = 100_000
+        assert len(bomb) < server.max_body
+        tracemalloc.start()
+        said = told(server, packed(bomb))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert asked == []
+    assert peak < 10 << 20
+
+
+@pytest.mark.parametrize(("status", "later"), [(503, True), (429, False), (400, False), (504, False)])
+def test_who_finds_the_queue_full_is_told_when_to_ask_again(status: int, later: bool) -> None:
+    with running() as (server, _):
+        server.handle = lambda *_: http_server.error_answer(status, "why")
+        head, _, body = told(server, NEXT).partition(b"\r\n\r\n")
+    assert json.loads(body) == {"error": "why"}
+    assert (b"\r\nRetry-After: 1" in head) == later

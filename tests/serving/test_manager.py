@@ -381,3 +381,21 @@ def test_new_labels_ahead_of_their_versions_may_be_forbidden_to_a_reload(push, m
         manager.reload([config(push(2), canary=2)])
     manager.reload([config(push(3), "all", stable=1)])
     assert answers(manager, label="stable") == 1
+
+
+# The log
+
+
+def test_each_version_that_comes_goes_or_is_refused_is_one_line(push, managed, caplog):
+    base_path = push(1)
+    with caplog.at_level("INFO", "serving"):
+        manager = managed(config(base_path))
+        push(2)
+        break_version(base_path, 3)
+        manager.poll()
+    assert [(record.levelname, record.getMessage().partition(": Cannot parse")[0]) for record in caplog.records] == [
+        ("INFO", f"serving m version 1 from {base_path}/1"),
+        ("ERROR", f"refused m version 3: cannot load {base_path}/3"),
+        ("INFO", f"serving m version 2 from {base_path}/2"),
+        ("INFO", "unloaded m version 1"),
+    ]

@@ -101,6 +101,24 @@ def test_a_path_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
         find_images([str(tmp_path / "gone.jpg")])
 
 
+def test_one_that_is_not_there_does_not_stop_the_others(ask: Predict, photos: pathlib.Path) -> None:
+    (photos / "empty").mkdir()
+    names = ("gone.jpg", "a.JPG", "empty", "pipe.jpg", "b red.png")
+    rows = ask(find_images([str(photos / name) for name in names]))
+    assert [(os.path.basename(row.path), row.label, row.error) for row in rows] == [
+        ("gone.jpg", None, "no such file or folder"),
+        ("a.JPG", "blue", None),
+        ("empty", None, "no file in it is called or begins like an image"),
+        ("pipe.jpg", None, "neither a file nor a folder"),
+        ("b red.png", "red", None),
+    ]
+
+
+def test_paths_that_are_all_missing_stop_it(photos: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"no such file or folder: .*/gone\.jpg"):
+        find_images([str(photos / "gone.jpg"), str(photos / "pipe.jpg")])
+
+
 def test_a_pipe_is_no_image(photos: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"pipe\.jpg is neither a file nor a folder"):
         find_images([str(photos / "pipe.jpg")])
@@ -174,7 +192,21 @@ def test_no_server_is_told(photos: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     )
 
 
-@pytest.mark.parametrize("target", ["localhost", ":8500", "localhost:http"])
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("127.0.0.1:8501", "; 8501 is usually the REST port: http://127.0.0.1:8501"),
+        ("http://127.0.0.1:8500", "; 8500 is usually the gRPC port: 127.0.0.1:8500"),
+        ("127.0.0.1:8500", ""),
+        ("http://127.0.0.1:8501/prefix", ""),
+    ],
+)
+def test_the_usual_port_of_the_other_protocol_is_told(target: str, hint: str) -> None:
+    # What is at these ports of this machine is not known, so that no connection is made.
+    assert predict._other_port(target) == hint
+
+
+@pytest.mark.parametrize("target", ["localhost", "8500", ":8500", "localhost:http", "localhost:99999"])
 def test_an_address_of_another_form_is_refused(target: str) -> None:
     with pytest.raises(UserError) as caught:
         predict_with_server(target, "colours", [])

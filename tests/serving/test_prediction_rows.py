@@ -23,15 +23,15 @@ MANY = Prediction("m.png", "0", 0.5, [(str(number), 0.5 / (number + 1)) for numb
 ODD = Prediction('new\nline\t\x1b[31m,\udcff".png', "a,b", 0.5, [("a,b", 0.5), ("c\nd", 0.25)])
 
 
-def written(kind: str, *rows: Prediction) -> tuple[str, list[str], bool]:
+def written(kind: str, *rows: Prediction) -> tuple[str, list[str], tuple[int, int]]:
     out: list[str] = []
     err: list[str] = []
-    good = predictions.write(rows, kind, out.append, err.append)
-    return "".join(out), err, good
+    counts = predictions.write(rows, kind, out.append, err.append)
+    return "".join(out), err, counts
 
 
 def test_text_is_a_line_each_with_failures_apart() -> None:
-    assert written("text", CAT, BAD) == ("a.png: cat 0.900  (dog 0.100)\n", ["b.png: cannot be decoded"], True)
+    assert written("text", CAT, BAD) == ("a.png: cat 0.900  (dog 0.100)\n", ["b.png: cannot be decoded"], (1, 1))
 
 
 def test_json_is_one_list_on_one_line() -> None:
@@ -49,7 +49,7 @@ def test_json_is_one_list_on_one_line() -> None:
 
 
 def test_json_of_nothing_is_an_empty_list() -> None:
-    assert written("json") == ("[]\n", [], False)
+    assert written("json") == ("[]\n", [], (0, 0))
 
 
 def test_csv_has_a_column_for_each_place_and_the_error() -> None:
@@ -101,7 +101,7 @@ def test_rows_are_written_as_they_come(kind: str) -> None:
         assert "a.png" in "".join(out)
         yield CAT
 
-    assert predictions.write(rows(), kind, out.append, out.append)
+    assert predictions.write(rows(), kind, out.append, out.append) == (2, 0)
 
 
 # The command, with a server
@@ -129,12 +129,20 @@ def test_csv_and_json_go_to_standard_output_or_a_file(
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert [row["label"] for row in rows] == ["", "blue", "green", "red"]
     assert rows[0]["error"] == "not an image: starts with 'no image'"
-    assert done.stderr == ""
+    assert done.stderr == "graftline: 3 classified, 1 not\n"
     command = _predict(server, photos, "--json", "-o", tmp_path / "rows.json")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+    assert (done.stdout, done.stderr) == ("", "graftline: 3 classified, 1 not\n")
     by_file = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["path"], row.get("label", "")) for row in by_file] == [(row["path"], row["label"]) for row in rows]
+
+
+def test_a_dash_is_the_image_from_standard_input(server: ModelServer, photos: pathlib.Path) -> None:
+    command = _predict(server, "-", photos / "gone.png", photos / "green.webp")
+    with open(photos / "red.webp", "rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=True)
+    assert [line.split(" 0.")[0] for line in done.stdout.splitlines()] == ["-: red", f"{photos}/green.webp: green"]
+    assert done.stderr == f"{photos}/gone.png: no such file or folder\ngraftline: 2 classified, 1 not\n"
 
 
 def test_mistakes_are_told_before_anything_is_written(

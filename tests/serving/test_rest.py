@@ -221,3 +221,26 @@ def test_many_clients_at_once_each_get_their_own_answer(rest):
     for client in clients:
         client.join()
     assert found == {number: {"predictions": [[number / 2 + 2, 2.0]]} for number in range(16)}
+
+
+def test_an_error_is_what_the_op_says_without_the_functions_that_it_ran_in(tmp_path):
+    import numpy as np
+    import tensorflow as tf
+
+    from serving.server.errors import ServingError
+    from serving.server.models import LoadedModel
+
+    module = tf.Module()
+    module.read = tf.function(
+        lambda x: {"y": tf.strings.to_number(x)},
+        input_signature=[tf.TensorSpec([None], tf.string, name="x")],
+        autograph=False,
+        experimental_attributes={"_noinline": True},  # a call that stays one puts its name before the message, twice
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=module.read)
+    model = LoadedModel(str(tmp_path))
+    with pytest.raises(ServingError) as caught:
+        model.predict("", {"x": np.array([b"{{node a}}"], object)})
+    model.retire()
+    assert "{{function_node " in str(caught.value.__cause__)
+    assert caught.value.message == "StringToNumberOp could not correctly convert string: {{node a}}"

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 from graftline.errors import UserError
 from serving import locate
 from serving.publish import publish
-from serving.server import ModelServer, serve
+from serving.server import ModelServer, ServerOptions, serve
 from tests.serving.conftest import image_of
 from tests.serving.test_rest import Rest, b64
 
@@ -67,6 +68,28 @@ def test_a_grpc_port_in_use_is_named(workspace):
         with pytest.raises(UserError) as caught:
             started(workspace, grpc_port=port).start()
     assert str(caught.value) == f"port {port} is in use: stop what uses it or choose another with --grpc-port"
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no..name", "::zz"])
+def test_a_host_that_is_not_this_machine_is_named_and_no_port(workspace, host):
+    with pytest.raises(UserError) as caught:
+        started(workspace, host=host).start()
+    assert str(caught.value).startswith(f"cannot listen on --host {host}: ")
+    assert str(caught.value).endswith("; give an address of this machine, or 0.0.0.0 for every one")
+
+
+def test_an_empty_host_is_refused():
+    with pytest.raises(UserError, match="--host is empty: give an address"):
+        ServerOptions(host="")
+
+
+def test_of_a_grpc_port_in_use_nothing_else_is_said(workspace):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "serving.server", str(workspace), "--rest-port", "0", "--grpc-port", port]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: port {port} is in use: stop what uses it or choose another with --grpc-port\n"
 
 
 def test_two_servers_never_share_a_grpc_port(workspace, server):
@@ -262,7 +285,10 @@ def child(*arguments: str) -> subprocess.Popen:
 def test_a_server_of_its_own_process_says_its_ports_answers_and_ends_well(colour_model):
     process = child(colour_model, "--name", "roses")
     try:
-        line = next(line for line in process.stderr if line.startswith("serving "))
+        before = ""
+        while not (line := process.stderr.readline()).startswith("serving "):
+            assert line, before
+            before += line
         head, name, rest, rpc = line.split()
         assert (head, name) == ("serving", "roses")
         assert rest.startswith("rest=127.0.0.1:") and rpc.startswith("grpc=127.0.0.1:")
@@ -270,8 +296,18 @@ def test_a_server_of_its_own_process_says_its_ports_answers_and_ends_well(colour
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert json.load(answer)["model_version_status"][0]["state"] == "AVAILABLE"
         process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
         assert process.wait(timeout=20) == 0
-        assert "Traceback" not in process.stderr.read()
+        times = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ")
+        told = [times.sub("", line, count=1) for line in (before + said).splitlines() if times.match(line)]
+        assert told == [
+            f"serving roses version 1 from {colour_model}",
+            "SIGTERM: stopping",
+            "draining: no new requests; those under way get 30 s",
+            "drained",
+            "stopped",
+        ]
+        assert "Traceback" not in said
     finally:
         process.kill()
         process.communicate()

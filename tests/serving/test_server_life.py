@@ -199,11 +199,19 @@ def test_a_run_that_takes_too_long_is_stopped_and_gives_its_place_free(holding_m
 # graftline serve
 
 
+def told(lines: list[str]) -> list[str]:
+    """What is in the log of `graftline serve`, each line with its time, without those."""
+    time = re.compile(r"graftline: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ")
+    assert all(time.match(line) for line in lines), lines
+    return [time.sub("", line).strip() for line in lines]
+
+
 def test_graftline_serve_says_its_addresses_on_one_line_answers_and_ends_with_status_zero(workspace):
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", str(workspace)]
     env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's
     process = subprocess.Popen([*command, "--rest-port=0", "--port", "0"], stderr=subprocess.PIPE, text=True, env=env)
     try:
+        log = [process.stderr.readline() for _ in range(2)]
         line = process.stderr.readline()
         found = re.fullmatch(
             r"graftline: serving colours \(version 3\), numbers \(version 1\): "
@@ -211,10 +219,20 @@ def test_graftline_serve_says_its_addresses_on_one_line_answers_and_ends_with_st
             line,
         )
         assert found, line
+        models = workspace / "models"
+        assert told(log) == [
+            f"serving colours version 3 from {models}/colours/3",
+            f"serving numbers version 1 from {models}/numbers/1",
+        ]
         assert get(found[1], "/v1/models/numbers")[0] == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
-        assert process.stderr.read() == ""
+        assert told(process.stderr.readlines()) == [
+            "SIGINT: stopping",
+            "draining: no new requests; those under way get 30 s",
+            "drained",
+            "stopped",
+        ]
     finally:
         process.kill()
         process.communicate()

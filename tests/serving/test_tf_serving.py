@@ -1,5 +1,6 @@
 """The real TensorFlow Serving: what is written for Docker, and the command that `--engine tensorflow` becomes."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -93,6 +94,24 @@ def test_the_folder_has_all_that_its_compose_file_names(pushed, tmp_path):
     assert monitoring.prometheus_config.enable
     assert scrape["metrics_path"] == monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
     assert scrape["static_configs"] == [{"targets": ["serving:8501"]}]
+
+
+def test_a_folder_that_is_a_file_is_told(pushed, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", tmp_path / "file" / "docker"):
+        assert main([str(pushed), str(directory)]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert re.fullmatch(f"error: {directory} cannot be written: .+; name another folder", said[0])
+
+
+def test_without_its_messages_it_is_told_what_to_install(pushed, tmp_path, capsys, monkeypatch):
+    find_spec = importlib.util.find_spec
+    missing = "tensorflow_serving"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
+    assert main([str(pushed), str(tmp_path / "docker")]) == 2
+    said = "error: this needs tensorflow_serving, which is not installed: run `pip install 'graftline[serve]'`\n"
+    assert capsys.readouterr().err == said
 
 
 def test_compose_itself_takes_the_folder(pushed, tmp_path):

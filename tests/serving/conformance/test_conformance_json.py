@@ -35,6 +35,8 @@ TABLE = {
         ("no comma in a list", "", '{"instances": [1 2]}', 400, Part("Missing a comma or ] after an array element.")),
         ("no comma in an object", "", '{"a": 1 "b": 2}', 400, Part("Missing a comma or } after an object member.")),
         ("no colon", "", '{"instances" [1]}', 400, Part("Missing a colon after a name of object member.")),
+        ("no JSON, and no UTF-8", "", b"\xff\xd8\xff\xe0", 400, "JSON Parse error: Invalid value. at offset: 0"),
+        ("a fault beside what is no UTF-8", "", b'{"a": "\xff\xe4", }', 400, "JSON Parse error: Missing a name for object member. at offset: 12"),
         ("no name", "", "{instances: [1]}", 400, "JSON Parse error: Missing a name for object member. at offset: 1"),
         ("single quotes", "", "{'instances': [1]}", 400, Part("Missing a name for object member.")),
         ("comma at the end of a list", "", '{"instances": [1,]}', 400, Part("Invalid value. at offset: 17")),
