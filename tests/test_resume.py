@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_one_that_never_was(
     broken.killed(lambda: broken.artifacts("Trainer/model/[0-9]*/Format-Serving/saved_model.pb"))
     broken.killed(lambda: broken.artifacts("Evaluator/evaluation/[0-9]*"))
     run = broken.run()
-    assert set(run.cached) == {*_BEFORE_TRAINER, "Trainer"}
+    assert set(run.cached) == {*_BEFORE_TRAINER, "Trainer", "ServingValidator"}
     assert run.training_notes == ["fine_tuning went on after epoch 30, from a checkpoint"]
     assert run.blessed and run.new_version
     weights, story = broken.trained()

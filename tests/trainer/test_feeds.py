@@ -270,7 +270,7 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
                 ("MobileNetV2", 32, None, -30, "block_13_project_BN", "sgd", (1e-3, 1e-3)),
                 ("MobileNetV2", 32, None, -30, "block_13_project_BN", "adam", (1e-3, 1e-4)),
                 ("MobileNetV3Small", 32, None, -30, "expanded_conv_8_project_bn", "sgd", (1e-2, 1e-3)),
-                ("EfficientNetB0", 32, None, -30, "block6d_add", "sgd", (1e-2, 1e-3)),
+                ("EfficientNetB0", 32, None, -30, "block6c_add", "sgd", (1e-2, 1e-3)),
                 ("ResNet50", 32, None, -30, "conv4_block6_out", "sgd", (3e-4, 3e-4)),
                 ("InceptionV3", 75, None, -30, "mixed9", "sgd", (1e-3, 1e-3)),
                 ("DenseNet121", 32, None, -30, "conv5_block12_concat", "sgd", (1e-3, 1e-3)),
