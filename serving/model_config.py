@@ -5,7 +5,7 @@ reading a config imports the generated protos, and with them TensorFlow.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,8 +91,11 @@ def _policy(proto: Any) -> VersionPolicy:
     return VersionPolicy("latest", max(proto.latest.num_versions, 1))
 
 
-def _check_platform(proto: Any) -> None:
-    """Raise ConfigError unless the model is TensorFlow's. Source: GetPlatform in TF Serving's server_core.cc."""
+def _check_platform(proto: Any, served: bool) -> None:
+    """Raise ConfigError unless the model is TensorFlow's, as every one `served` is.
+
+    Source: GetPlatform and ValidateNoModelsChangePlatforms in TF Serving's server_core.cc.
+    """
     platform = proto.model_platform
     if proto.model_type:
         if platform:
@@ -106,12 +109,17 @@ def _check_platform(proto: Any) -> None:
         raise ConfigError(
             "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
         )
+    if platform != PLATFORM and served:
+        raise ConfigError(
+            f"Illegal to change a model's platform. For model {proto.name} platform was {PLATFORM} "
+            f"and new platform requested is {platform}"
+        )
     if platform != PLATFORM:
         raise ConfigError(f"Model {proto.name} requests unsupported platform {platform}")
 
 
-def from_proto(config: Any) -> list[ModelConfig]:
-    """The models of a `tensorflow.serving.ModelServerConfig`.
+def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
+    """The models of a `tensorflow.serving.ModelServerConfig`; `served` are the names of those served till now.
 
     Raises ConfigError, in the words of TF Serving's server_core.cc, for a name that is listed twice, a relative base
     path, a platform other than TensorFlow, or a config that is no list of models.
@@ -121,19 +129,24 @@ def from_proto(config: Any) -> list[ModelConfig]:
             "ServerModelConfig type not supported by HandleReloadConfigRequest. "
             "Only ModelConfigList is currently supported"
         )
-    models: dict[str, ModelConfig] = {}
-    for proto in config.model_config_list.config:
-        if proto.name in models:
+    listed = config.model_config_list.config
+    names: set[str] = set()
+    # One look after the other over all models, and those served before the new ones: so TF Serving names its faults.
+    for proto in listed:
+        if proto.name in names:
             raise ConfigError(f"Illegal to list model {proto.name} multiple times in config list")
+        names.add(proto.name)
+    for proto in listed:
         if "://" not in proto.base_path and not os.path.isabs(proto.base_path):
             raise ConfigError(
                 f"Expected model {proto.name} to have an absolute path or URI; got base_path()={proto.base_path}"
             )
-        _check_platform(proto)
-        models[proto.name] = ModelConfig(
-            proto.name, proto.base_path, _policy(proto.model_version_policy), dict(proto.version_labels)
-        )
-    return list(models.values())
+    for proto in sorted(listed, key=lambda proto: proto.name not in served):
+        _check_platform(proto, proto.name in served)
+    return [
+        ModelConfig(proto.name, proto.base_path, _policy(proto.model_version_policy), dict(proto.version_labels))
+        for proto in listed
+    ]
 
 
 def parse(text: str, source: str) -> list[ModelConfig]:

@@ -80,9 +80,10 @@ class Batcher:
             return self._schedule(object(), _Task(function, inputs, 1, deadline))
         self._metrics.input_batch_size.observe(rows)
         most, kind = self._parameters.max_batch_size, _kind(function, inputs)
-        if rows <= most:
+        splitting = self._parameters.enable_large_batch_splitting
+        if rows <= most or splitting is None:
             return self._schedule(kind, _Task(function, inputs, rows, deadline))
-        if not self._parameters.enable_large_batch_splitting:
+        if not splitting:
             raise invalid(f"Task size {rows} is larger than maximum input batch size {most}")
         parts = []
         for start in range(0, rows, most):
@@ -98,7 +99,10 @@ class Batcher:
         with self._lock:
             queue = self._queues.setdefault(kind, deque())
             waiting = sum(each.rows for each in queue)
-            if waiting + task.rows > self._parameters.max_enqueued_batches * self._parameters.max_batch_size:
+            if (
+                waiting
+                and waiting + task.rows > self._parameters.max_enqueued_batches * self._parameters.max_batch_size
+            ):
                 raise ServingError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full; "

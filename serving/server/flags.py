@@ -75,7 +75,14 @@ _FLAGS = [
         "num_batch_threads", type=_COUNT, show_default="the number of cores", help="Runs of models at the same time."
     ),
     _flag("allowed_batch_sizes", type=_Sizes(), help="Batches are padded to the next of these; none: any size."),
-    _flag("enable_large_batch_splitting", help="Split requests of more rows than max_batch_size; else refuse them."),
+    _flag(
+        "enable_large_batch_splitting",
+        type=bool,
+        is_flag=False,
+        flag_value=True,
+        show_default="each is run by itself",
+        help="Split requests of more rows than max_batch_size; false: refuse them.",
+    ),
     _flag("enable_model_warmup", help="Replay a model's warm-up requests when it is loaded."),
     _flag("tensorflow_intra_op_parallelism", type=click.IntRange(min=0), help="Threads of one op; 0: automatic."),
     _flag("tensorflow_inter_op_parallelism", type=click.IntRange(min=0), help="Ops at the same time; 0: automatic."),

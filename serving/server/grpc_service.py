@@ -25,7 +25,7 @@ from serving.server import inference, service
 from serving.server.errors import Code, ServingError, invalid
 from serving.server.manager import ModelManager
 from serving.server.models import LoadedModel
-from serving.server.tensors import fill_proto, from_proto
+from serving.server.tensors import check_names, fill_proto, from_proto
 
 _logger = logging.getLogger(__name__)
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -84,12 +84,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         spec = request.model_spec
         response = predict_pb2.PredictResponse()
         with self._manager.use(*service.wanted(spec)) as (version, model):
-            # Asked for first, as TF Serving does: a wrong signature is named before a wrong tensor.
-            signature = model.signature(spec.signature_name)
+            # First, as TF Serving does: a wrong signature or wrong names are told before a wrong tensor.
+            check_names(model.signature(spec.signature_name), request.inputs)
             inputs = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
-            for name, proto in signature.defaults.items():
-                if name not in inputs:
-                    inputs[name] = from_proto(name, proto)
             outputs = model.predict(spec.signature_name, inputs, list(request.output_filter), timeout)
         _fill_spec(response.model_spec, spec, version)
         for name, values in outputs.items():
@@ -224,7 +221,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def _reload(self, request: Any) -> Any:
         try:
-            configs = model_config.from_proto(request.config)
+            configs = model_config.from_proto(request.config, self._manager.names)
         except model_config.ConfigError as error:
             raise invalid(str(error)) from error
         self._manager.reload(configs)

@@ -31,6 +31,7 @@ _PIECE = 1 << 20
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
 # The others are of a Content-Type, which is not looked at. After the first of these the parser drops what follows.
 _NO_HEADERS = (email.errors.MissingHeaderBodySeparatorDefect, email.errors.FirstHeaderLineIsContinuationDefect)
+_ORIGIN = re.compile(r"\Ahttps?://[^/?#]*", re.I)  # before the path when the target is a whole URL: RFC 9112, 3.2.2
 _MAX_TRAILERS = 100  # lines after the last chunk
 
 
@@ -98,7 +99,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._write(refused.answer)
 
     def _answer(self, body: bytes) -> None:
-        path = self.path.split("?", 1)[0]
+        path = _ORIGIN.sub("", self.path).split("?", 1)[0] or "/"
         try:
             answer = self.server.handle_request_text(self.command, path, body)
         except Exception:

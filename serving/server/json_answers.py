@@ -42,7 +42,7 @@ def _tokens(name: str, values: np.ndarray) -> list[str]:
     """The JSON of every element, in the order of the flat array."""
     dtype = dtype_of(values)
     flat = values.ravel()
-    if dtype not in _WRITABLE:
+    if values.size and dtype not in _WRITABLE:
         raise invalid(f"Failed to write JSON value for tensor type: {dtype_name(dtype)}")
     if dtype == tf.string:
         raw = [value if isinstance(value, bytes) else str(value).encode() for value in flat]

@@ -6,11 +6,10 @@ Source: `MakeExampleFromJsonObject` and its neighbours in TF Serving's util/json
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
 from tensorflow.core.example import example_pb2
 
 from serving.server.errors import invalid
-from serving.server.json_tensors import decode_base64, encode, is_base64, refuse_loss, show, type_of
+from serving.server.json_tensors import decode_base64, encode, is_base64, show, type_of
 
 
 def read_examples(document: Mapping[str, Any]) -> list[bytes]:
@@ -59,9 +58,8 @@ def _add_to_feature(name: str, value: Any, feature: Any) -> None:
     if kind == "bytes_list":
         feature.bytes_list.value.append(encode(value) if isinstance(value, str) else decode_base64(value["b64"]))
     elif kind == "float_list":
-        refuse_loss(value, tf.float32)
         feature.float_list.value.append(value)
     elif value >= 1 << 63:
-        raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
+        raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
     else:
         feature.int64_list.value.append(int(value))

@@ -39,7 +39,7 @@ _INT_RANGES = {
     tf.uint32: (0, (1 << 32) - 1),
     tf.uint64: (0, (1 << 64) - 1),
 }
-_FLOAT_DIGITS = {tf.float32: 24, tf.float64: 53}
+_FLOATS = (tf.float32, tf.float64)
 
 
 def show(value: Any) -> str:
@@ -169,10 +169,9 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
         if not isinstance(value, str):
             raise wrong_type()
         return encode(value)
-    if dtype in _FLOAT_DIGITS:
+    if dtype in _FLOATS:
         if not number:
             raise wrong_type()
-        refuse_loss(value, dtype)
         return value
     if dtype == tf.bool:
         if not isinstance(value, bool):
@@ -184,13 +183,6 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
             raise wrong_type()
         return value
     raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}")
-
-
-def refuse_loss(value: int | float, dtype: tf.DType) -> None:
-    """Raise INVALID_ARGUMENT for a whole number with more digits than the type has, or one beyond its range."""
-    whole = isinstance(value, int)
-    if abs(value) >= 1 << _FLOAT_DIGITS[dtype] if whole else float(dtype.max) < abs(value) < float("inf"):
-        raise invalid(f"Cannot convert JSON value: {show(value)} to {dtype_name(dtype)} without loss of precision.")
 
 
 def _shape(value: Any) -> list[int]:
@@ -233,6 +225,10 @@ def _pack(flat: list[Any], shape: list[int], dtype: tf.DType) -> np.ndarray:
     if dtype in (tf.int8, tf.int16, tf.uint8):
         # Through int64, so that 300 for a uint8 wraps as TF Serving's int_val does, and does not raise.
         return np.array(flat, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
+    if dtype == tf.float32:
+        # Through double, as RapidJSON's GetFloat: rounded, and infinite beyond the range.
+        with np.errstate(over="ignore"):
+            return np.array(flat, np.float64).astype(np.float32).reshape(shape)
     return np.array(flat, dtype.as_numpy_dtype).reshape(shape)
 
 
@@ -257,13 +253,8 @@ def _regular(value: Any, dtype: tf.DType) -> np.ndarray | None:
     if dtype in _INT_RANGES and kinds <= {int}:
         low, high = _INT_RANGES[dtype]
         return _pack(flat, shape, dtype) if not flat or (low <= min(flat) and max(flat) <= high) else None
-    if dtype in _FLOAT_DIGITS and kinds <= {int, float}:
-        array = np.array(flat, np.float64)
-        limit = float(1 << _FLOAT_DIGITS[dtype]) if int in kinds else float(dtype.max)
-        # NaN and the infinities compare as false or are let through: they are numbers of both types.
-        if np.any((np.abs(array) >= limit) & np.isfinite(array)) and not (int not in kinds and dtype == tf.float64):
-            return None
-        return array.astype(dtype.as_numpy_dtype).reshape(shape)
+    if dtype in _FLOATS and kinds <= {int, float}:
+        return _pack(flat, shape, dtype)
     return None
 
 
@@ -298,7 +289,7 @@ def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[str, dict[
 def _rows(document: Mapping[str, Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
     instances = document[ROW]
     if not isinstance(instances, list):
-        raise invalid(f"JSON Value: {show(document)} Excepting '{ROW}' to be an list/array")
+        raise invalid(f"JSON Value: {show(document)} Expecting '{ROW}' to be an list/array")
     if not instances:
         raise invalid(f"JSON Value: {show(document)} No values in '{ROW}' array")
     if not isinstance(instances[0], dict) and len(dtypes) > 1:

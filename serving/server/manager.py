@@ -138,13 +138,22 @@ class ModelManager:
                 kept = {id(model) for served in before.values() for _, model in served.loaded.values()}
                 for served in after.values():
                     self._retire(model for _, model in served.loaded.values() if id(model) not in kept)
-                self._states = states
+                self._states = self._with_failures(states)
                 raise
             self._served = after
             for name, served in before.items():
                 wanted = after[name].loaded if name in after else {}
                 gone = [version for version, entry in served.loaded.items() if wanted.get(version) != entry]
                 self._unload(name, {version: served.loaded[version][1] for version in gone}, still=wanted)
+
+    def _with_failures(self, states: dict[str, dict[int, VersionState]]) -> dict[str, dict[int, VersionState]]:
+        """`states`, and the versions that just failed of models that are not served: GetModelStatus tells why."""
+        found = dict(states)
+        for name in self._states.keys() - self._served.keys():
+            failed = {version: state for version, state in self._states[name].items() if state.code is not Code.OK}
+            if failed:
+                found[name] = {**states.get(name, {}), **failed}
+        return found
 
     def _check_config(self, config: ModelConfig, configs: Sequence[ModelConfig]) -> None:
         if sum(other.name == config.name for other in configs) > 1:

@@ -27,7 +27,7 @@ from serving.server.errors import Code, ServingError
 from serving.server.limits import check_images
 from serving.server.metrics import Metrics
 from serving.server.options import ServerOptions
-from serving.server.tensors import check_inputs, check_outputs, from_proto
+from serving.server.tensors import check_names, check_outputs, check_types, from_proto, with_defaults
 
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +63,15 @@ def _first_dimension_is_free(infos: Iterable[Any]) -> bool:
     return bool(shapes) and all(
         not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size == -1 for shape in shapes
     )
+
+
+def _checked(signature: Any, inputs: Tensors, output_filter: list[str]) -> tuple[Tensors, list[str]]:
+    """All inputs of a run and the outputs to ask for. Raises in TF Serving's order: the types are the session's own."""
+    check_names(signature, inputs)
+    inputs = with_defaults(signature, inputs)
+    outputs = check_outputs(signature, output_filter)
+    check_types(signature, inputs)
+    return inputs, outputs
 
 
 def _clean(message: str) -> str:
@@ -149,8 +158,7 @@ class LoadedModel:
         timeout = self._options.timeout if timeout is None else timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         signature = self.signature(signature_name)
-        check_inputs(signature, inputs)
-        outputs = check_outputs(signature, output_filter or [])
+        inputs, outputs = _checked(signature, inputs, output_filter or [])
         check_images(inputs, self._options.max_image_pixels)
         function = self._function(signature_name or SERVING_DEFAULT, outputs)
         if self._batcher:
@@ -248,9 +256,8 @@ class LoadedModel:
     def _replay(self, request: Any) -> None:
         """Run a PredictRequest past the queue: a model that is being loaded should not wait behind those that serve."""
         signature = self.signature(request.model_spec.signature_name)
-        inputs = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
-        check_inputs(signature, inputs)
-        outputs = check_outputs(signature, list(request.output_filter))
+        given = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+        inputs, outputs = _checked(signature, given, list(request.output_filter))
         self._function(request.model_spec.signature_name or SERVING_DEFAULT, outputs).run(inputs, None)
 
     def __enter__(self) -> "LoadedModel":

@@ -26,7 +26,9 @@ class BatchingParameters:
     max_enqueued_batches: int = 64
     num_batch_threads: int = field(default_factory=lambda: default_batch_threads())
     allowed_batch_sizes: tuple[int, ...] = ()
-    enable_large_batch_splitting: bool = True
+    # Of requests of more rows than max_batch_size. None, Graftline's own, runs each by itself in one piece: Graftline's
+    # models bound their memory themselves, and thousands of rows of a small model would be hundreds of runs.
+    enable_large_batch_splitting: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches"):

@@ -48,8 +48,8 @@ def status(
 ) -> get_model_status_pb2.GetModelStatusResponse:
     """The states of a model's versions, the highest first. Raises NOT_FOUND.
 
-    A label narrows it to the version that it names; an unknown one is passed over, as TF Serving does here
-    (get_model_status_impl.cc) and in no other method.
+    A label narrows it to the version that it names, as TF Serving's REST guide says; an unknown one is passed over, as
+    its get_model_status_impl.cc does with every label.
     """
     if label is not None and label in manager.labels(name):
         version = manager.labels(name)[label]

@@ -5,7 +5,7 @@ TensorFlow's own `make_tensor_proto` writes `tensor_content` instead.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -99,11 +99,11 @@ def _sorted_set(names: Any) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 
-def check_inputs(signature: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    """Raise INVALID_ARGUMENT, naming the input, unless names and types of `inputs` are what the SignatureDef asks for.
+def check_names(signature: Any, names: Collection[str]) -> None:
+    """Raise INVALID_ARGUMENT unless `names` are the SignatureDef's inputs; one that has a default may be left out.
 
-    Shapes are the graph's own business, as in TF Serving: an element-wise model answers in any shape. A signature that
-    is none to call, as a SavedModel's initializer, is INTERNAL, as there.
+    A signature that is none to call, as a SavedModel's initializer, is INTERNAL. Source: predict_util.cc, and
+    GetInputValues in TensorFlow's cc/saved_model/util.cc.
     """
     if signature.method_name not in _METHODS:
         raise ServingError(
@@ -111,19 +111,39 @@ def check_inputs(signature: Any, inputs: Mapping[str, np.ndarray]) -> None:
             f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. "
             f"Was: {signature.method_name}",
         )
-    wanted = signature.inputs
-    extra, missing = set(inputs) - set(wanted), set(wanted) - set(inputs)
-    if len(inputs) != len(wanted):
+    wanted, defaults = signature.inputs, signature.defaults
+    extra, missing = set(names) - set(wanted), set(wanted) - set(names)
+    if len(names) > len(wanted) or (len(names) < len(wanted) and not defaults):
         raise invalid(
-            f"input size does not match signature: {len(inputs)}!={len(wanted)} "
-            f"len({_sorted_set(inputs)}) != len({_sorted_set(wanted)}). "
+            f"input size does not match signature: {len(names)}!={len(wanted)} "
+            f"len({_sorted_set(names)}) != len({_sorted_set(wanted)}). "
             f"Sent extra: {_sorted_set(extra)}. Missing but required: {_sorted_set(missing)}."
         )
-    for name in sorted(extra):
+    for name in sorted(missing - set(defaults)):
         raise invalid(
-            f"input tensor alias not found in signature: {name}. "
-            f"Inputs expected to be in the set {_sorted_set(wanted)}."
+            f"Signature input alias: {name}(feed name: {wanted[name].name}) not found in request and no default value "
+            f"provided. Inputs expected to be in the request {_sorted_set(names)}, "
+            f"or default input alias set: {','.join(sorted(defaults))}"
         )
+    if extra:
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(set(names) - extra))}, "
+            f"request input: {','.join(sorted(names))}"
+        )
+
+
+def with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`inputs` and the SignatureDef's own values for those that are left out."""
+    left_out = [name for name in signature.defaults if name in signature.inputs and name not in inputs]
+    return {**inputs, **{name: from_proto(name, signature.defaults[name]) for name in left_out}}
+
+
+def check_types(signature: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    """Raise INVALID_ARGUMENT unless the types of `inputs`, which are all there, are those of the SignatureDef.
+
+    Shapes are the graph's own business, as in TF Serving: an element-wise model answers in any shape.
+    """
+    wanted = signature.inputs
     for name, values in inputs.items():
         found = dtype_of(values)
         if found.as_datatype_enum != wanted[name].dtype:

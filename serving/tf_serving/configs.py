@@ -13,12 +13,13 @@ def batching(parameters: BatchingParameters) -> str:
 
     Source: servables/tensorflow/session_bundle_config.proto of TensorFlow Serving. Its numbers are wrapped.
     """
+    splitting = str(parameters.enable_large_batch_splitting is not False).lower()
     lines = [
         f"max_batch_size {{ value: {parameters.max_batch_size} }}  # rows in one run of the model",
         f"batch_timeout_micros {{ value: {parameters.batch_timeout_micros} }}  # that a request waits for others",
         f"max_enqueued_batches {{ value: {parameters.max_enqueued_batches} }}  # waiting; more are refused",
         f"num_batch_threads {{ value: {parameters.num_batch_threads} }}  # runs at the same time",
-        f"enable_large_batch_splitting {{ value: {str(parameters.enable_large_batch_splitting).lower()} }}",
+        f"enable_large_batch_splitting {{ value: {splitting} }}",
     ]
     lines += [f"allowed_batch_sizes: {size}" for size in parameters.allowed_batch_sizes]
     return "\n".join(lines) + "\n"

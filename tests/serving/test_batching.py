@@ -235,11 +235,23 @@ def test_batches_are_padded_to_an_allowed_size_and_the_padding_is_dropped(crowd)
 def test_a_request_of_more_rows_than_a_batch_is_split_or_refused(crowd):
     doubler = Doubler()
     many = list(range(10))
-    assert values(crowd(max_batch_size=4).ask(doubler.function, *many)) == [2 * n for n in many]
+    splitting = crowd(max_batch_size=4, enable_large_batch_splitting=True)
+    assert values(splitting.ask(doubler.function, *many)) == [2 * n for n in many]
     assert doubler.sizes == [4, 4, 2]
     refused = crowd(max_batch_size=4, enable_large_batch_splitting=False).ask(doubler.function, *many)
     assert code(refused) is Code.INVALID_ARGUMENT
     assert str(refused.exception()) == "Task size 10 is larger than maximum input batch size 4"
+
+
+def test_a_request_of_more_rows_than_a_batch_is_run_by_itself_unless_told_otherwise(crowd):
+    alone = crowd(max_batch_size=4, max_enqueued_batches=1)
+    holding, first = busy(alone)
+    large = alone.ask(holding.function, *range(10))
+    alone.wait_for(1)
+    holding.go_on.set()
+    assert values(first) == [200]
+    assert values(large) == [2 * n for n in range(10)]
+    assert holding.sizes == [1, 10]
 
 
 def test_outputs_that_have_no_row_for_each_input_end_the_merging(crowd):

@@ -98,7 +98,8 @@ def test_an_input_of_another_name_is_named(prediction):
     code, details = refused(prediction.Predict, request("numbers", z=[[1.0, 2.0]]))
     assert (code, details) == (
         grpc.StatusCode.INVALID_ARGUMENT,
-        "input tensor alias not found in signature: z. Inputs expected to be in the set {x}.",
+        "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value provided. "
+        "Inputs expected to be in the request {z}, or default input alias set: ",
     )
 
 

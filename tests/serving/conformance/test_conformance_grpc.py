@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (a row of a table is a line)
-"""gRPC: Predict, Classify, Regress, MultiInference, GetModelMetadata and GetModelStatus, row by row from TF Serving.
+"""gRPC: every method of PredictionService and ModelService, row by row from TF Serving.
 
 From servables/tensorflow/{predict_impl,predict_util,classifier,regressor,multi_inference,util}.cc and
 model_servers/{server_core,get_model_status_impl,grpc_status_util}.cc. Requests are written as text protos.
@@ -15,6 +15,7 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -36,6 +37,7 @@ _MESSAGES = {
     "MultiInference": inference_pb2.MultiInferenceRequest,
     "GetModelMetadata": get_model_metadata_pb2.GetModelMetadataRequest,
     "GetModelStatus": get_model_status_pb2.GetModelStatusRequest,
+    "HandleReloadConfigRequest": model_management_pb2.ReloadConfigRequest,
 }
 
 
@@ -48,7 +50,7 @@ def call(server):
 
         def ask(method: str, text: str):
             request = text_format.Parse(text, _MESSAGES[method]())
-            return getattr(models if method == "GetModelStatus" else prediction, method)(request, timeout=30)
+            return getattr(models if hasattr(models, method) else prediction, method)(request, timeout=30)
 
         yield ask
 
@@ -87,6 +89,20 @@ SPECS = [
     ("empty label", spec(more="version_label: ''"), INVALID, "Unrecognized servable version label: "),
     ("label of an unknown model", spec("foo", "version_label: 'stable'"), INVALID, "Unrecognized servable version label: stable"),
 ]  # fmt: skip
+
+
+def reload(*configs: str) -> str:
+    return "config { model_config_list { " + " ".join(f"config {{ {config} }}" for config in configs) + " } }"
+
+
+def config(name: str, platform: str = "model_platform: 'tensorflow'", path: str = "/nowhere") -> str:
+    return f"name: '{name}' base_path: '{path}' {platform}"
+
+
+XLA = "model_platform: 'xla'"
+NO_LIST = (
+    "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
+)
 FIELD = "metadata_field: 'signature_def' "
 
 # what, method, request, code, details
@@ -104,7 +120,16 @@ ERRORS = {
         ("no input", "Predict", spec(), INVALID, "input size does not match signature: 0!=1 len({}) != len({x}). Sent extra: {}. Missing but required: {x}."),
         ("extra input", "Predict", spec() + X + tensor("z", "dtype: DT_FLOAT"), INVALID, "input size does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}. Missing but required: {}."),
         ("missing input", "Predict", signed("pair") + tensor("a", "dtype: DT_INT32"), INVALID, "input size does not match signature: 1!=2 len({a}) != len({a,b}). Sent extra: {}. Missing but required: {b}."),
-        ("another input", "Predict", spec() + X.replace("'x'", "'z'"), INVALID, "input tensor alias not found in signature: z. Inputs expected to be in the set {x}."),
+        ("another input", "Predict", spec() + X.replace("'x'", "'z'"), INVALID, "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value provided. Inputs expected to be in the request {z}, or default input alias set: "),
+        ("names before a broken tensor", "Predict", spec() + X + tensor("z", "dtype: DT_FLOAT tensor_content: 'abc'"), INVALID, "input size does not match signature: 2!=1 len({x,z}) != len({x}). Sent extra: {z}. Missing but required: {}."),
+        ("the method before a broken tensor", "Predict", signed("odd_method") + tensor("x", "dtype: DT_FLOAT tensor_content: 'abc'"), INTERNAL, "Expected prediction signature method_name to be one of {tensorflow/serving/predict, tensorflow/serving/classify, tensorflow/serving/regress}. Was: my/own"),
+        ("a broken tensor before outputs", "Predict", spec() + tensor("x", "dtype: DT_FLOAT tensor_content: 'abc'") + " output_filter: 'z'", INVALID, "tensor parsing error: x"),
+        ("outputs before types", "Predict", spec() + tensor("x", "dtype: DT_INT32 int_val: 1") + " output_filter: 'z'", INVALID, "output tensor alias not found in signature: z Outputs expected to be in the set {y}."),
+        ("one output twice before types", "Predict", spec() + tensor("x", "dtype: DT_INT32 int_val: 1") + " output_filter: ['y', 'y']", INVALID, "duplicate output tensor alias: y"),
+        ("no default", "Predict", signed("with_default") + tensor("b", "dtype: DT_STRING string_val: 'own'"), INVALID, "Signature input alias: a(feed name: pair_a:0) not found in request and no default value provided. Inputs expected to be in the request {b}, or default input alias set: b"),
+        ("neither input, one default", "Predict", signed("with_default"), INVALID, "Signature input alias: a(feed name: pair_a:0) not found in request and no default value provided. Inputs expected to be in the request {}, or default input alias set: b"),
+        ("another input beside a default", "Predict", signed("with_default") + tensor("a", "dtype: DT_INT32 int_val: 1") + tensor("z", "dtype: DT_FLOAT"), INVALID, "Inputs contains invalid name. Used request inputs: a, request input: a,z"),
+        ("more than a default can mend", "Predict", signed("with_default") + "".join(tensor(name, "dtype: DT_INT32") for name in "abz"), INVALID, "input size does not match signature: 3!=2 len({a,b,z}) != len({a,b}). Sent extra: {z}. Missing but required: {}."),
         ("unknown output", "Predict", spec() + X + " output_filter: 'z'", INVALID, "output tensor alias not found in signature: z Outputs expected to be in the set {y}."),
         ("output named twice", "Predict", spec() + X + " output_filter: ['y', 'y']", INVALID, "duplicate output tensor alias: y"),
         ("unknown before twice", "Predict", spec() + X + " output_filter: ['y', 'z', 'y']", INVALID, "output tensor alias not found in signature: z Outputs expected to be in the set {y}."),
@@ -179,6 +204,21 @@ ERRORS = {
         ("unknown model", "GetModelStatus", spec("foo"), NOT_FOUND, "Could not find any versions of model foo"),
         ("unknown version", "GetModelStatus", spec(more="version { value: 9 }"), NOT_FOUND, f"Could not find version 9 of model {MODEL}"),
         ("version 0 of a model without it", "GetModelStatus", spec("a name", "version {}"), NOT_FOUND, "Could not find version 0 of model a name"),
+    ],
+    "model_service_impl.cc": [
+        ("no config", "HandleReloadConfigRequest", "", INVALID, NO_LIST),
+        ("a custom config", "HandleReloadConfigRequest", "config { custom_model_config {} }", INVALID, NO_LIST),
+    ],
+    "server_core.cc ReloadConfig": [
+        ("listed twice", "HandleReloadConfigRequest", reload(config("n"), config("n")), INVALID, "Illegal to list model n multiple times in config list"),
+        ("a relative path", "HandleReloadConfigRequest", reload(config("n", path="a/b")), INVALID, "Expected model n to have an absolute path or URI; got base_path()=a/b"),
+        ("listed twice before a relative path", "HandleReloadConfigRequest", reload(config("n", path="a"), config("o"), config("o")), INVALID, "Illegal to list model o multiple times in config list"),
+        ("a relative path before a platform", "HandleReloadConfigRequest", reload(config("n", XLA), config("o", path="a")), INVALID, "Expected model o to have an absolute path or URI; got base_path()=a"),
+        ("another platform", "HandleReloadConfigRequest", reload(config("n", XLA)), INVALID, "Model n requests unsupported platform xla"),
+        ("another platform of a model served", "HandleReloadConfigRequest", reload(config("n", XLA), config(MODEL, XLA)), INVALID, f"Illegal to change a model's platform. For model {MODEL} platform was tensorflow and new platform requested is xla"),
+        ("no platform", "HandleReloadConfigRequest", reload(config("n", "")), INVALID, "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."),
+        ("a platform and a type", "HandleReloadConfigRequest", reload(config("n", XLA + " model_type: TENSORFLOW")), INVALID, "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."),
+        ("another type", "HandleReloadConfigRequest", reload(config("n", "model_type: OTHER")), INVALID, "ModelServerConfig::model_type choice 2 not supported."),
     ],
     "grpc_status_util.cc ToGRPCStatus": [
         ("a long message is cut", "Predict", spec("m" * 2000), NOT_FOUND, ("Servable not found for request: Latest(" + "m" * 2000)[:1024] + "...TRUNCATED"),
@@ -304,6 +344,24 @@ def test_metadata_hold_every_signature_as_the_saved_model_has_it(call):
     assert signatures.signature_def["classify"].method_name == CLASSIFY
     assert signatures.signature_def["int32"].inputs["x"].tensor_shape.unknown_rank
     assert set(TYPES) < set(signatures.signature_def)
+
+
+def test_a_version_that_a_refused_config_could_not_load_tells_why(call, tmp_path):
+    """server_core.cc WaitUntilModelsAvailable, servable_state_monitor.h (a state is never removed)"""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/saved_model.pb").write_bytes(b"\xff\xff no graph")
+    with pytest.raises(grpc.RpcError) as caught:
+        call("HandleReloadConfigRequest", reload(config("broken", path=str(tmp_path))))
+    assert caught.value.code() == grpc.StatusCode.UNKNOWN
+    assert caught.value.details().startswith(
+        "1 model(s) did not become available: {{{name: broken version: 1} due to error: "
+    )
+    (state,) = call("GetModelStatus", spec("broken")).model_version_status
+    assert (state.version, state.state) == (1, get_model_status_pb2.ModelVersionStatus.END)
+    assert state.status.error_code != 0 and str(tmp_path) in state.status.error_message
+    with pytest.raises(grpc.RpcError) as caught:
+        call("Predict", spec("broken") + X)
+    assert caught.value.details() == "Servable not found for request: Latest(broken)"
 
 
 def test_large_values_come_whole_in_typed_fields(call, server):

@@ -5,6 +5,8 @@ Row by row from TF Serving's model_servers/http_rest_api_{handler,util}.cc and t
 servables/tensorflow/{classifier,regressor,util}.cc.
 """
 
+import contextlib
+import http.client
 import json
 import urllib.request
 
@@ -157,6 +159,16 @@ def test_a_url_is_answered_as_tf_serving_answers_it(rest, method, path, body, st
     check(rest.ask(method, path, body.encode() if body else None), status, expected)
 
 
+@pytest.mark.parametrize("origin", ["http://other", "HTTP://other:80"])
+def test_a_whole_url_is_read_for_its_path(rest, origin):
+    """net_http's evhttp_request.cc decode, which takes the path of the parsed URI."""
+    connection = http.client.HTTPConnection(rest.base.removeprefix("http://"), timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", f"{origin}/v1/models/{MODEL}:predict", ONE)
+        answer = connection.getresponse()
+        check((answer.status, json.loads(answer.read())), 200, HALF)
+
+
 RESULTS = [[["a", 1.0], ["1.000000", 0.5]]]
 CLASSES = {"examples": [{"x": 1.0, "s": "a"}]}
 ODD = Part("found in SignatureDef: inputs {\n  key:")
@@ -209,8 +221,9 @@ EXAMPLES = {
         ("whole after text", "regress", "regress", feature(["a", 10]), 400, "Unexpected element type in feature: f expecting type: bytes"),
         ("true after decimal", "regress", "regress", feature([1.5, True]), 400, "Unexpected element type in feature: f expecting type: float"),
         ("whole numbers and flags", "regress", "regress", {"examples": [{"x": 80.0, "f": [1, True, False]}]}, 200, {"results": [42.0]}),
-        ("uint64", "regress", "regress", feature([20, 18446744073709551603]), 400, "Feature: f has uint64 element. Only int64 is supported."),
-        ("beyond float", "regress", "regress", feature(1e39), 400, "Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        ("uint64", "regress", "regress", feature([20, 18446744073709551603]), 400, "Feature: f has uint64_t element. Only int64_t is supported."),
+        ("beyond float", "regress", "regress_flat", {"examples": [{"x": 1e39}, {"x": -1e39}]}, 200, {"results": [float("inf"), float("-inf")]}),
+        ("a whole number beyond 64 bits", "regress", "regress_flat", b'{"signature_name": "regress_flat", "examples": [{"x": 18446744073709551616}]}', 200, {"results": [1.84467441e19]}),
         ("empty list", "regress", "regress", {"examples": [{"x": 80.0, "f": []}]}, 200, {"results": [42.0]}),
     ],
     "classifier.cc GetClassificationSignatureDef": [
