@@ -27,7 +27,8 @@ from ml_metadata.proto import metadata_store_pb2
 from components.object_store import destination
 from pipeline import lineage
 from pipeline.console import Event
-from pipeline.local_runner import ARTIFACTS, METADATA_FILE, MODELS
+from pipeline.local_runner import ARTIFACTS
+from serving.locate import MODELS
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -92,7 +93,7 @@ def clean_up(workspace: pathlib.Path, keep_runs: int, pushed_to: str | None = No
       ml_metadata.errors.StatusError: the metadata can't be read or written; nothing is removed.
     """
     workspace = workspace.resolve()
-    store = lineage.connect(str(workspace / METADATA_FILE))
+    store = lineage.connect(str(workspace / lineage.METADATA_FILE))
     descent = lineage.descent(store)
     runs = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)[-keep_runs:]
     latest = {execution.id for run in runs for execution in store.get_executions_by_context(run.id)}

@@ -16,12 +16,11 @@ from graftline.errors import UserError
 from pipeline.config import BYTE_BATCHES, Config
 from pipeline.console import Event
 from pipeline.report import Phase, RunSummary
+from serving.locate import MODELS
 
 # What the page of copies shows, as counted in ingest's summary.
 _COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
-METADATA_FILE = "metadata.db"
 ARTIFACTS = "artifacts"
-MODELS = "models"
 QUARANTINE = "quarantine"
 BEAM_OPTIONS = (
     "--direct_running_mode=in_memory",
@@ -56,6 +55,7 @@ def run(
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
+        from pipeline import lineage
         from pipeline.dag import create_pipeline
         from trainer import run_fn  # noqa: F401 - the Trainer looks for it by name
     _check_trunk(config)
@@ -70,7 +70,7 @@ def run(
         report_dir=str(workspace / QUARANTINE),
         state=str(workspace),
         beam_pipeline_args=[*BEAM_OPTIONS, *config.beam.options],
-        metadata_connection_config=sqlite_metadata_connection_config(str(workspace / METADATA_FILE)),
+        metadata_connection_config=sqlite_metadata_connection_config(str(workspace / lineage.METADATA_FILE)),
     )
     startup = time.monotonic() - began
     seconds: dict[str, float] = {}
@@ -192,7 +192,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
     from pipeline import lineage
     from trainer.run_fn import REPORT, TRAINING_FILE
 
-    run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / METADATA_FILE)))
+    run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / lineage.METADATA_FILE)))
     evaluation = pathlib.Path(nodes["Evaluator"].outputs["evaluation"].uri)
     verdict = gate.Verdict.from_json((evaluation / gate.VERDICT_FILE).read_text())
     model = pathlib.Path(nodes["Trainer"].outputs["model"].uri)

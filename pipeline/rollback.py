@@ -15,8 +15,6 @@ from graftline.errors import UserError
 from serving import locate, rollback
 from serving.rollback import RolledBack
 
-_METADATA_FILE = "metadata.db"  # as pipeline.local_runner has it, whose import is dear
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,13 +76,15 @@ def _base_path(path: str, name: str | None) -> str:
 def _tell_metadata(base_path: str, done: RolledBack) -> str:
     """Withdraws the blessing and notes the push; why it could not, or "" (also where there is no metadata)."""
     base = pathlib.Path(base_path)
-    metadata = base.parents[1] / _METADATA_FILE
-    if files.is_uri(base_path) or base.parent.name != locate.MODELS or not metadata.is_file():
+    if files.is_uri(base_path) or base.parent.name != locate.MODELS:
         return ""
     from ml_metadata import errors
 
     from pipeline import lineage
 
+    metadata = base.parents[1] / lineage.METADATA_FILE
+    if not metadata.is_file():
+        return ""
     try:
         store = lineage.connect(str(metadata))
         descent = lineage.descent(store)

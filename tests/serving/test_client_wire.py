@@ -16,7 +16,9 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
+    model_service_pb2,
     predict_pb2,
+    prediction_service_pb2,
 )
 
 from serving.client import TensorSpec, tensors, wire_pb2
@@ -61,13 +63,21 @@ def test_our_messages_travel_as_tensorflows(ours: Any, theirs: Any) -> None:
     assert differences(ours.DESCRIPTOR, theirs.DESCRIPTOR) == []
 
 
-def test_the_file_for_other_clients_stands_alone_and_has_the_same_messages() -> None:
-    folder = pathlib.Path(wire_pb2.__file__).parent
-    ours, alone = ((folder / name).read_text() for name in ("wire.proto", "service.proto"))
-    imports = re.findall(r'^import "(.*)";', alone, re.MULTILINE)
-    assert imports == ["google/protobuf/any.proto", "google/protobuf/wrappers.proto"]
-    messages = ours[ours.index("message TensorShape") :]
-    assert alone.endswith("}\n\n" + messages)
+def test_the_file_for_other_clients_has_methods_of_tensorflow_serving_with_the_messages_compared_above() -> None:
+    text = pathlib.Path(wire_pb2.__file__).with_name("service.proto").read_text()
+    services = prediction_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR
+    theirs = {
+        (method.name, method.input_type.name, method.output_type.name)
+        for file in services
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+    wire = r"graftline\.wire\.(\w+)"
+    found = set(re.findall(rf"rpc (\w+)\({wire}\) returns \({wire}\);", text))
+    assert len(found) == text.count("rpc ") == 3
+    assert found <= theirs
+    assert {name for _, *pair in found for name in pair} <= {ours.DESCRIPTOR.name for ours, _ in PAIRS}
+    assert re.findall(r'^import "(.*)";', text, re.MULTILINE) == ["wire.proto"]
 
 
 DTYPES = ["float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
