@@ -125,20 +125,5 @@ def write(references: Sequence[Reference], path: str) -> None:
             writer.write(example.SerializeToString(deterministic=True))
 
 
-def read(path: str) -> list[Reference]:
-    """Reads what `write` wrote."""
-    references = []
-    for record in tf.data.TFRecordDataset([path]).as_numpy_iterator():
-        feature = tf.train.Example.FromString(record).features.feature
-        references.append(
-            Reference(
-                feature[features.FILENAME].bytes_list.value[0].decode(),
-                feature[features.IMAGE].bytes_list.value[0],
-                np.array(feature[signatures.PROBABILITIES].float_list.value, np.float32),
-            )
-        )
-    return references
-
-
 def _bytes(value: bytes) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
