@@ -11,6 +11,9 @@ import pytest
 from graftline import features
 from tests import images
 
+# Shared modules that assert: pytest tells of their values as of a test's own.
+pytest.register_assert_rewrite("tests.pipeline.histories", "tests.trainer.runs", "tests.trainer.stored_rows")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> None:

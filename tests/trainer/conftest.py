@@ -1,0 +1,37 @@
+"""What the tests of what is fed share: drawn images, their Transforms and a run from an empty cache."""
+
+import pytest
+
+from tests import images
+from tests.conftest import Transformed
+from tests.trainer.runs import Analyse, Data, Outcome, _analysed, _photos, _records, _trained
+from trainer import backbones
+
+
+@pytest.fixture(scope="module")
+def analyse(tmp_path_factory: pytest.TempPathFactory, transformed: Transformed) -> Analyse:
+    """Gives the Transform's output directory for labels, a backbone and a size; makes each once."""
+    known = {(images.CLASSES, "tf", 32): transformed.directory}
+
+    def directory(labels: tuple[str, ...] = images.CLASSES, backbone: str = "MobileNetV2", size: int = 32) -> str:
+        key = (labels, backbones.get(backbone).preprocessing, size)
+        if key not in known:
+            known[key] = _analysed(tmp_path_factory.mktemp("analysed"), labels, backbone, size)
+        return known[key]
+
+    return directory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, analyse: Analyse) -> Data:
+    """The drawn images, with pixels for MobileNetV2 at 32 px."""
+    root = tmp_path_factory.mktemp("records")
+    # Four batches of 8 in an epoch, the last of one image.
+    train, held_out = _photos(range(9))[:25], _photos(range(100, 102))
+    return Data(analyse(), [_records(root / "train", train)], [_records(root / "eval", held_out)])
+
+
+@pytest.fixture(scope="module")
+def cold(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Trained from an empty cache."""
+    return _trained(data, tmp_path_factory.mktemp("cold"))
