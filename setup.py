@@ -93,6 +93,7 @@ setup(
     package_data={
         "serving.server": ["page.html", "page.css", "page.js", "page.svg"],
         "serving.tf_serving": ["files/*"],
+        "trainer.pretraining": ["*.weights.h5", "log.txt"],
     },
     install_requires=LIGHT,
     extras_require={"serve": SERVE, "pipeline": PIPELINE, "heif": HEIF, "s3": S3, "dev": DEV},

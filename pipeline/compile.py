@@ -10,6 +10,7 @@ from components.image_example_gen import files, layouts
 from graftline import __version__
 from graftline.errors import UserError
 from pipeline.config import BYTE_BATCHES, Config
+from trainer import backbones
 
 Target = Literal["kubeflow", "vertex"]
 
@@ -95,7 +96,7 @@ def warnings(config: Config) -> list[str]:
         "push.path": config.push.path,
     }
     paths |= {key: path for key, path in optional.items() if path and not files.is_uri(path)}
-    if config.backbone.weights not in ("imagenet", "none"):
+    if config.backbone.weights not in backbones.WEIGHTS:
         paths["backbone.weights"] = config.backbone.weights
     return [
         f"{key} is '{path}': every node of the cluster must find it under that path, on a volume that all mount"

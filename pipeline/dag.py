@@ -31,6 +31,7 @@ from components.serving_validator.component import serving_validator as make_ser
 from graftline import features
 from pipeline.config import Config
 from serving import withdrawals
+from trainer import backbones
 from trainer.settings import TrainerSettings
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -308,7 +309,7 @@ def _content(served_base_path: str, served: str | None) -> str:
 
 def _weights_hash(weights: str) -> str:
     """Hash of a weights file, so that another file under the same name is another run; "" for anything else."""
-    path = pathlib.Path(weights)
+    path = backbones.PROCEDURAL if weights == "procedural" else pathlib.Path(weights)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 

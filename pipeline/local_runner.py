@@ -222,6 +222,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         ],
         activations=training["activations"],
         training_notes=training["notes"],
+        transfer=training["transfer"],
         data_findings=findings.from_json(
             pathlib.Path(nodes["ExampleValidator"].outputs["anomalies"].uri, findings.FILE).read_text()
         ),

@@ -89,15 +89,15 @@ def check_backbone(backbone: BackboneSettings) -> None:
     least = backbones.get(backbone.name).min_size
     if backbone.size < least:
         raise UserError(f"backbone.input_size is {backbone.size}, but {backbone.name} needs at least {least} pixels")
-    if backbone.weights not in ("imagenet", "none"):
+    if backbone.weights not in backbones.WEIGHTS:
         _check_weights(pathlib.Path(backbone.weights))
 
 
 def _check_weights(path: pathlib.Path) -> None:
-    give = "give imagenet, none, or the path of a .keras, .weights.h5 or .h5 file"
+    give = f"give {', '.join(backbones.WEIGHTS)}, or the path of a .keras, .weights.h5 or .h5 file"
     if not path.exists():
         # A path is not a misspelt keyword; `none` would be a costly thing to follow.
-        near = "" if path.suffix or len(path.parts) > 1 else did_you_mean(str(path), ["imagenet", "none"])
+        near = "" if path.suffix or len(path.parts) > 1 else did_you_mean(str(path), list(backbones.WEIGHTS))
         raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {give}")
     if path.is_dir():
         raise UserError(f"backbone.weights: {path} is a folder; {give}")
@@ -142,6 +142,11 @@ def check_phases(config: "Config") -> None:
             raise UserError(
                 f"fine_tuning.unfreeze_from is the text '{landmark}'; an index goes without quotes: {landmark}"
             )
+    if config.training.compare_with_random and config.backbone.weights == "none":
+        raise UserError(
+            "training.compare_with_random compares the backbone's weights with random ones, and backbone.weights is "
+            "none, which is random already: set training.compare_with_random=0, or give other weights"
+        )
 
 
 def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:

@@ -59,6 +59,8 @@ class RunSummary:
     compared_accuracy: float | None = None
     compared_examples: int = 0  # images that both models were compared on
     verdict_file: str | None = None  # the verdict as a person reads it
+    # With `training.compare_with_random`: `images_per_class`, `images`, and the accuracies `pretrained` and `random`.
+    transfer: dict[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields of the command line's contract, and the rest of the story, as JSON-able values."""

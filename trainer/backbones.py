@@ -5,6 +5,7 @@ builder. A row is all there is to a backbone: nothing else in Graftline asks for
 """
 
 import importlib
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,6 +84,13 @@ _ROWS = (
     Backbone("ConvNeXtLarge", "convnext", "none", 224),
     Backbone("ConvNeXtXLarge", "convnext", "none", 224),
 )
+
+# What `backbone.weights` may say beside a file's path.
+WEIGHTS = ("imagenet", "procedural", "none")
+
+# What ships as "procedural", and what it fits; trainer/pretraining made it.
+PROCEDURAL = pathlib.Path(__file__).with_name("pretraining") / "mobilenet_v2_0.35_procedural.weights.h5"
+PROCEDURAL_NAME, PROCEDURAL_OPTIONS = "MobileNetV2", {"alpha": 0.35}
 
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 

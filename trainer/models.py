@@ -55,7 +55,9 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
         trunk = _build(settings)
     finally:
         keras.config.set_dtype_policy(policy)
-    if settings.weights not in ("imagenet", "none"):
+    if settings.weights == "procedural":
+        trunk.load_weights(backbones.PROCEDURAL)
+    elif settings.weights not in backbones.WEIGHTS:
         _load_weights(trunk, settings)
     if cut_at is None:
         return trunk
@@ -91,7 +93,9 @@ def _build(settings: BackboneSettings) -> keras.Model:
 def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
     path = settings.weights
     if not os.path.isfile(path):
-        raise UserError(f"backbone.weights: there is no file '{path}': give 'imagenet', 'none' or a weights file")
+        raise UserError(
+            f"backbone.weights: there is no file '{path}': give one of {', '.join(backbones.WEIGHTS)} or a weights file"
+        )
     try:
         if path.endswith(".keras"):
             trunk.set_weights(keras.saving.load_model(path, compile=False).get_weights())

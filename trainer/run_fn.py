@@ -63,6 +63,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
             run.cut,
         )
         references = reference.compute(run.predictor(outcome.part), settings, run.val)
+        transfer = compare(settings, fn_args, scratch) if settings.training.compare_with_random else None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
@@ -73,11 +74,33 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
         "labels": run.labels,
         "phases": [report.finite(asdict(result)) for result in outcome.results],
         "activations": run.activations,
+        "transfer": transfer,
         "notes": [*run.notes, *([] if whole else ["the report is not complete; the log says why"])],
     }
     with tf.io.gfile.GFile(os.path.join(beside, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary, indent=2))
     run.checkpoints.remove()
+
+
+def compare(settings: TrainerSettings, fn_args: "tfx.components.FnArgs", scratch: pathlib.Path) -> dict[str, float]:
+    """Trains on few images from the backbone's weights, then from random ones, with all other settings the same.
+
+    Returns:
+      `images_per_class`; `images` trained on; and the accuracy on the eval split, `pretrained` and `random`.
+    """
+    each = settings.training.compare_with_random
+    found: dict[str, float] = {"images_per_class": each}
+    for name, weights in (("pretrained", settings.backbone.weights), ("random", "none")):
+        other = settings.model_copy(
+            update={
+                "backbone": settings.backbone.model_copy(update={"weights": weights}),
+                "training": settings.training.model_copy(update={"warm_start": False}),
+            }
+        )
+        keras.utils.set_random_seed(settings.seed)
+        run = Run(other, fn_args, scratch, each)
+        found |= {name: run.train().results[-1].val_accuracy, "images": len(run.train_records)}
+    return found
 
 
 @dataclass(frozen=True)
@@ -92,13 +115,25 @@ class Outcome:
 class Run:
     """One run of the trainer: model, data and what is cached, put together from the settings."""
 
-    def __init__(self, settings: TrainerSettings, fn_args: "tfx.components.FnArgs", scratch: pathlib.Path) -> None:
-        self.settings, self._logs = settings, fn_args.model_run_dir
+    def __init__(
+        self, settings: TrainerSettings, fn_args: "tfx.components.FnArgs", scratch: pathlib.Path, few: int = 0
+    ) -> None:
+        """
+        Args:
+          settings: of the run.
+          fn_args: the Trainer's.
+          scratch: a local folder.
+          few: trains on so many images of each class, beside the run proper: with no checkpoints and no logs;
+            0 for all.
+        """
+        self.settings, self._logs = settings, "" if few else fn_args.model_run_dir
         warning = optimizers.precision_warning(settings.training.precision)
         self.notes = [warning] if warning else []
         self.transform = tft.TFTransformOutput(fn_args.transform_output)
         self.labels = export.read_labels(self.transform)
         self.train_records = Records(fn_args.train_files, self.labels)
+        if few:
+            self.train_records = self.train_records.few(few)
         self.val = Records(fn_args.eval_files, self.labels)
         augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.name)
         resized = None
@@ -131,7 +166,7 @@ class Run:
             raise UserError("feature_extraction.epochs is 0 and nothing is fine-tuned: there is nothing to train")
         self.cut = self._phases[-1][1]
         self.checkpoints = checkpoints.Checkpoints(
-            f"{settings.state}/checkpoints" if settings.state else "", self._checkpoint_key(base)
+            f"{settings.state}/checkpoints" if settings.state and not few else "", self._checkpoint_key(base)
         )
         # One pass over the images gives the inputs of both phases.
         tensors = list({id(cut): cut for _, cut, _ in self._phases}.values())
@@ -171,7 +206,7 @@ class Run:
                 part,
                 getattr(self.settings, name),
                 self.settings.training,
-                [keras.callbacks.TensorBoard(os.path.join(self._logs, name), write_graph=False)],
+                [keras.callbacks.TensorBoard(os.path.join(self._logs, name), write_graph=False)] if self._logs else [],
                 self.checkpoints,
                 resumed,
                 results,

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from graftline.errors import did_you_mean
+from graftline.errors import UserError, did_you_mean
 from trainer import backbones
 
 # Arguments of the builders that would make another model than the one around them expects.
@@ -63,7 +63,10 @@ class BackboneSettings(Settings):
 
     name: str = Field("MobileNetV2", description="a classifier of keras.applications, by its name there")
     weights: str = Field(
-        "imagenet", description="imagenet (downloaded once by Keras), none (random), or a weights file"
+        "imagenet",
+        description="imagenet (downloaded once by Keras), procedural (ships with Graftline, for trying things out: "
+        "MobileNetV2 with options {alpha: 0.35}, best at 96 pixels, learned from drawings), none (random), or a "
+        "weights file",
     )
     input_size: int | None = Field(
         None, ge=1, description="side of the square input in pixels; the backbone's native size when null"
@@ -85,6 +88,17 @@ class BackboneSettings(Settings):
             if key in NOT_OPTIONS:
                 raise ValueError(f"without '{key}', which Graftline sets itself")
         return options
+
+    @model_validator(mode="after")
+    def _procedural_fits(self) -> "BackboneSettings":
+        fits = self.name == backbones.PROCEDURAL_NAME and self.options == backbones.PROCEDURAL_OPTIONS
+        if self.weights == "procedural" and not fits:
+            raise UserError(
+                f"backbone.weights: procedural fits {backbones.PROCEDURAL_NAME} with backbone.options "
+                f"{backbones.PROCEDURAL_OPTIONS} only, and here is {self.name} with {self.options}: set "
+                "backbone.name=MobileNetV2 and backbone.options='{alpha: 0.35}', or give other weights"
+            )
+        return self
 
     @property
     def size(self) -> int:
@@ -266,6 +280,12 @@ class TrainingSettings(Settings):
         "float32",
         description="what the trunk computes in: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) or "
         "mixed_float16 (for GPUs); the weights stay float32",
+    )
+    compare_with_random: int = Field(
+        0,
+        ge=0,
+        description="train twice more, on so many images of each class, from the backbone's weights and from random "
+        "ones, and say how far each comes: what transfer is worth here; 0 for no",
     )
 
 

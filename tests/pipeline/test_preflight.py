@@ -300,11 +300,26 @@ def test_weights_that_keras_would_not_know_by_their_name_are_told_the_right_one(
 def test_missing_weights_say_what_to_give(images: pathlib.Path):
     assert refusal(images, "backbone.weights=nowhere.h5") == (
         "backbone.weights: there is no file 'nowhere.h5'; "
-        "give imagenet, none, or the path of a .keras, .weights.h5 or .h5 file"
+        "give imagenet, procedural, none, or the path of a .keras, .weights.h5 or .h5 file"
     )
 
 
+def test_the_weights_that_ship_go_with_their_own_trunk_only(images: pathlib.Path):
+    check(images, "backbone.weights=procedural", "backbone.options={alpha: 0.35}")
+    for wrong in (["backbone.name=ResNet50"], [], ["backbone.options={alpha: 0.5}"]):
+        told = refusal(images, "backbone.weights=procedural", *wrong)
+        assert "backbone.weights: procedural fits MobileNetV2 with backbone.options {'alpha': 0.35} only, " in told
+        assert "set backbone.name=MobileNetV2 and backbone.options='{alpha: 0.35}', or give other weights" in told
+
+
+def test_random_weights_are_not_compared_with_random_weights(images: pathlib.Path):
+    told = refusal(images, "backbone.weights=none", "training.compare_with_random=10")
+    assert told.startswith("training.compare_with_random compares the backbone's weights with random ones, and ")
+    assert "set training.compare_with_random=0, or give other weights" in told
+
+
 def test_misspelt_weights_name_the_nearest(images: pathlib.Path):
+    assert "'procedual'; did you mean 'procedural'? Or give" in refusal(images, "backbone.weights=procedual")
     assert "there is no file 'imagnet'; did you mean 'imagenet'? Or give" in refusal(images, "backbone.weights=imagnet")
 
 

@@ -1,0 +1,268 @@
+"""Textures: functions that fill a square with numbers in 0..1, which a palette then colours.
+
+Each takes the pattern's fixed parameters, a generator for what varies between its images, and where each pixel lies in
+the pattern's own turned, shifted and warped frame. `TEXTURES` names them. Sources of the methods: noise of a given
+spectrum, dead leaves (Lee, Mumford and Huang, https://doi.org/10.1023/A:1011109015675; as pretraining, Baradad et al.,
+https://arxiv.org/abs/2106.05963), cellular noise (Worley, https://doi.org/10.1145/237170.237267).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from PIL import Image, ImageDraw
+
+SIDE = 128  # pixels, of each image drawn
+
+Field = np.ndarray  # float32, (SIDE, SIDE), 0..1
+Generator = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What all images of one program have in common; each texture reads what it needs.
+
+    Attributes:
+      texture: a key of `TEXTURES`.
+      frequency: periods (or cells) along the image's side.
+      orientation: radians, of the pattern's frame.
+      sharpness: 0, soft waves, to 1, hard edges.
+      disorder: 0, a strict lattice, to 1, placed at random.
+      ratio: of the pattern's two directions.
+      warp: how far pixels are moved at random, in periods.
+    """
+
+    texture: str
+    frequency: float
+    orientation: float
+    sharpness: float
+    disorder: float
+    ratio: float
+    warp: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where each pixel lies in the pattern: `x` and `y`, float32 (SIDE, SIDE), in periods."""
+
+    pattern: Pattern
+    angle: float
+    frequency: float
+    x: Field
+    y: Field
+
+
+_ROW, _COLUMN = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE - 0.5
+_FY = scipy.fft.fftfreq(SIDE, 1 / SIDE).astype(np.float32)[:, None]
+_FX = scipy.fft.rfftfreq(SIDE, 1 / SIDE).astype(np.float32)[None, :]
+_RADIUS = np.hypot(_FX, _FY)
+_RADIUS[0, 0] = 1.0
+
+
+def draw(pattern: Pattern, random: Generator) -> Field:
+    """One image's field of the pattern: turned by up to 15 degrees, magnified by up to 1.3, shifted and warped anew."""
+    angle = pattern.orientation + random.uniform(-0.26, 0.26)
+    frequency = pattern.frequency * 2 ** random.uniform(-0.4, 0.4)
+    cos, sin = math.cos(angle) * frequency, math.sin(angle) * frequency
+    x = _COLUMN * cos + _ROW * sin + random.uniform(0, 64)
+    y = _ROW * cos - _COLUMN * sin + random.uniform(0, 64)
+    if pattern.warp:
+        x = x + pattern.warp * clouds(random, 5)
+        y = y + pattern.warp * clouds(random, 5)
+    return TEXTURES[pattern.texture](Frame(pattern, angle, frequency, x, y), random)
+
+
+def clouds(random: Generator, cells: int) -> Field:
+    """Slow waves of mean 0 and about unit deviation: random numbers on a coarse lattice, interpolated."""
+    coarse = Image.fromarray(random.standard_normal((cells, cells), dtype=np.float32))
+    return np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _spectral(random: Generator, amplitude: np.ndarray) -> Field:
+    """Gaussian noise of that amplitude by frequency, its mean at .5 and two deviations at 0 and 1."""
+    shape = amplitude.shape
+    noise = random.standard_normal(shape, dtype=np.float32) + 1j * random.standard_normal(shape, dtype=np.float32)
+    field = scipy.fft.irfft2(noise * amplitude, (SIDE, SIDE))
+    field -= field.mean()
+    return field * (0.25 / (field.std() + 1e-9)) + 0.5
+
+
+def _harden(field: Field, sharpness: float) -> Field:
+    """Pushes the middle values of 0..1 apart, to two levels at sharpness 1."""
+    return np.clip((field - 0.5) / (1.02 - sharpness) + 0.5, 0, 1)
+
+
+def _turned(angle: float) -> tuple[np.ndarray, np.ndarray]:
+    return _FX * math.cos(angle) + _FY * math.sin(angle), _FY * math.cos(angle) - _FX * math.sin(angle)
+
+
+def flat(frame: Frame, random: Generator) -> Field:
+    """One value, with a slow change across."""
+    return 0.5 + 0.25 * (frame.x - frame.x.mean()) / frame.frequency
+
+
+def fractal_noise(frame: Frame, random: Generator) -> Field:
+    """Noise of spectrum 1/f^a; a from .7, rough, to 2.2, smooth."""
+    return _spectral(random, (_RADIUS + frame.frequency / 8) ** (-0.7 - 1.5 * frame.pattern.disorder))
+
+
+def oriented_noise(frame: Frame, random: Generator) -> Field:
+    """Noise drawn out in one direction, as of fur, wood or water."""
+    along, across = _turned(frame.angle)
+    ratio = 3 + 5 * frame.pattern.ratio
+    return _spectral(random, np.exp(-((across * ratio / 2) ** 2 + (along / 2) ** 2) / frame.frequency**2))
+
+
+def grating(frame: Frame, random: Generator) -> Field:
+    """Parallel stripes."""
+    return _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.x), frame.pattern.sharpness)
+
+
+def plaid(frame: Frame, random: Generator) -> Field:
+    """Stripes of two directions, one over the other."""
+    first = _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.x), frame.pattern.sharpness)
+    second = _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.y * (0.5 + frame.pattern.ratio)), frame.pattern.sharpness)
+    return 0.5 * (first + second)
+
+
+def rings(frame: Frame, random: Generator) -> Field:
+    """Circles around one point, in the image or near it."""
+    centre = random.uniform(-0.5, 0.5, 2) * frame.frequency
+    x, y = frame.x - frame.x.mean() - centre[0], frame.y - frame.y.mean() - centre[1]
+    return _harden(
+        0.5 + 0.5 * np.sin(2 * np.pi * np.hypot(x, y * (0.6 + 0.4 * frame.pattern.ratio))), frame.pattern.sharpness
+    )
+
+
+def _hashed(i: np.ndarray, j: np.ndarray, salt: int) -> Field:
+    """A number in 0..1 for each lattice cell."""
+    mixed = (i * 73856093) ^ (j * 19349663) ^ (salt * 83492791)
+    mixed = (mixed ^ (mixed >> 13)) * 1274126177
+    return ((mixed ^ (mixed >> 16)) & 0xFFFF).astype(np.float32) / 0xFFFF
+
+
+def _cells(frame: Frame, random: Generator) -> tuple[Field, Field, Field]:
+    """Distances to the nearest and second nearest of points strewn one to a lattice cell, and the nearest's number."""
+    salt = int(random.integers(1, 1 << 20))
+    i, j = np.floor(frame.x).astype(np.int32), np.floor(frame.y).astype(np.int32)
+    nearest = np.full(i.shape, 9, np.float32)
+    second, number = nearest.copy(), nearest
+    spread = frame.pattern.disorder
+    for di in (-1, 0, 1):
+        for dj in (-1, 0, 1):
+            ci, cj = i + di, j + dj
+            own = _hashed(ci, cj, salt)
+            x = ci + 0.5 + spread * (own - 0.5) - frame.x
+            y = cj + 0.5 + spread * (own * 37 % 1 - 0.5) - frame.y
+            distance = x * x + y * y
+            second = np.minimum(second, np.maximum(nearest, distance))
+            number = np.where(distance < nearest, own, number)
+            nearest = np.minimum(nearest, distance)
+    return np.sqrt(nearest), np.sqrt(second), number * 53 % 1
+
+
+def voronoi(frame: Frame, random: Generator) -> Field:
+    """Cells of one value each."""
+    return _cells(frame, random)[2]
+
+
+def cracks(frame: Frame, random: Generator) -> Field:
+    """The borders between such cells."""
+    nearest, second, _ = _cells(frame, random)
+    return np.clip((second - nearest) * (1 + 4 * frame.pattern.sharpness), 0, 1)
+
+
+def dots(frame: Frame, random: Generator) -> Field:
+    """Round dots, on a lattice or strewn, all alike or of many shades."""
+    nearest, _, number = _cells(frame, random)
+    inside = np.clip((0.2 + 0.2 * frame.pattern.ratio - nearest) * (3 + 12 * frame.pattern.sharpness) + 0.5, 0, 1)
+    return inside * (1 - 0.6 * frame.pattern.disorder * number)
+
+
+def bricks(frame: Frame, random: Generator) -> Field:
+    """Blocks in rows with gaps between them, each of its own shade."""
+    row = np.floor(frame.y)
+    x = frame.x * (0.4 + 0.6 * frame.pattern.ratio) + (row % 2) * 0.5 * (frame.pattern.disorder > 0.4)
+    column = np.floor(x)
+    gap = 0.04 + 0.12 * frame.pattern.sharpness
+    inside = (np.abs(frame.y - row - 0.5) < 0.5 - gap) & (np.abs(x - column - 0.5) < 0.5 - gap)
+    shade = _hashed(column.astype(np.int32), row.astype(np.int32), int(random.integers(1, 1 << 20)))
+    return inside * (1 - 0.6 * frame.pattern.disorder * shade)
+
+
+def warped_stripes(frame: Frame, random: Generator) -> Field:
+    """Stripes that bend, as of agate or sand."""
+    bent = frame.x + (0.6 + frame.pattern.ratio) * clouds(random, 6)
+    return _harden(0.5 + 0.5 * np.sin(2 * np.pi * bent), frame.pattern.sharpness)
+
+
+def _band(frame: Frame, random: Generator) -> Field:
+    width = 0.15 + 0.3 * frame.pattern.disorder
+    return _spectral(random, np.exp(-(((_RADIUS / frame.frequency - 1) / width) ** 2)))
+
+
+def labyrinth(frame: Frame, random: Generator) -> Field:
+    """Noise of one wavelength: winding ridges."""
+    return _harden(np.abs(_band(frame, random) - 0.5) * 2, 0.8 * frame.pattern.sharpness)
+
+
+def spots(frame: Frame, random: Generator) -> Field:
+    """The same noise cut at one height: blotches."""
+    return _harden(_band(frame, random) + 0.3 * (frame.pattern.ratio - 0.5), 0.5 + 0.5 * frame.pattern.sharpness)
+
+
+def dead_leaves(frame: Frame, random: Generator) -> Field:
+    """Discs or boxes thrown on each other until nothing is left bare, few large and many small."""
+    count = int(40 + 4 * frame.frequency)
+    picture = Image.new("L", (SIDE, SIDE), 128)
+    pen = ImageDraw.Draw(picture)
+    smallest = 1.0 / (2 + frame.frequency)
+    radii = smallest * (1 - random.random(count) * 0.97) ** -0.5 * SIDE / 2
+    x, y = random.uniform(0, SIDE, (2, count))
+    shades = random.integers(0, 256, count)
+    shape = pen.ellipse if frame.pattern.disorder < 0.6 else pen.rectangle
+    high = radii * (0.4 + 0.6 * frame.pattern.ratio)
+    for a, b, r, h, shade in zip(x.tolist(), y.tolist(), radii.tolist(), high.tolist(), shades.tolist(), strict=True):
+        shape((a - r, b - h, a + r, b + h), fill=shade)
+    return np.asarray(picture, np.float32) / 255
+
+
+def patchwork(frame: Frame, random: Generator) -> Field:
+    """Straight cuts through the plane, again and again, each part of its own shade: fields, or blocks of houses."""
+    x, y = frame.x - frame.x.mean(), frame.y - frame.y.mean()
+    number = np.zeros(x.shape, np.int32)
+    border = np.full(x.shape, 9, np.float32)
+    half = frame.frequency / 2
+    for cut in range(int(4 + min(frame.frequency, 12))):
+        axis, other = (x, y) if random.random() < 0.5 else (y, x)
+        place, start, end = random.uniform(-half, half, 3)
+        reach = (other > min(start, end)) & (other < max(start, end)) if cut > 2 else other > -99
+        number ^= (reach & (axis > place)) * (0x9E3779 * (cut + 1) & 0xFFFFFF)
+        border = np.where(reach, np.minimum(border, np.abs(axis - place)), border)
+    shade = _hashed(number, number >> 7, 7)
+    line = 0.06 * frame.pattern.sharpness * frame.frequency / 4
+    return np.where(border < line, 0.0, 0.25 + 0.75 * shade) if frame.pattern.sharpness > 0.4 else shade
+
+
+TEXTURES: dict[str, Callable[[Frame, Generator], Field]] = {
+    function.__name__: function
+    for function in (
+        flat,
+        fractal_noise,
+        oriented_noise,
+        grating,
+        plaid,
+        rings,
+        voronoi,
+        cracks,
+        dots,
+        bricks,
+        warped_stripes,
+        labyrinth,
+        spots,
+        dead_leaves,
+        patchwork,
+    )
+}
