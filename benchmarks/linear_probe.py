@@ -85,6 +85,8 @@ def main() -> None:
     parser.add_argument("weights", nargs="*", metavar="FILE", help="more weights of MobileNetV2, alpha .35, no top")
     parser.add_argument("--splits", type=int, default=5)
     args = parser.parse_args()
+    if not assets.ASSETS.is_dir():
+        parser.error(f"no real weights and photos at {assets.ASSETS}; set GRAFTLINE_ASSETS")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sets = {"flowers": folder(assets.FLOWERS), "eurosat": folder(assets.EUROSAT), "digits": digits()}
     rows: dict[str, Callable[[np.ndarray], np.ndarray]] = {

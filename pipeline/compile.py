@@ -9,6 +9,7 @@ import yaml
 from components.image_example_gen import files, layouts
 from graftline import __version__
 from graftline.errors import UserError
+from pipeline import preflight
 from pipeline.config import BYTE_BATCHES, Config
 from trainer import backbones
 
@@ -37,6 +38,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         )
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output} cannot be written: there is no folder {output.parent}")
+    preflight.check_phases(config)
     layouts.check_settings(config.image_folders, config.data.ingest)
     if config.serving_validation.enabled and config.serving_validation.engine == "docker":
         raise UserError(

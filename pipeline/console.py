@@ -188,15 +188,15 @@ def _training(run: RunSummary) -> Iterator[str]:
         yield _row("", f"frozen part of the trunk: run for {computed:,} images, known from earlier runs for {reused:,}")
     for note in told:
         yield _row("", note)
+    if run.report_dir is not None:
+        yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")
     if run.transfer is not None:
         found = run.transfer
         yield _row(
             "Transfer",
-            f"with {found['images_per_class']:.0f} images of each class, {found['images']:,.0f} in all: accuracy "
-            f"{found['pretrained']:.4f} on the eval split; from random weights, all else alike, {found['random']:.4f}",
+            f"with up to {found['images_per_class']:.0f} images of each class, {found['images']:,.0f} in all: accuracy "
+            f"{found['pretrained']:.4f} on the eval split; from a random trunk, all else alike, {found['random']:.4f}",
         )
-    if run.report_dir is not None:
-        yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")
 
 
 def _serving(run: RunSummary) -> Iterator[str]:

@@ -142,10 +142,10 @@ def check_phases(config: "Config") -> None:
             raise UserError(
                 f"fine_tuning.unfreeze_from is the text '{landmark}'; an index goes without quotes: {landmark}"
             )
-    if config.training.compare_with_random and config.backbone.weights == "none":
+    if config.training.transfer_images_per_class and config.backbone.weights == "none":
         raise UserError(
-            "training.compare_with_random compares the backbone's weights with random ones, and backbone.weights is "
-            "none, which is random already: set training.compare_with_random=0, or give other weights"
+            "training.transfer_images_per_class compares the backbone's weights with random ones, and backbone.weights "
+            "is none, which is random already: set training.transfer_images_per_class=0, or give other weights"
         )
 
 

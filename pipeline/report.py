@@ -59,7 +59,8 @@ class RunSummary:
     compared_accuracy: float | None = None
     compared_examples: int = 0  # images that both models were compared on
     verdict_file: str | None = None  # the verdict as a person reads it
-    # With `training.compare_with_random`: `images_per_class`, `images`, and the accuracies `pretrained` and `random`.
+    # With `training.transfer_images_per_class`: that as `images_per_class`, `images` in all, and the accuracies
+    # `pretrained` and `random`.
     transfer: dict[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A nightly life in small: `python -m recipes.demo [--workspace DIR]`, as `make demo` does.
 
 Four nights of digits with the commands that a person would give, `graftline run`, `serve` and `rollback`, while a
-stock TensorFlow Serving client asks the server ten times a second. Every line is said when it has happened; what the
-commands print goes to `demo.log`.
+client with TensorFlow Serving's own stubs sends one request after another. Every line is said when it has happened, and
+a night that goes another way than it should ends the demo; what the commands print goes to `demo.log`.
 """
 
 import collections
@@ -10,8 +10,10 @@ import contextlib
 import itertools
 import json
 import pathlib
+import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -32,7 +34,7 @@ _MARK = ".graftline-demo"  # in the folders that the demo made and may remove
 _TESTED = 50  # of each digit, in images/test, which no night changes
 _GRAFTLINE = (sys.executable, "-c", "from pipeline.cli import main; main(prog_name='graftline')")
 _SETTINGS = (
-    "training.compare_with_random=0",
+    "training.transfer_images_per_class=0",
     "feature_extraction.epochs=20",
     "fine_tuning.epochs=2",
     "gate.accuracy.min=0.5",
@@ -55,11 +57,14 @@ class Requests:
     def __init__(self, address: str, images: list[bytes]) -> None:
         self.answered: collections.Counter[int] = collections.Counter()
         self.failed: list[str] = []
+        self.latest = 0  # the version that answered last
         self._address, self._images = address, images
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Requests":
+        import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401 - fails here, not in the thread
+
         self._thread.start()
         return self
 
@@ -82,28 +87,35 @@ class Requests:
                 request.inputs[IMAGE_BYTES].CopyFrom(tf.make_tensor_proto([image]))
                 try:
                     answer = stub.Predict(request, timeout=30)
-                    self.answered[answer.model_spec.version.value] += 1
+                    self.latest = answer.model_spec.version.value
+                    self.answered[self.latest] += 1
                 except grpc.RpcError as error:
                     self.failed.append(str(error))
                 if self._stop.wait(0.1):
                     return
 
     def wait_for(self, version: int, seconds: float = 120) -> None:
-        """Returns when an answer came from that version.
+        """Returns when the last answer came from that version.
 
         Raises:
           UserError: none did in that time.
         """
         end = time.monotonic() + seconds
-        while not self.answered[version]:
+        while self.latest != version:
             if time.monotonic() > end:
-                raise UserError(f"the server did not take up version {version} in {seconds:.0f} s; see demo.log")
+                why = f"; the last failed request: {self.failed[-1]}" if self.failed else ""
+                raise UserError(f"no answer came from version {version} in {seconds:.0f} s; see demo.log{why}")
             time.sleep(0.02)
 
     @property
     def told(self) -> str:
         """How many so far."""
-        return f"{sum(self.answered.values()):,} requests answered so far, {len(self.failed):,} failed"
+        return f"{self.asked:,} requests so far, {len(self.failed):,} of them failed"
+
+    @property
+    def asked(self) -> int:
+        """How many were answered or failed."""
+        return sum(self.answered.values()) + len(self.failed)
 
 
 class Demo:
@@ -151,8 +163,12 @@ class Demo:
             raise UserError(f"graftline {arguments[0]} ended with status {done.returncode}; see {self._log}")
         return dict(json.loads(done.stdout))
 
-    def night(self, number: int, arrived: str) -> dict[str, Any]:
-        """One nightly run; says what came, how it was judged and what became of it."""
+    def night(self, number: int, arrived: str, good: bool = True) -> dict[str, Any]:
+        """One nightly run; says what came, how it was judged and what became of it.
+
+        Raises:
+          UserError: a good night pushed no new version, or a bad one did.
+        """
         self.say(f"Night {number}: {arrived}")
         settings = itertools.chain.from_iterable(("--set", setting) for setting in _SETTINGS)
         place = ("--images", str(self.images), "--workspace", str(self._workspace))
@@ -160,11 +176,13 @@ class Demo:
         before, trained_on = summary["baseline_accuracy"], summary["splits"]["train"]
         served = "" if before is None else f"; the served model has {before:.3f}"
         self.say(f"  trained on {trained_on:,}: accuracy {summary['accuracy']:.3f} on the test images{served}")
-        if summary["blessed"]:
+        if summary["new_version"]:
             self.say(f"  BLESSED, pushed as version {summary['pushed_version']}")
         else:
             wrong = [check for check in summary["checks"] if not check["passed"]]
             self.say(f"  REFUSED: {'; '.join(gate.sentences(gate.Check(**check) for check in wrong))}")
+        if summary["new_version"] != good:
+            raise UserError(f"night {number} should have gone the other way; see {self._log}")
         return summary
 
     @contextlib.contextmanager
@@ -172,58 +190,83 @@ class Demo:
         """`graftline serve`, and its gRPC address; ended afterwards."""
         command = [*_GRAFTLINE, "serve", str(self._workspace), "--rest-port=0", "--grpc-port=0", "--poll-seconds=1"]
         with self._log.open("a") as log, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+            def drain() -> None:  # a pipe that nobody empties would stop the server
+                for line in process.stderr or ():
+                    log.write(line)
+                    if match := re.search(r"gRPC (\S+:\d+)", line):
+                        found.put(match.group(1))
+                found.put(None)
+
+            reader = threading.Thread(target=drain, daemon=True)
+            reader.start()
             try:
-                assert process.stderr is not None
-                lines = iter(process.stderr.readline, "")
-                found = next((match for line in lines if (match := re.search(r"gRPC (\S+:\d+)", line))), None)
-                if found is None:
-                    raise UserError("the server did not start; see demo.log")
-                # A pipe that nobody empties would stop the server.
-                threading.Thread(target=lambda: log.writelines(lines), daemon=True).start()
-                yield found.group(1)
+                address = found.get()
+                if address is None:
+                    raise UserError(f"the server did not start; see {self._log}")
+                yield address
             finally:
                 process.terminate()
                 process.wait()
+                reader.join()
 
 
 def _fresh(workspace: pathlib.Path) -> None:
-    """Makes the folder, empty. Raises UserError for one with files that are not the demo's."""
+    """Makes the folder, empty.
+
+    Raises:
+      UserError: it holds files that are not the demo's, or cannot be made.
+    """
     if workspace.exists() and not workspace.is_dir():
         raise UserError(f"{workspace} is a file; give a folder with --workspace DIR")
-    if workspace.is_dir() and any(workspace.iterdir()):
-        if not (workspace / _MARK).exists():
-            raise UserError(f"{workspace} holds files that are not the demo's; give another with --workspace DIR")
-        shutil.rmtree(workspace)
-    workspace.mkdir(parents=True, exist_ok=True)
-    (workspace / _MARK).touch()
+    if workspace.is_dir() and any(workspace.iterdir()) and not (workspace / _MARK).exists():
+        raise UserError(f"{workspace} holds files that are not the demo's; give another with --workspace DIR")
+    try:
+        if workspace.is_dir():
+            shutil.rmtree(workspace.resolve())
+        workspace.resolve().mkdir(parents=True)
+        (workspace / _MARK).touch()
+    except OSError as error:
+        raise UserError(
+            f"{workspace} cannot be made anew: {error.strerror}; give another with --workspace DIR"
+        ) from None
 
 
 @click.command(cls=cli.Command)
-@click.option("--workspace", default="./graftline-demo", show_default=True, metavar="DIR")
+@click.option(
+    "--workspace",
+    default="./graftline-demo",
+    show_default=True,
+    metavar="DIR",
+    help="Where everything is put; the folder of an earlier demo is removed first, with all that is in it.",
+)
 def main(workspace: str) -> int:
     """Four nights: a first model, a worse one, a better one, and back again."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends, too
     _fresh(pathlib.Path(workspace))
     say = Story()
     demo = Demo(pathlib.Path(workspace), say)
-    demo.night(1, f"{demo.put('train', 50, 70)} images of ten digits, and {_TESTED * 10} that every night is tested on")
+    new = demo.put("train", 50, 70)
+    first = demo.night(1, f"{new} images of ten digits, and {_TESTED * 10} that every night is tested on")
     with demo.server() as address, Requests(address, demo.test_images()) as requests:
-        requests.wait_for(1)
-        say("  graftline serve answers with version 1; from now on a client asks ten times a second")
-        demo.night(2, f"{demo.put('train', 70, 90, moved=1)} new images arrive, each in the folder of the next digit")
-        say(f"  version 1 is served as before; {requests.told}")
+        requests.wait_for(first["pushed_version"])
+        say(f"  graftline serve answers with version {requests.latest}; a client sends one request after another")
+        new = demo.put("train", 70, 90, moved=1)
+        demo.night(2, f"{new} new images arrive, each in the folder of the next digit", good=False)
+        say(f"  version {requests.latest} is served; {requests.told}")
         demo.take_back(70, 90)
-        demo.night(
-            3, f"the {demo.put('train', 70, 90)} are in the right folders, and {demo.put('train', 90, 150)} more"
-        )
-        requests.wait_for(2)
-        say(f"  the server took up version 2; {requests.told}")
-        say("Night 4: version 2 shall go, for whatever reason")
+        mended, new = demo.put("train", 70, 90), demo.put("train", 90, 150)
+        better = demo.night(3, f"the {mended} are put into the right folders, and {new} more arrive")
+        requests.wait_for(better["pushed_version"])
+        say(f"  the server took up version {requests.latest}; {requests.told}")
+        say(f"Night 4: version {requests.latest} shall go, for reasons that no gate could know")
         back = demo.run("rollback", workspace)
         requests.wait_for(back["version"])
         say(f"  graftline rollback: version {back['of']} is back, as version {back['version']}; {requests.told}")
     versions = ", ".join(f"{count:,} by version {version}" for version, count in sorted(requests.answered.items()))
-    say(f"Done. Answers: {versions}; {len(requests.failed)} of {sum(requests.answered.values()):,} requests failed")
-    return cli.DONE
+    say(f"Done. Answers: {versions}; {len(requests.failed):,} of {requests.asked:,} requests failed")
+    return cli.UNEXPECTED if requests.failed else cli.DONE
 
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     `training.json` and the report; TensorBoard logs go to `fn_args.model_run_dir`.
     """
     settings = TrainerSettings.model_validate(fn_args.custom_config)
-    keras.utils.clear_session()  # Keras numbers layers that have no name: count anew, as where the names were checked
-    keras.utils.set_random_seed(settings.seed)
+    _begin(settings.seed)
     beside = os.path.dirname(fn_args.serving_model_dir)
     # Beside the logs, on the workspace's disk: /tmp may be memory. An object store has no files to read from.
     local = "://" not in fn_args.model_run_dir
@@ -63,44 +62,66 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
             run.cut,
         )
         references = reference.compute(run.predictor(outcome.part), settings, run.val)
-        transfer = compare(settings, fn_args, scratch) if settings.training.compare_with_random else None
+        export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
+        _save_keras(run.grafted.model, settings, os.path.join(beside, KERAS_FILE))
+        reference.write(references, os.path.join(beside, reference.FILE))
+        transfer: dict[str, float] | None = None
+        notes: list[str] = []
+        if settings.training.transfer_images_per_class:
+            transfer, notes = compare(run, fn_args, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
-    _save_keras(run.grafted.model, settings, os.path.join(beside, KERAS_FILE))
-    reference.write(references, os.path.join(beside, reference.FILE))
     whole = drawing.finish()
     summary: dict[str, Any] = {
         "labels": run.labels,
         "phases": [report.finite(asdict(result)) for result in outcome.results],
         "activations": run.activations,
         "transfer": transfer,
-        "notes": [*run.notes, *([] if whole else ["the report is not complete; the log says why"])],
+        "notes": [*run.notes, *notes, *([] if whole else ["the report is not complete; the log says why"])],
     }
     with tf.io.gfile.GFile(os.path.join(beside, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary, indent=2))
     run.checkpoints.remove()
 
 
-def compare(settings: TrainerSettings, fn_args: "tfx.components.FnArgs", scratch: pathlib.Path) -> dict[str, float]:
-    """Trains on few images from the backbone's weights, then from random ones, with all other settings the same.
+def compare(
+    run: "Run", fn_args: "tfx.components.FnArgs", scratch: pathlib.Path
+) -> tuple[dict[str, float] | None, list[str]]:
+    """Trains on few images from the backbone's weights, then from a random trunk, with all other settings the same.
+
+    Ends the Keras session: models that were built before, such as that of `run`, are not to be used after it.
 
     Returns:
-      `images_per_class`; `images` trained on; and the accuracy on the eval split, `pretrained` and `random`.
+      `images_per_class`, at most; `images` trained on; and the accuracy on the eval split, `pretrained` and `random`;
+      None when one of the two could not be trained. And notes about both.
     """
-    each = settings.training.compare_with_random
-    found: dict[str, float] = {"images_per_class": each}
+    settings = run.settings
+    found: dict[str, float] = {"images_per_class": settings.training.transfer_images_per_class}
+    notes: list[str] = []
     for name, weights in (("pretrained", settings.backbone.weights), ("random", "none")):
         other = settings.model_copy(
             update={
                 "backbone": settings.backbone.model_copy(update={"weights": weights}),
                 "training": settings.training.model_copy(update={"warm_start": False}),
+                # What a random trunk gives no other run can use: its activations go with the scratch folder.
+                "state": settings.state if name == "pretrained" else "",
             }
         )
-        keras.utils.set_random_seed(settings.seed)
-        run = Run(other, fn_args, scratch, each)
-        found |= {name: run.train().results[-1].val_accuracy, "images": len(run.train_records)}
-    return found
+        _begin(settings.seed)
+        try:
+            few = Run(other, fn_args, scratch, run)
+            result = few.train().results[-1]
+        except UserError as error:  # the model is trained: it is not lost for this
+            return None, [*notes, f"what transfer is worth is not known: with {name} weights, {error}"]
+        notes += [f"with few images and {name} weights: {note}" for note in few.notes if note not in run.notes]
+        found |= {name: result.val_accuracy, "images": len(few.train_records)}
+    return found, notes
+
+
+def _begin(seed: int) -> None:
+    """Before a model is built. Keras numbers layers that have no name: count anew, as where the names were checked."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -116,30 +137,40 @@ class Run:
     """One run of the trainer: model, data and what is cached, put together from the settings."""
 
     def __init__(
-        self, settings: TrainerSettings, fn_args: "tfx.components.FnArgs", scratch: pathlib.Path, few: int = 0
+        self,
+        settings: TrainerSettings,
+        fn_args: "tfx.components.FnArgs",
+        scratch: pathlib.Path,
+        whole: "Run | None" = None,
     ) -> None:
         """
         Args:
           settings: of the run.
           fn_args: the Trainer's.
           scratch: a local folder.
-          few: trains on so many images of each class, beside the run proper: with no checkpoints and no logs;
-            0 for all.
+          whole: a run whose images this one has few of, `training.transfer_images_per_class`. It leaves no
+            checkpoints and no logs.
         """
-        self.settings, self._logs = settings, "" if few else fn_args.model_run_dir
+        self.settings, self._logs = settings, "" if whole else fn_args.model_run_dir
         warning = optimizers.precision_warning(settings.training.precision)
         self.notes = [warning] if warning else []
         self.transform = tft.TFTransformOutput(fn_args.transform_output)
         self.labels = export.read_labels(self.transform)
-        self.train_records = Records(fn_args.train_files, self.labels)
-        if few:
-            self.train_records = self.train_records.few(few)
-        self.val = Records(fn_args.eval_files, self.labels)
+        self.train_records: Records
+        self.val: Records
+        self._resized: Resized | None
+        if whole is not None:
+            self.train_records = whole.train_records.few(settings.training.transfer_images_per_class)
+            self.val, self._resized = whole.val, whole._resized
+        else:
+            self.train_records = Records(fn_args.train_files, self.labels)
+            self.val = Records(fn_args.eval_files, self.labels)
+            splits = [self.train_records, self.val]
+            self._resized = (
+                Resized(fn_args.transform_output, settings.backbone, splits) if settings.materialize else None
+            )
         augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.name)
-        resized = None
-        if settings.materialize:
-            resized = Resized(fn_args.transform_output, settings.backbone, [self.train_records, self.val])
-        self._pixels = Pixels(self.transform, augment, resized)
+        self._pixels = Pixels(self.transform, augment, self._resized)
 
         trunk = models.build_trunk(settings.backbone, settings.head.cut_at, settings.training.precision)
         self.grafted = models.graft_head(trunk, settings.head, len(self.labels))
@@ -166,7 +197,7 @@ class Run:
             raise UserError("feature_extraction.epochs is 0 and nothing is fine-tuned: there is nothing to train")
         self.cut = self._phases[-1][1]
         self.checkpoints = checkpoints.Checkpoints(
-            f"{settings.state}/checkpoints" if settings.state and not few else "", self._checkpoint_key(base)
+            f"{settings.state}/checkpoints" if settings.state and whole is None else "", self._checkpoint_key(base)
         )
         # One pass over the images gives the inputs of both phases.
         tensors = list({id(cut): cut for _, cut, _ in self._phases}.values())

@@ -281,11 +281,11 @@ class TrainingSettings(Settings):
         description="what the trunk computes in: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) or "
         "mixed_float16 (for GPUs); the weights stay float32",
     )
-    compare_with_random: int = Field(
+    transfer_images_per_class: int = Field(
         0,
         ge=0,
-        description="train twice more, on so many images of each class, from the backbone's weights and from random "
-        "ones, and say how far each comes: what transfer is worth here; 0 for no",
+        description="train twice more, on up to so many images of each class, from the backbone's weights and from a "
+        "random trunk, all else alike, and say how far each comes: what transfer is worth here; 0 for no",
     )
 
 

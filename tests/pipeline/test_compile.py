@@ -176,6 +176,8 @@ def test_every_path_is_pointed_out_as_one_of_the_cluster() -> None:
         "images is 'photos'",
         "workspace is '/mnt/graftline'",
     ]
+    shipped = config.load(None, ["backbone.weights=procedural", "backbone.options={alpha: 0.35}"], {"images": "photos"})
+    assert not [warning for warning in compiling.warnings(shipped) if "weights" in warning]  # they are in the package
 
 
 def test_each_model_has_a_pipeline_of_its_own_so_that_its_baseline_is_its_own() -> None:

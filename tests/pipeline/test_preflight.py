@@ -313,9 +313,9 @@ def test_the_weights_that_ship_go_with_their_own_trunk_only(images: pathlib.Path
 
 
 def test_random_weights_are_not_compared_with_random_weights(images: pathlib.Path):
-    told = refusal(images, "backbone.weights=none", "training.compare_with_random=10")
-    assert told.startswith("training.compare_with_random compares the backbone's weights with random ones, and ")
-    assert "set training.compare_with_random=0, or give other weights" in told
+    told = refusal(images, "backbone.weights=none", "training.transfer_images_per_class=10")
+    assert told.startswith("training.transfer_images_per_class compares the backbone's weights with random ones, and ")
+    assert "set training.transfer_images_per_class=0, or give other weights" in told
 
 
 def test_misspelt_weights_name_the_nearest(images: pathlib.Path):

@@ -1,11 +1,16 @@
 """What the tests of what is fed share: drawn images, their Transforms and a run from an empty cache."""
 
+import pathlib
+
+import keras
+import numpy as np
 import pytest
 
 from tests import images
 from tests.conftest import Transformed
-from tests.trainer.runs import Analyse, Data, Outcome, _analysed, _photos, _records, _trained
-from trainer import backbones
+from tests.trainer.runs import _SMALL, Analyse, Data, Outcome, _analysed, _photos, _records, _trained
+from trainer import backbones, models
+from trainer.settings import BackboneSettings
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +40,14 @@ def data(tmp_path_factory: pytest.TempPathFactory, analyse: Analyse) -> Data:
 def cold(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Trained from an empty cache."""
     return _trained(data, tmp_path_factory.mktemp("cold"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A trunk's weights file. (A random trunk is scaled by the first images, and so is another when those change.)"""
+    keras.utils.set_random_seed(0)
+    trunk = models.build_trunk(BackboneSettings.model_validate(_SMALL["backbone"]))
+    models.calibrate(trunk, np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32))
+    path = tmp_path_factory.mktemp("weights") / "trunk.weights.h5"
+    trunk.save_weights(path)
+    return path

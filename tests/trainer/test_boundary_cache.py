@@ -33,17 +33,6 @@ from trainer.settings import BackboneSettings
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A trunk's weights file. (A random trunk is scaled by the first images, and so is another when those change.)"""
-    keras.utils.set_random_seed(0)
-    trunk = models.build_trunk(BackboneSettings.model_validate(_SMALL["backbone"]))
-    models.calibrate(trunk, np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32))
-    path = tmp_path_factory.mktemp("weights") / "trunk.weights.h5"
-    trunk.save_weights(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def first(data: Data, weights: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a first run with that file: all activations are in its cache."""
     out = tmp_path_factory.mktemp("first")

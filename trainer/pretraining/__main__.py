@@ -22,13 +22,17 @@ def main() -> None:
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
     given = vars(parser.parse_args())
     out, seed = given.pop("out"), given.pop("seed")
+    if not out.name.endswith(".weights.h5") or not out.absolute().parent.is_dir():
+        parser.error(f"--out {out}: give a file that ends in .weights.h5, in a folder that is there")
+    if given["batch"] % 2 or not 2 <= given["batch"] <= given["programs"] * given["each"]:
+        parser.error("--batch: give an even number, no larger than --programs times --each")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from trainer.pretraining import drawing, training
 
     recipe = Recipe(**given)
     print(f"seed {seed}, {recipe}", flush=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:  # 49 KB an image; /tmp may be memory
         drawn = drawing.draw_all(recipe.programs, recipe.each, seed, pathlib.Path(folder))
         print(
             f"{time.monotonic() - start:6.0f} s  {len(drawn.labels):,} images of {recipe.programs:,} programs drawn",

@@ -20,7 +20,7 @@ class Figure:
     """What all images of one program have in common.
 
     Attributes:
-      shape: a key of `OUTLINES` or `PEN`, or "none".
+      shape: one of `SHAPES`.
       points: corners, rays, petals or branchings.
       depth: of the dents between them, 0..1; the thickness of what is drawn with lines.
       stretch: how much narrower than long, 0..1.
