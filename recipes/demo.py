@@ -36,8 +36,8 @@ _GRAFTLINE = (sys.executable, "-c", "from pipeline.cli import main; main(prog_na
 _SETTINGS = (
     "training.transfer_images_per_class=0",
     "feature_extraction.epochs=20",
-    "fine_tuning.epochs=2",
-    "gate.accuracy.min=0.5",
+    "fine_tuning.epochs=5",
+    "gate.accuracy.min=0.3",
 )
 
 
@@ -247,16 +247,16 @@ def main(workspace: str) -> int:
     _fresh(pathlib.Path(workspace))
     say = Story()
     demo = Demo(pathlib.Path(workspace), say)
-    new = demo.put("train", 50, 70)
+    new = demo.put("train", 50, 80)
     first = demo.night(1, f"{new} images of ten digits, and {_TESTED * 10} that every night is tested on")
     with demo.server() as address, Requests(address, demo.test_images()) as requests:
         requests.wait_for(first["pushed_version"])
         say(f"  graftline serve answers with version {requests.latest}; a client sends one request after another")
-        new = demo.put("train", 70, 90, moved=1)
+        new = demo.put("train", 80, 100, moved=1)
         demo.night(2, f"{new} new images arrive, each in the folder of the next digit", good=False)
         say(f"  version {requests.latest} is served; {requests.told}")
-        demo.take_back(70, 90)
-        mended, new = demo.put("train", 70, 90), demo.put("train", 90, 150)
+        demo.take_back(80, 100)
+        mended, new = demo.put("train", 80, 100), demo.put("train", 100, 160)
         better = demo.night(3, f"the {mended} are put into the right folders, and {new} more arrive")
         requests.wait_for(better["pushed_version"])
         say(f"  the server took up version {requests.latest}; {requests.told}")
