@@ -90,7 +90,7 @@ WEIGHTS = ("imagenet", "procedural", "none")
 
 # What ships as "procedural", and what it fits; trainer/pretraining made it.
 PROCEDURAL = pathlib.Path(__file__).with_name("pretraining") / "mobilenet_v2_0.35_procedural.weights.h5"
-PROCEDURAL_NAME, PROCEDURAL_OPTIONS = "MobileNetV2", {"alpha": 0.35}
+PROCEDURAL_NAME, PROCEDURAL_OPTIONS, PROCEDURAL_SIZE = "MobileNetV2", {"alpha": 0.35}, 96
 
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 

@@ -87,8 +87,7 @@ def _build(settings: BackboneSettings) -> keras.Model:
             f"backbone.weights: the ImageNet weights of {row.name} could not be downloaded ({error}). "
             "Put the file into $KERAS_HOME/models (~/.keras/models), give a weights file with "
             "--set backbone.weights=FILE, or try things out with the small trunk that ships: "
-            "--set backbone.weights=procedural --set backbone.name=MobileNetV2 --set backbone.options='{alpha: 0.35}' "
-            "--set backbone.input_size=96"
+            "--set backbone.weights=procedural, without backbone.name and backbone.options"
         ) from error
 
 

@@ -65,7 +65,7 @@ class BackboneSettings(Settings):
     weights: str = Field(
         "imagenet",
         description="imagenet (downloaded once by Keras), procedural (ships with Graftline, for trying things out: "
-        "MobileNetV2 with options {alpha: 0.35}, best at 96 pixels, learned from drawings), none (random), or a "
+        "MobileNetV2 with options {alpha: 0.35} at 96 pixels, learned from drawings), none (random), or a "
         "weights file",
     )
     input_size: int | None = Field(
@@ -89,14 +89,22 @@ class BackboneSettings(Settings):
                 raise ValueError(f"without '{key}', which Graftline sets itself")
         return options
 
+    @model_validator(mode="before")
+    @classmethod
+    def _procedural_alone(cls, given: Any) -> Any:
+        """Those weights fit one trunk: where nothing else is asked for, it is that."""
+        if isinstance(given, dict) and given.get("weights") == "procedural":
+            return {"options": backbones.PROCEDURAL_OPTIONS, "input_size": backbones.PROCEDURAL_SIZE, **given}
+        return given
+
     @model_validator(mode="after")
     def _procedural_fits(self) -> "BackboneSettings":
         fits = self.name == backbones.PROCEDURAL_NAME and self.options == backbones.PROCEDURAL_OPTIONS
         if self.weights == "procedural" and not fits:
             raise UserError(
                 f"backbone.weights: procedural fits {backbones.PROCEDURAL_NAME} with backbone.options "
-                f"{backbones.PROCEDURAL_OPTIONS} only, and here is {self.name} with {self.options}: set "
-                "backbone.name=MobileNetV2 and backbone.options='{alpha: 0.35}', or give other weights"
+                f"{backbones.PROCEDURAL_OPTIONS} only, and here is {self.name} with {self.options}: leave "
+                "both away, or give other weights"
             )
         return self
 

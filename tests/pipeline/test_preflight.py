@@ -305,11 +305,15 @@ def test_missing_weights_say_what_to_give(images: pathlib.Path):
 
 
 def test_the_weights_that_ship_go_with_their_own_trunk_only(images: pathlib.Path):
-    check(images, "backbone.weights=procedural", "backbone.options={alpha: 0.35}")
-    for wrong in (["backbone.name=ResNet50"], [], ["backbone.options={alpha: 0.5}"]):
+    check(images, "backbone.weights=procedural")
+    check(images, "backbone.weights=procedural", "backbone.options={alpha: 0.35}", "backbone.input_size=128")
+    alone = load(None, ["backbone.weights=procedural"]).backbone
+    assert (alone.name, alone.options, alone.size) == ("MobileNetV2", {"alpha": 0.35}, 96)
+    assert load(None, ["backbone.weights=procedural", "backbone.input_size=64"]).backbone.size == 64
+    for wrong in (["backbone.name=ResNet50"], ["backbone.options={alpha: 0.5}"], ["backbone.options={}"]):
         told = refusal(images, "backbone.weights=procedural", *wrong)
         assert "backbone.weights: procedural fits MobileNetV2 with backbone.options {'alpha': 0.35} only, " in told
-        assert "set backbone.name=MobileNetV2 and backbone.options='{alpha: 0.35}', or give other weights" in told
+        assert told.endswith("leave both away, or give other weights")
 
 
 def test_random_weights_are_not_compared_with_random_weights(images: pathlib.Path):
