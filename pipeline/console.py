@@ -194,8 +194,9 @@ def _training(run: RunSummary) -> Iterator[str]:
         found = run.transfer
         yield _row(
             "Transfer",
-            f"with up to {found['images_per_class']:.0f} images of each class, {found['images']:,.0f} in all: accuracy "
-            f"{found['pretrained']:.4f} on the eval split; from a random trunk, all else alike, {found['random']:.4f}",
+            f"with up to {found['images_per_class']:,.0f} images of each class, {found['images']:,.0f} in all: "
+            f"accuracy {found['pretrained']:.4f} from the backbone's weights, {found['random']:.4f} from a random "
+            "trunk, all else alike",
         )
 
 

@@ -7,6 +7,7 @@ a night that goes another way than it should ends the demo; what the commands pr
 
 import collections
 import contextlib
+import fcntl
 import itertools
 import json
 import pathlib
@@ -212,25 +213,31 @@ class Demo:
                 reader.join()
 
 
-def _fresh(workspace: pathlib.Path) -> None:
-    """Makes the folder, empty.
+@contextlib.contextmanager
+def _fresh(workspace: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, empty, and keeps other demos out of it.
 
     Raises:
-      UserError: it holds files that are not the demo's, or cannot be made.
+      UserError: it holds files that are not the demo's, another demo is in it, or it cannot be made.
     """
+    mark = workspace / _MARK
     if workspace.exists() and not workspace.is_dir():
         raise UserError(f"{workspace} is a file; give a folder with --workspace DIR")
-    if workspace.is_dir() and any(workspace.iterdir()) and not (workspace / _MARK).exists():
+    if workspace.is_dir() and any(workspace.iterdir()) and not mark.exists():
         raise UserError(f"{workspace} holds files that are not the demo's; give another with --workspace DIR")
-    try:
-        if workspace.is_dir():
-            shutil.rmtree(workspace.resolve())
-        workspace.resolve().mkdir(parents=True)
-        (workspace / _MARK).touch()
-    except OSError as error:
-        raise UserError(
-            f"{workspace} cannot be made anew: {error.strerror}; give another with --workspace DIR"
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            workspace.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(mark.open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in workspace.iterdir():
+                if path != mark:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except BlockingIOError:
+            raise UserError(f"another demo is running in {workspace}; give another with --workspace DIR") from None
+        except OSError as error:
+            why = f"{workspace} cannot be made anew: {error.strerror}"
+            raise UserError(f"{why}; give another with --workspace DIR") from None
+        yield
 
 
 @click.command(cls=cli.Command)
@@ -244,9 +251,14 @@ def _fresh(workspace: pathlib.Path) -> None:
 def main(workspace: str) -> int:
     """Four nights: a first model, a worse one, a better one, and back again."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends, too
-    _fresh(pathlib.Path(workspace))
+    with _fresh(pathlib.Path(workspace)):
+        return _tell(pathlib.Path(workspace))
+
+
+def _tell(workspace: pathlib.Path) -> int:
+    """The four nights; gives the exit status."""
     say = Story()
-    demo = Demo(pathlib.Path(workspace), say)
+    demo = Demo(workspace, say)
     new = demo.put("train", 50, 80)
     first = demo.night(1, f"{new} images of ten digits, and {_TESTED * 10} that every night is tested on")
     with demo.server() as address, Requests(address, demo.test_images()) as requests:
@@ -261,7 +273,7 @@ def main(workspace: str) -> int:
         requests.wait_for(better["pushed_version"])
         say(f"  the server took up version {requests.latest}; {requests.told}")
         say(f"Night 4: version {requests.latest} shall go, for reasons that no gate could know")
-        back = demo.run("rollback", workspace)
+        back = demo.run("rollback", str(workspace))
         requests.wait_for(back["version"])
         say(f"  graftline rollback: version {back['of']} is back, as version {back['version']}; {requests.told}")
     versions = ", ".join(f"{count:,} by version {version}" for version, count in sorted(requests.answered.items()))

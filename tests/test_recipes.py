@@ -1,5 +1,6 @@
 """What `make run` and `make demo` run."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -61,6 +62,14 @@ def test_the_demo_removes_nothing_that_is_not_its_own(tmp_path: pathlib.Path) ->
         f"graftline: {tmp_path} holds files that are not the demo's; give another with --workspace DIR\n"
     )
     assert (tmp_path / "photo.jpg").read_bytes() == b"mine"
+    running = tmp_path / "running"
+    running.mkdir()
+    with (running / ".graftline-demo").open("a") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        (running / "images").mkdir()
+        done = _recipe("demo", "--workspace", str(running))
+        assert (done.returncode, (running / "images").is_dir()) == (2, True)
+        assert "another demo is running in" in done.stderr
     done = _recipe("demo", "--workspace", str(tmp_path / "photo.jpg"))
     assert done.returncode == 2
     assert "photo.jpg is a file; give a folder" in done.stderr

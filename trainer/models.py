@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from graftline.errors import UserError, did_you_mean
@@ -102,6 +103,8 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
             trunk.set_weights(keras.saving.load_model(path, compile=False).get_weights())
         else:
             trunk.load_weights(path)
+        if not all(np.isfinite(weight).all() for weight in trunk.get_weights()):
+            raise ValueError("it holds numbers that are not finite")
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
         raise UserError(

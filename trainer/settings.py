@@ -93,19 +93,22 @@ class BackboneSettings(Settings):
     @classmethod
     def _procedural_alone(cls, given: Any) -> Any:
         """Those weights fit one trunk: where nothing else is asked for, it is that."""
-        if isinstance(given, dict) and given.get("weights") == "procedural":
-            return {"options": backbones.PROCEDURAL_OPTIONS, "input_size": backbones.PROCEDURAL_SIZE, **given}
-        return given
+        if not isinstance(given, dict) or given.get("weights") != "procedural":
+            return given
+        own = {"options": backbones.PROCEDURAL_OPTIONS, "input_size": backbones.PROCEDURAL_SIZE}
+        return {**given, **{key: value for key, value in own.items() if given.get(key) in (None, {})}}
 
     @model_validator(mode="after")
     def _procedural_fits(self) -> "BackboneSettings":
-        fits = self.name == backbones.PROCEDURAL_NAME and self.options == backbones.PROCEDURAL_OPTIONS
-        if self.weights == "procedural" and not fits:
-            raise UserError(
-                f"backbone.weights: procedural fits {backbones.PROCEDURAL_NAME} with backbone.options "
-                f"{backbones.PROCEDURAL_OPTIONS} only, and here is {self.name} with {self.options}: leave "
-                "both away, or give other weights"
-            )
+        if self.weights == "procedural":
+            wrong = {"name": self.name, "options": self.options}
+            right = {"name": backbones.PROCEDURAL_NAME, "options": backbones.PROCEDURAL_OPTIONS}
+            for key, value in wrong.items():
+                if value != right[key]:
+                    raise UserError(
+                        f"backbone.weights: procedural goes with backbone.{key} {right[key]} only, and here it is "
+                        f"{value}: leave backbone.{key} away, or give other weights"
+                    )
         return self
 
     @property

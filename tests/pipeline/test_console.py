@@ -134,8 +134,8 @@ def test_durations_are_as_precise_as_a_person_needs(seconds: float, text: str):
 def test_the_summary_says_what_transfer_bought():
     found = {"images_per_class": 10, "images": 100, "pretrained": 0.86, "random": 0.33}
     assert (
-        "Transfer    with up to 10 images of each class, 100 in all: accuracy 0.8600 on the eval split; from a random "
-        "trunk, all else alike, 0.3300"
+        "Transfer    with up to 10 images of each class, 100 in all: accuracy 0.8600 from the backbone's "
+        "weights, 0.3300 from a random trunk, all else alike"
     ) in console.summary(replace(PUSHED, transfer=found), "ws").splitlines()
 
 

@@ -310,10 +310,13 @@ def test_the_weights_that_ship_go_with_their_own_trunk_only(images: pathlib.Path
     alone = load(None, ["backbone.weights=procedural"]).backbone
     assert (alone.name, alone.options, alone.size) == ("MobileNetV2", {"alpha": 0.35}, 96)
     assert load(None, ["backbone.weights=procedural", "backbone.input_size=64"]).backbone.size == 64
-    for wrong in (["backbone.name=ResNet50"], ["backbone.options={alpha: 0.5}"], ["backbone.options={}"]):
-        told = refusal(images, "backbone.weights=procedural", *wrong)
-        assert "backbone.weights: procedural fits MobileNetV2 with backbone.options {'alpha': 0.35} only, " in told
-        assert told.endswith("leave both away, or give other weights")
+    printed = ["backbone.options={}", "backbone.input_size=null"]  # as `graftline config` has them
+    assert load(None, ["backbone.weights=procedural", *printed]).backbone == alone
+    for key, wrong, right in (("name", "ResNet50", "MobileNetV2"), ("options", "{'alpha': 0.5}", "{'alpha': 0.35}")):
+        assert refusal(images, "backbone.weights=procedural", f"backbone.{key}={wrong}").endswith(
+            f"backbone.weights: procedural goes with backbone.{key} {right} only, and here it is {wrong}: "
+            f"leave backbone.{key} away, or give other weights"
+        )
 
 
 def test_random_weights_are_not_compared_with_random_weights(images: pathlib.Path):

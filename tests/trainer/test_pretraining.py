@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from graftline.errors import UserError
 from tests import assets
 from trainer import backbones, models
 from trainer.pretraining import drawing, programs, shapes, textures, training
@@ -142,7 +143,7 @@ def test_gray_images_have_no_colour_and_others_keep_theirs() -> None:
 def test_the_command_trains_and_saves_what_the_backbone_loads(tmp_path: pathlib.Path) -> None:
     """A minute run: that it goes through, that the loss falls and what is written; not how good it is."""
     path = tmp_path / "some.weights.h5"
-    small = ["--programs=8", "--each=8", "--images=1024", "--projection=16", "--batch=32"]
+    small = ["--programs=8", "--each=8", "--images=1600", "--projection=16", "--batch=16"]
     command = [sys.executable, "-m", "trainer.pretraining", "--out", str(path), *small]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=assets.ROOT)
     assert "64 images of 8 programs drawn" in done.stdout
@@ -155,6 +156,47 @@ def test_the_command_trains_and_saves_what_the_backbone_loads(tmp_path: pathlib.
     assert kinds == {np.dtype(np.float16)}
     variance = trained.get_layer("bn_Conv1").moving_variance.numpy()
     assert not np.allclose(variance, 1)  # statistics were taken
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--out=nowhere/x.weights.h5"],
+            "--out nowhere/x.weights.h5: give a file that ends in .weights.h5, in a folder",
+        ),
+        (["--out=x.h5"], "--out x.h5: give a file that ends in .weights.h5"),
+        (["--seed=-1"], "--seed -1: give 0 or more"),
+        (["--programs=-20"], "--programs -20: Input should be greater than or equal to 2"),
+        (["--smallest-crop=5"], "--smallest-crop 5.0: Input should be less than or equal to 1"),
+        (["--batch=3"], "--batch 3: Input should be a multiple of 2"),
+        (["--programs=2", "--each=4"], "--programs times --each are fewer images than one --batch"),
+        (["--images=10"], "--images 10: give at least 12,800, 100 batches"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_is_drawn(
+    arguments: list[str], told: str, tmp_path: pathlib.Path
+) -> None:
+    command = [sys.executable, "-m", "trainer.pretraining", f"--out={tmp_path}/x.weights.h5", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=assets.ROOT)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path: pathlib.Path) -> None:
+    trunk = training.build(0)
+    trunk.layers[1].set_weights([np.full_like(values, np.nan) for values in trunk.layers[1].get_weights()])
+    with pytest.raises(FloatingPointError, match=r"is no number, or too large for float16: give a lower --rate"):
+        training.save(trunk, tmp_path / "x.weights.h5")
+    assert not (tmp_path / "x.weights.h5").exists()
+    settings = BackboneSettings(name="MobileNetV2", weights="none", input_size=32, options={"alpha": 0.35})
+    plain = models.build_trunk(settings)
+    plain.set_weights(trunk.get_weights())
+    plain.save_weights(tmp_path / "nan.weights.h5")
+    with pytest.raises(UserError, match="it holds numbers that are not finite"):
+        models.build_trunk(settings.model_copy(update={"weights": str(tmp_path / "nan.weights.h5")}))
 
 
 def test_the_shipped_weights_are_small_and_load() -> None:

@@ -1,37 +1,27 @@
 """What decides the shipped weights, with the seed."""
 
-from dataclasses import dataclass
+from pydantic import Field
+
+from trainer.settings import Settings
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How many programs and images, and how they are learned.
+class Recipe(Settings):
+    """How many programs and images, and how they are learned."""
 
-    Attributes:
-      programs: classes.
-      each: images drawn of each; each is seen many times, cropped and coloured anew.
-      images: how many are seen in all.
-      sizes: pixels of the trunk's input, and for which part of the images.
-      batch: images in a step.
-      rate: AdamW's learning rate, after a warm-up; it falls to 0 along a cosine.
-      decay: of the weights (not of biases and BatchNormalization).
-      projection: width of the layer between the features and the programs' numbers: with it the features need not
-        forget what all images of a program have not in common (Wang et al., https://arxiv.org/abs/2112.00496).
-      attributes: weight of each attribute's loss, beside 1 of the program's.
-      smallest_crop: least part of an image's area that is cropped out of it.
-      gray: part of the images without colour.
-      jitter: of brightness, contrast and saturation, each way.
-    """
-
-    programs: int = 5000
-    each: int = 24
-    images: int = 2_900_000
+    programs: int = Field(5000, ge=2, description="classes")
+    each: int = Field(24, ge=1, description="images drawn of each; each is seen many times, cropped and coloured anew")
+    images: int = Field(2_900_000, ge=1, description="images seen in all; at least 100 steps")
+    # Of the trunk's input in pixels, each with the part of the images that is seen at it.
     sizes: tuple[tuple[int, float], ...] = ((64, 0.8), (96, 0.2))
-    batch: int = 128
-    rate: float = 3e-3
-    decay: float = 0.02
-    projection: int = 256
-    attributes: float = 0.6
-    smallest_crop: float = 0.2
-    gray: float = 0.15
-    jitter: float = 0.4
+    batch: int = Field(128, ge=2, multiple_of=2, description="images in a step")
+    rate: float = Field(3e-3, gt=0, description="AdamW's learning rate after a warm-up; it falls to 0 along a cosine")
+    decay: float = Field(0.02, ge=0, description="of the weights, not of biases and BatchNormalization")
+    # With it the features need not forget what the images of a program have not in common (Wang et al.,
+    # https://arxiv.org/abs/2112.00496).
+    projection: int = Field(
+        256, ge=0, description="width of the layer between the features and the programs' numbers; 0 for none"
+    )
+    attributes: float = Field(0.6, ge=0, description="weight of each attribute's loss, beside 1 of the program's")
+    smallest_crop: float = Field(0.2, gt=0, le=1, description="least part of an image's area that is cropped out")
+    gray: float = Field(0.15, ge=0, le=1, description="part of the images without colour")
+    jitter: float = Field(0.4, ge=0, lt=1, description="of brightness, contrast and saturation, each way")

@@ -27,7 +27,14 @@ def use_two_cores() -> None:
 
 
 def save(trunk: keras.Model, path: pathlib.Path) -> None:
-    """Writes the weights for `keras.applications.MobileNetV2(alpha=.35, include_top=False)`, rounded to float16."""
+    """Writes the weights for `keras.applications.MobileNetV2(alpha=.35, include_top=False)`, rounded to float16.
+
+    Raises:
+      FloatingPointError: a weight is no number, or too large.
+    """
+    for weight in trunk.weights:
+        if not np.abs(weight.numpy()).max() <= np.finfo(np.float16).max:  # nan is not, either
+            raise FloatingPointError(f"{weight.path} is no number, or too large for float16: give a lower --rate")
     plain = keras.applications.MobileNetV2(input_shape=(96, 96, 3), alpha=ALPHA, include_top=False, weights=None)
     plain.set_weights(trunk.get_weights())
     with tempfile.TemporaryDirectory() as folder:
@@ -38,8 +45,6 @@ def save(trunk: keras.Model, path: pathlib.Path) -> None:
 
             def copy(name: str, found: h5py.Group | h5py.Dataset) -> None:
                 if isinstance(found, h5py.Dataset):
-                    if np.abs(found[()]).max() > np.finfo(np.float16).max:
-                        raise ValueError(f"{name} is too large for float16")
                     target.create_dataset(name, data=found[()].astype(np.float16), compression="gzip")
                 else:
                     target.require_group(name).attrs.update(found.attrs)
