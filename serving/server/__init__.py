@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import signal
 import socket
 import threading
@@ -238,21 +239,36 @@ class _StoppedWhileStartingError(BaseException):
 
 
 @contextlib.contextmanager
-def _stop_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """For the length of the `with`: `stop` gets the number of the first SIGTERM or SIGINT; a second ends all."""
+def _stop_signals(stop: Callable[[], None]) -> Iterator[Callable[[], int]]:
+    """For the length of the `with`: `stop` is called at the first SIGTERM or SIGINT; a second ends all.
+
+    Gives what waits for the first and returns its number. It reads the byte that Python's C handler writes in whichever
+    thread the kernel chose: a lock that the main thread waits for is woken by the main thread's own signals alone.
+    """
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
-        stop(number)
+        stop()
 
+    def wait() -> int:
+        while (number := os.read(read, 1)[0]) not in signals:
+            pass
+        return number
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    fd_before = signal.set_wakeup_fd(write)
     before = {number: signal.signal(number, on_signal) for number in signals}
     try:
-        yield
+        yield wait
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(fd_before)
+        os.close(read)
+        os.close(write)
 
 
 def serve(
@@ -271,22 +287,20 @@ def serve(
     Raises UserError as `ModelServer.start` does.
     """
     stopping = threading.Event()
-    came: list[int] = []
     server = ModelServer(models, rest_port, grpc_port, host, options=options)
 
-    def stop(number: int) -> None:
-        came.append(number)
+    def stop() -> None:
         if not server.answering:  # TensorFlow is being imported: nobody should have to wait for that
             raise _StoppedWhileStartingError
         stopping.set()
 
-    with _stop_signals(stop):
+    with _stop_signals(stop) as wait:
         try:
             with server:
                 if ready and not stopping.is_set():
                     ready(server)
-                stopping.wait()
-                _logger.info("%s: stopping", signal.Signals(came[0]).name)  # not by the handler: it may cut into a log
+                number = wait()
+                _logger.info("%s: stopping", signal.Signals(number).name)  # not by the handler: it may cut into a log
             _logger.info("stopped")
         except _StoppedWhileStartingError:
             _logger.info("stopped before the models were loaded")

@@ -1,5 +1,6 @@
 """A server as a supervisor sees it: health, readiness, the end with requests under way, and `graftline serve`."""
 
+import ctypes
 import json
 import os
 import re
@@ -104,7 +105,7 @@ def test_sigterm_ends_what_is_under_way_well_and_refuses_what_is_new(holding_mod
         by_rest.wait_until_started()
         by_grpc.wait_until_started()
         with grpc.insecure_channel(child.grpc) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             assert next(watch).status == SERVING
             child.process.send_signal(signal.SIGTERM)
             assert next(watch).status == NOT_SERVING
@@ -120,13 +121,22 @@ def test_sigterm_ends_what_is_under_way_well_and_refuses_what_is_new(holding_mod
             socket.create_connection(tuple(child.rest.split(":")), timeout=5)
 
 
+def test_a_signal_that_another_thread_gets_ends_the_server_too(holding_model):
+    """The kernel may hand a process's signal to any of its threads; Python runs the handler in the main one."""
+    with holding(holding_model) as child:
+        process = child.process.pid
+        other = min(int(thread) for thread in os.listdir(f"/proc/{process}/task") if int(thread) != process)
+        assert ctypes.CDLL(None).tgkill(process, other, int(signal.SIGTERM)) == 0
+        child.end()
+
+
 def test_a_second_signal_ends_the_server_at_once(holding_model, held):
     request = held()
     with holding(holding_model) as child, ThreadPoolExecutor(1) as pool:
         lost = pool.submit(hold_by_grpc, child.grpc, request.inputs)
         request.wait_until_started()
         with grpc.insecure_channel(child.grpc) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             assert next(watch).status == SERVING
             child.process.send_signal(signal.SIGTERM)
             assert next(watch).status == NOT_SERVING
