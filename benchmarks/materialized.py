@@ -20,7 +20,7 @@ import time
 from benchmarks import commands
 from components.image_example_gen import layouts
 from graftline import features
-from tests import assets
+from tests import artifacts, assets
 
 _WAYS = ("float32", "uint8")
 
@@ -39,15 +39,9 @@ def write_examples(images: pathlib.Path, folder: pathlib.Path, times: int, few: 
         writers[split] = tf.io.TFRecordWriter(str(path))
     for number, file in enumerate(files * times):
         image = (images / file.path).read_bytes()
-        values = {
-            features.IMAGE: image,
-            features.SHA256: hashlib.sha256(image + str(number).encode()).hexdigest().encode(),  # a copy is another
-            features.LABEL: file.label.encode(),
-            features.FILENAME: file.path.encode(),
-        }
-        feature = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for k, v in values.items()}
-        example = tf.train.Example(features=tf.train.Features(feature=feature))
-        writers[features.EVAL if number % 5 == 0 else features.TRAIN].write(example.SerializeToString())
+        sha256 = hashlib.sha256(image + str(number).encode()).hexdigest()  # a copy is another
+        example = artifacts.example(image, file.label, file.path, sha256)
+        writers[features.EVAL if number % 5 == 0 else features.TRAIN].write(example)
     for writer in writers.values():
         writer.close()
     spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}

@@ -10,7 +10,6 @@ its end, and of one that only imports it; the process that draws the report's fi
 """
 
 import argparse
-import hashlib
 import json
 import os
 import pathlib
@@ -21,7 +20,7 @@ import time
 
 from benchmarks import commands
 from graftline import features
-from tests import images
+from tests import artifacts, images
 from trainer.settings import (
     BackboneSettings,
     BoundaryCacheSettings,
@@ -43,39 +42,7 @@ def write_records(path: pathlib.Path, seeds: range) -> None:
         for seed in seeds:
             label = images.CLASSES[seed % len(images.CLASSES)]
             image = images.encoded(images.draw(label, seed, (64, 64)))
-            values = {
-                features.IMAGE: image,
-                features.SHA256: hashlib.sha256(image).hexdigest().encode(),
-                features.LABEL: label.encode(),
-                features.FILENAME: f"{label}/{seed}.jpg".encode(),
-            }
-            feature = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for k, v in values.items()}
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-
-
-def write_transform(records: pathlib.Path, folder: pathlib.Path, size: int) -> pathlib.Path:
-    """The Transform's output for MobileNetV2 at that size; the records have every class."""
-    import apache_beam as beam
-    import tensorflow as tf
-    import tensorflow_transform as tft
-    import tensorflow_transform.beam as tft_beam
-    from tfx_bsl.public import tfxio
-
-    from components.preprocessing import preprocessing_fn
-
-    spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}
-    metadata = tft.DatasetMetadata.from_feature_spec(spec)
-    source = tfxio.TFExampleRecord(str(records), schema=metadata.schema)
-    config = {"backbone": "MobileNetV2", "input_size": size}
-    output = folder / "transform"
-    with beam.Pipeline("DirectRunner") as pipeline, tft_beam.Context(temp_dir=str(folder / "tmp")):
-        transform_fn = (
-            (pipeline | source.BeamSource(), source.TensorAdapterConfig())
-            | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, config))
-        )  # fmt: skip
-        _ = transform_fn | tft_beam.WriteTransformFn(str(output))
-        _ = metadata | tft_beam.WriteMetadata(str(output / "metadata"), pipeline)
-    return output
+            writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
 
 
 def train(args_file: str) -> None:
@@ -122,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print(f"import alone: {measured(None)['gib']:.2f} GiB", flush=True)
-    transform: pathlib.Path | None = None
+    transform: str | None = None
     first: dict[int, float] = {}
     with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
         for count in arguments.counts:
@@ -130,12 +97,13 @@ def main() -> None:
             folder.mkdir()
             write_records(folder / features.EVAL, range(count // 5))
             write_records(folder / features.TRAIN, range(count // 5, count))
-            transform = transform or write_transform(folder / features.TRAIN, folder, arguments.size)
+            records = str(folder / features.TRAIN)
+            transform = transform or artifacts.write_transform(records, folder, "MobileNetV2", arguments.size)
             for memory_mb in arguments.memory_mb:
                 args = {
                     "custom_config": settings(arguments, memory_mb).model_dump(mode="json"),
-                    "transform_output": str(transform),
-                    "train_files": [str(folder / features.TRAIN)],
+                    "transform_output": transform,
+                    "train_files": [records],
                     "eval_files": [str(folder / features.EVAL)],
                     "serving_model_dir": str(folder / f"model-{memory_mb}" / "Format-Serving"),
                     "model_run_dir": str(folder / f"logs-{memory_mb}"),

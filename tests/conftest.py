@@ -1,6 +1,5 @@
 """Fixtures that several rooms' tests share."""
 
-import hashlib
 import json
 import pathlib
 import shutil
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from graftline import features
-from tests import images
+from tests import artifacts, images
 
 # Shared modules that assert: pytest tells of their values as of a test's own.
 pytest.register_assert_rewrite("tests.pipeline.histories", "tests.trainer.runs", "tests.trainer.stored_rows")
@@ -35,13 +34,7 @@ class Transformed:
 @pytest.fixture(scope="session")
 def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
     """The real preprocessing_fn, analysed by TFT on Beam over drawn images, for MobileNetV2 at 32 px."""
-    import apache_beam as beam
     import tensorflow as tf
-    import tensorflow_transform as tft
-    import tensorflow_transform.beam as tft_beam
-    from tfx_bsl.public import tfxio
-
-    from components.preprocessing import preprocessing_fn
 
     root = tmp_path_factory.mktemp("transformed")
     paths = {}
@@ -51,26 +44,9 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
             for seed in seeds:
                 for label in images.CLASSES:
                     image = images.encoded(images.draw(label, seed), orientation=seed % 8 + 1)
-                    values = {
-                        features.IMAGE: image,
-                        features.SHA256: hashlib.sha256(image).hexdigest().encode(),
-                        features.LABEL: label.encode(),
-                        features.FILENAME: f"{label}/{seed}.jpg".encode(),
-                    }
-                    feature = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for k, v in values.items()}
-                    writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-    spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}
-    metadata = tft.DatasetMetadata.from_feature_spec(spec)
-    source = tfxio.TFExampleRecord(paths[features.TRAIN], schema=metadata.schema)
-    config = {"backbone": "MobileNetV2", "input_size": 32}
-    with beam.Pipeline("DirectRunner") as pipeline, tft_beam.Context(temp_dir=str(root / "tmp")):
-        transform_fn = (
-            (pipeline | source.BeamSource(), source.TensorAdapterConfig())
-            | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, config))
-        )  # fmt: skip
-        _ = transform_fn | tft_beam.WriteTransformFn(str(root / "transform"))
-        _ = metadata | tft_beam.WriteMetadata(str(root / "transform" / "metadata"), pipeline)
-    return Transformed(str(root / "transform"), paths[features.TRAIN], paths[features.EVAL])
+                    writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
+    directory = artifacts.write_transform(paths[features.TRAIN], root, "MobileNetV2", 32)
+    return Transformed(directory, paths[features.TRAIN], paths[features.EVAL])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Small runs of both phases on drawn images, and what is the same in two of them, for the tests of what is fed."""
 
-import hashlib
 import json
 import pathlib
 import types
@@ -11,8 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from graftline import features
-from tests import images
+from tests import artifacts, images
 from trainer import run_fn
 from trainer.settings import TrainerSettings
 
@@ -31,39 +29,14 @@ def _records(path: pathlib.Path, photos: Iterable[Photo]) -> str:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for label, drawn_as, seed in photos:
             image = images.encoded(images.draw(drawn_as, seed))
-            values = {
-                features.IMAGE: image,
-                features.SHA256: hashlib.sha256(image).hexdigest().encode(),
-                features.LABEL: label.encode(),
-                features.FILENAME: f"{label}/{seed}.jpg".encode(),
-            }
-            feature = {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])) for k, v in values.items()}
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+            writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
     return str(path)
 
 
 def _analysed(root: pathlib.Path, labels: Sequence[str], backbone: str, size: int) -> str:
     """A Transform's output directory: the real preprocessing_fn, analysed by TFT on Beam."""
-    import apache_beam as beam
-    import tensorflow_transform as tft
-    import tensorflow_transform.beam as tft_beam
-    from tfx_bsl.public import tfxio
-
-    from components.preprocessing import preprocessing_fn
-
     path = _records(root / "analysed", [(label, images.CLASSES[0], 0) for label in labels])
-    spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}
-    metadata = tft.DatasetMetadata.from_feature_spec(spec)
-    source = tfxio.TFExampleRecord(path, schema=metadata.schema)
-    config = {"backbone": backbone, "input_size": size}
-    with beam.Pipeline("DirectRunner") as pipeline, tft_beam.Context(temp_dir=str(root / "tmp")):
-        transform_fn = (
-            (pipeline | source.BeamSource(), source.TensorAdapterConfig())
-            | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, config))
-        )  # fmt: skip
-        _ = transform_fn | tft_beam.WriteTransformFn(str(root / "transform"))
-        _ = metadata | tft_beam.WriteMetadata(str(root / "transform" / "metadata"), pipeline)
-    return str(root / "transform")
+    return artifacts.write_transform(path, root, backbone, size)
 
 
 @dataclass(frozen=True)
