@@ -309,8 +309,8 @@ def _content(served_base_path: str, served: str | None) -> str:
 
 def _weights_hash(weights: str) -> str:
     """Hash of a weights file, so that another file under the same name is another run; "" for anything else."""
-    path = backbones.PROCEDURAL if weights == "procedural" else pathlib.Path(weights)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    file = backbones.weights_file(weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
 
 
 def _reference(statistics_history: str | None, fingerprint: Any) -> int:

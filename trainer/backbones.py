@@ -95,6 +95,13 @@ PROCEDURAL_NAME, PROCEDURAL_OPTIONS, PROCEDURAL_SIZE = "MobileNetV2", {"alpha": 
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
 
 
+def weights_file(weights: str) -> pathlib.Path | None:
+    """The file that `backbone.weights` means; None for the weights that need none, or that Keras downloads."""
+    if weights == "procedural":
+        return PROCEDURAL
+    return None if weights in WEIGHTS else pathlib.Path(weights)
+
+
 def get(name: str) -> Backbone:
     """The row of that name.
 

@@ -56,10 +56,8 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
         trunk = _build(settings)
     finally:
         keras.config.set_dtype_policy(policy)
-    if settings.weights == "procedural":
-        trunk.load_weights(backbones.PROCEDURAL)
-    elif settings.weights not in backbones.WEIGHTS:
-        _load_weights(trunk, settings)
+    if (file := backbones.weights_file(settings.weights)) is not None:
+        _load_weights(trunk, settings, str(file))
     if cut_at is None:
         return trunk
     names = [layer.name for layer in trunk.layers]
@@ -92,8 +90,7 @@ def _build(settings: BackboneSettings) -> keras.Model:
         ) from error
 
 
-def _load_weights(trunk: keras.Model, settings: BackboneSettings) -> None:
-    path = settings.weights
+def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> None:
     if not os.path.isfile(path):
         raise UserError(
             f"backbone.weights: there is no file '{path}': give one of {', '.join(backbones.WEIGHTS)} or a weights file"

@@ -167,6 +167,10 @@ def test_settings_that_no_folder_suits_are_refused_before_anything_is_compiled(t
     both = config.load(None, ["data.manifest=labels.csv", "data.spans=2"], {"images": "gs://bucket/photos"})
     with pytest.raises(UserError, match=r"data.manifest is labels.csv, which goes with .* not with data.spans"):
         compiling.compile_pipeline(both, "vertex", tmp_path / "out")
+    changes = ["backbone.weights=none", "training.transfer_images_per_class=10"]
+    random = config.load(None, changes, {"images": "gs://bucket/photos"})
+    with pytest.raises(UserError, match=r"training.transfer_images_per_class compares .* set .*=0"):
+        compiling.compile_pipeline(random, "kubeflow", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

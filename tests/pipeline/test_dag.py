@@ -10,6 +10,7 @@ from components.image_example_gen import quarantine
 from pipeline import config, dag
 from serving import withdrawals
 from serving.base_path import Disk
+from trainer import backbones
 
 
 @pytest.mark.parametrize(
@@ -37,9 +38,11 @@ def test_the_first_run_and_a_cluster_know_of_nothing_that_passed(tmp_path: pathl
     assert dag._again(str(tmp_path), ["s3://bucket"]) == dag._again("", ["s3://bucket"]) == ""
 
 
-def keys(folder: pathlib.Path, served: str | None, fingerprint: object = "x", **training: bool) -> dict[str, str]:
+def keys(
+    folder: pathlib.Path, served: str | None, fingerprint: object = "x", weights: str = "none", **training: bool
+) -> dict[str, str]:
     """What of each node TFX's cache knows it by."""
-    settings = config.load(None, ["backbone.weights=none"], {"images": str(folder / "photos")})
+    settings = config.load(None, [f"backbone.weights={weights}"], {"images": str(folder / "photos")})
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
     made = dag.create_pipeline(
         settings, pipeline_root=str(folder), models=str(folder / "models"), fingerprint=fingerprint, served=served
@@ -70,6 +73,21 @@ def test_what_was_rolled_back_from_is_validated_again_and_is_no_start_of_a_warm_
     # A first push never comes from the cache.
     assert differing(cold, keys(tmp_path, "")) == {"ServingValidator", "Pusher"}
     assert differing(warm, keys(tmp_path, "", warm_start=True)) == {"ServingValidator", "Pusher", "Trainer"}
+
+
+@pytest.mark.parametrize("weights", ["FILE", "procedural"])
+def test_other_weights_under_the_same_name_are_another_run(
+    weights: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "trunk.weights.h5"
+    monkeypatch.setattr(backbones, "PROCEDURAL", file)
+    name = weights.replace("FILE", str(file))
+    parameter = RuntimeParameter(name="fingerprint", ptype=str)
+    file.write_bytes(b"one")
+    before = keys(tmp_path, None, parameter, name)
+    assert keys(tmp_path, None, parameter, name) == before
+    file.write_bytes(b"two")
+    assert differing(before, keys(tmp_path, None, parameter, name)) == {"Trainer"}
 
 
 def test_the_same_config_compiles_to_the_same_pipeline(tmp_path: pathlib.Path) -> None:
