@@ -91,9 +91,9 @@ setup(
         ]
     ),
     package_data={
-        "serving.server": ["page.html", "page.css", "page.js", "page.svg"],
+        "serving.server.http": ["page.html", "page.css", "page.js", "page.svg"],
         "serving.tf_serving": ["files/*"],
-        "trainer.pretraining": ["*.weights.h5", "log.txt"],
+        "trainer": ["weights/*.weights.h5"],
     },
     install_requires=LIGHT,
     extras_require={"serve": SERVE, "pipeline": PIPELINE, "heif": HEIF, "s3": S3, "dev": DEV},

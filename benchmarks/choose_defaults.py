@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
-from components import pixels, preprocessing
+from components.transform import pixels, preprocessing
 from trainer import backbones, boundary, models, phases
 from trainer.activations import Activations
 from trainer.settings import (

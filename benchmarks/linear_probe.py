@@ -25,7 +25,7 @@ def folder(path: pathlib.Path) -> Data:
     """Images by class, as Graftline decodes them."""
     import tensorflow as tf
 
-    from components import pixels
+    from components.transform import pixels
 
     files = sorted(path.glob("*/*"))
     parts = [files[start : start + 64] for start in range(0, len(files), 64)]

@@ -55,7 +55,7 @@ def transform(way: str, folder: str, size: str) -> None:
     from tfx.components.transform import executor as tfx_executor
     from tfx.types import standard_artifacts
 
-    from components import materializing
+    from components.transform import component as materializing
     from pipeline.local_runner import BEAM_OPTIONS
 
     root = pathlib.Path(folder)
@@ -66,7 +66,7 @@ def transform(way: str, folder: str, size: str) -> None:
     examples.split_names = json.dumps(list(features.SPLITS))
     custom = {"backbone": "MobileNetV2", "input_size": int(size), "materialize": way == "uint8"}
     properties = {
-        "preprocessing_fn": "components.preprocessing.preprocessing_fn",
+        "preprocessing_fn": "components.transform.preprocessing.preprocessing_fn",
         "custom_config": json.dumps(custom),
         "disable_statistics": 1,
     }

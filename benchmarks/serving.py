@@ -205,7 +205,7 @@ def show(what: str, ratios: list[float], asked: str, detail: str) -> None:
 
 def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argparse.Namespace) -> None:
     """Measures all, and prints a line for each."""
-    from serving.locate import find_model
+    from serving.versions.locate import find_model
 
     flags, seconds = arguments.flags, arguments.seconds
     starts = [first_and_rest(workspace, flags, photos) for _ in range(_STARTS)]

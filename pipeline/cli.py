@@ -24,7 +24,7 @@ from serving.server import flags as server_flags
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.report import RunSummary
+    from pipeline.run_summary import RunSummary
     from serving.client import Prediction
     from serving.server import ModelServer
 
@@ -232,13 +232,14 @@ def serve(context: click.Context, models: str | None, name: str | None, engine: 
 
     Every flag may be written with underscores, as TensorFlow Serving writes its own.
     """
-    from serving import locate, server
+    from serving import server
+    from serving.versions import locate
 
     options = server_flags.to_options(context, flags)
     server_flags.refuse_path_and_config(models, options)
     found = locate.find_models(models, name) if models else []
     if engine == "tensorflow":
-        from serving.engine import run_tensorflow_model_server
+        from serving.tf_serving.engine import run_tensorflow_model_server
 
         run_tensorflow_model_server(found, options)
     _needs("tensorflow", "serve")

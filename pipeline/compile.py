@@ -6,7 +6,8 @@ from typing import Literal
 
 import yaml
 
-from components.image_example_gen import files, layouts
+from components.image_example_gen import layouts
+from components.storage import files
 from graftline import __version__
 from graftline.errors import UserError
 from pipeline import preflight

@@ -17,9 +17,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from components.evaluation.settings import GateSettings, Threshold
+from components.evaluator.settings import GateSettings, Threshold
 from components.image_example_gen.settings import DataSettings
-from components.push_settings import PushSettings, ServingValidationSettings
+from components.pusher.settings import PushSettings, ServingValidationSettings
 from graftline.errors import UserError, did_you_mean
 from pipeline import yaml12
 from trainer.settings import (

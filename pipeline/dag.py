@@ -21,26 +21,33 @@ from tfx.types import Channel, standard_artifacts
 from components.data_validation import history, schema_file
 from components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
 from components.data_validation.statistics import stats_options
-from components.evaluator import Evaluator
+from components.evaluator.component import Evaluator
 from components.image_example_gen import quarantine
 from components.image_example_gen.component import ImageExampleGen
-from components.materializing import Transform
-from components.object_store import destination
-from components.pusher import pusher as make_pusher
+from components.pusher.component import pusher as make_pusher
 from components.serving_validator.component import serving_validator as make_serving_validator
+from components.storage.versions import destination
+from components.transform.component import Transform
 from graftline import features
 from pipeline.config import Config
-from serving import withdrawals
+from serving.versions import withdrawals
 from trainer import backbones
 from trainer.settings import TrainerSettings
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
 # What decides the pixels that the Transform makes of an image's bytes.
-_PIXEL_SOURCES = ("components/preprocessing.py", "components/pixels.py", "trainer/backbones.py", "graftline")
+_PIXEL_SOURCES = (
+    "components/transform/preprocessing.py",
+    "components/transform/pixels.py",
+    "trainer/backbones.py",
+    "graftline",
+)
 # And what decides the activations that are made of them.
 _ACTIVATION_SOURCES = tuple(f"trainer/{name}.py" for name in ("augmentation", "inputs", "boundary", "models"))
-_PUSH_SOURCES = tuple(f"serving/{name}.py" for name in ("publish", "base_path", "labels", "withdrawals", "locate"))
+_PUSH_SOURCES = tuple(
+    f"serving/versions/{name}.py" for name in ("publish", "base_path", "labels", "withdrawals", "locate")
+)
 # Their versions decide which files can be decoded.
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")
 
@@ -85,7 +92,7 @@ def create_pipeline(
         settings=config.data.ingest,
         state=state,
         report_dir=report_dir,
-        code=code_hash("components/image_example_gen", "serving/images", "graftline")
+        code=code_hash("components/image_example_gen", "components/storage", "serving/images", "graftline")
         + _versions(*_DECODERS)
         + _again(report_dir, config.image_folders),
     )
@@ -116,7 +123,7 @@ def create_pipeline(
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        preprocessing_fn="components.preprocessing.preprocessing_fn",
+        preprocessing_fn="components.transform.preprocessing.preprocessing_fn",
         materialize=config.data.materialize,
         disable_statistics=True,
         custom_config={
@@ -124,7 +131,7 @@ def create_pipeline(
             "input_size": size,
             "resize": config.data.resize,
             "materialize": config.data.materialize,
-            "code": code_hash(*_PIXEL_SOURCES, "components/materializing.py"),
+            "code": code_hash(*_PIXEL_SOURCES, "components/transform/component.py"),
         },
     )
 
@@ -177,7 +184,7 @@ def create_pipeline(
         served=served_base_path,
         allow_withdrawn=config.push.allow_withdrawn,
         withdrawn=withdrawn,
-        code=code_hash("components/serving_validator", "components/object_store.py", "serving", "graftline"),
+        code=code_hash("components/serving_validator", "components/storage/versions.py", "serving", "graftline"),
     )
 
     # The gate: thresholds on the eval split, and against the model that is served, on the same examples.
@@ -191,10 +198,8 @@ def create_pipeline(
         infra_blessing=serving_validator.outputs["blessing"],
         reset_baseline=reset_baseline,
         code=code_hash(
-            "components/evaluator.py",
-            "components/gate.py",
-            "components/evaluation",
-            "components/object_store.py",
+            "components/evaluator",
+            "components/storage/versions.py",
             "graftline",
         )
         + content,
@@ -209,7 +214,7 @@ def create_pipeline(
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_validator.outputs["blessing"],
         served=f"{served} {content}" if served else uuid.uuid4().hex if local else "",
-        code=code_hash("components/pusher.py", "components/object_store.py", *_PUSH_SOURCES, "graftline"),
+        code=code_hash("components/pusher", "components/storage/versions.py", *_PUSH_SOURCES, "graftline"),
     )
 
     return Pipeline(

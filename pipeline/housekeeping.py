@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.object_store import destination
+from components.storage.versions import destination
 from pipeline import lineage
 from pipeline.console import Event
 from pipeline.local_runner import ARTIFACTS
-from serving.locate import MODELS
+from serving.versions.locate import MODELS
 
 if TYPE_CHECKING:
     from pipeline.config import Config

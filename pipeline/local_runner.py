@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from components import gate
 from components.data_validation import findings
+from components.evaluator import verdict as gate
 from components.serving_validator.validation import FILE as SERVING_VALIDATION
 from graftline import imports
 from graftline.errors import UserError
 from pipeline.config import BYTE_BATCHES, Config
 from pipeline.console import Event
-from pipeline.report import Phase, RunSummary
-from serving.locate import MODELS
+from pipeline.run_summary import Phase, RunSummary
+from serving.versions.locate import MODELS
 
 # What the page of copies shows, as counted in ingest's summary.
 _COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
@@ -94,7 +94,7 @@ def run(
 
 def _resolved(config: Config) -> Config:
     """The config with absolute paths, where they are none of a URI: TFX's cache knows a folder by its name."""
-    from components.image_example_gen import files
+    from components.storage import files
 
     def absolute(path: str) -> str:
         return path if files.is_uri(path) else str(pathlib.Path(path).resolve())
@@ -119,7 +119,7 @@ def _check_trunk(config: Config) -> None:
 
 def _served(config: Config, models: str) -> str:
     """Place of the version that a model server takes up: the highest. Empty when there is none."""
-    from components import object_store
+    from components.storage import versions as object_store
     from pipeline.dag import base_path
 
     return object_store.served_version(base_path(config, models))
@@ -162,7 +162,7 @@ def _note(note: str, config: Config, models: pathlib.Path) -> str:
     """The gate's note; where nothing is served by this name, but other models are, it names these."""
     if gate.NOTHING_SERVED not in note or config.push.path or not models.is_dir():
         return note
-    from components import object_store
+    from components.storage import versions as object_store
 
     others = [
         folder.name

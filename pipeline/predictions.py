@@ -74,7 +74,7 @@ def text_row(found: "Prediction") -> str:
 
 
 def _shown(text: str) -> str:
-    from components.image_example_gen.files import escape
+    from components.storage.files import escape
 
     return escape(text)
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from components.evaluation.settings import always_one, check_classes, check_folders
+from components.evaluator.settings import always_one, check_classes, check_folders
 from graftline import features
 from graftline.errors import UserError, did_you_mean
 from trainer import backbones
@@ -41,7 +41,8 @@ def check(config: "Config") -> "Layout":
     Raises:
       UserError: the first thing found wrong.
     """
-    from components.image_example_gen import files, layouts
+    from components.image_example_gen import layouts
+    from components.storage import files
 
     check_runner(config)
     check_backbone(config.backbone)
@@ -169,7 +170,7 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
 
 def check_apart(images: str, workspace: str) -> None:
     """Raises UserError when the workspace lies inside the images, where its folders would be read as classes."""
-    from components.image_example_gen import files
+    from components.storage import files
 
     if files.is_uri(images):  # a local run's workspace is on disk
         return
@@ -187,7 +188,7 @@ def check_push(path: str | None) -> None:
     Raises:
       UserError: a push to it would fail, with the reason that the system gives. A URI is the Pusher's to try.
     """
-    from components.image_example_gen import files
+    from components.storage import files
 
     if path is None or files.is_uri(path):
         return

@@ -1,7 +1,7 @@
 """`graftline rollback`: serves an earlier version again, and withdraws what is served now, also in ML Metadata.
 
-The withdrawal is a file beside the versions (`serving.withdrawals`), which decides on every orchestrator. In a local
-workspace the blessing in ML Metadata goes as well, so that a warm start begins from the model before it.
+The withdrawal is a file beside the versions (`serving.versions.withdrawals`), which decides on every orchestrator. In a
+local workspace the blessing in ML Metadata goes as well, so that a warm start begins from the model before it.
 Imports no TFX.
 """
 
@@ -9,11 +9,11 @@ import pathlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.image_example_gen import files
-from components.object_store import ObjectStore, destination
+from components.storage import files
+from components.storage.versions import ObjectStore, destination
 from graftline.errors import UserError
-from serving import locate, rollback
-from serving.rollback import RolledBack
+from serving.versions import locate, rollback
+from serving.versions.rollback import RolledBack
 
 
 @dataclass(frozen=True)

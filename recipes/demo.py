@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from components import gate
+from components.evaluator import verdict as gate
 from graftline.errors import UserError
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 from pipeline import cli

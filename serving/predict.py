@@ -17,8 +17,8 @@ from serving.client.classifying import OUTPUTS, Image, Loaded, batches, classify
 from serving.client.exchange import Steps, run
 from serving.client.results import Signature, TensorSpec
 from serving.images import formats
-from serving.locate import find_model
-from serving.quick_tensorflow import import_tensorflow
+from serving.server.model.quick_tensorflow import import_tensorflow
+from serving.versions.locate import find_model
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # for one batch
@@ -229,7 +229,7 @@ class LocalClassifier:
 
     def __init__(self, directory: str) -> None:
         import_tensorflow()
-        from serving.server.models import LoadedModel, LoadError
+        from serving.server.model.loaded_model import LoadedModel, LoadError
 
         self._directory = directory
         try:

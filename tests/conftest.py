@@ -62,7 +62,7 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
     """The Transform's executor on the drawn images, padded, for MobileNetV2 at 32 px."""
     from tfx.types import standard_artifacts
 
-    from components.materializing import Executor
+    from components.transform.component import Executor
     from pipeline.local_runner import BEAM_OPTIONS
 
     root = tmp_path_factory.mktemp("materialized")
@@ -81,7 +81,7 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
         {"examples": [examples], "schema": [schema]},
         {"transform_graph": [graph], "transformed_examples": [resized]},
         {
-            "preprocessing_fn": "components.preprocessing.preprocessing_fn",
+            "preprocessing_fn": "components.transform.preprocessing.preprocessing_fn",
             "custom_config": json.dumps(custom),
             "disable_statistics": 1,
         },

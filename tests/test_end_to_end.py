@@ -18,7 +18,7 @@ import pytest
 
 from graftline import signatures
 from pipeline import cli, config
-from pipeline.report import RunSummary
+from pipeline.run_summary import RunSummary
 from tests import assets, images
 
 _EXECUTOR_NODES = {
@@ -117,8 +117,8 @@ def test_served_over_grpc_equals_trained(story: Story) -> None:
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
     from components.serving_validator import validation
-    from serving import locate
     from serving.server import ModelServer
+    from serving.versions import locate
     from trainer import reference
 
     (artifact,) = (story.workspace / "artifacts" / "Trainer" / "model").iterdir()
@@ -212,8 +212,8 @@ def test_real_photos_on_real_weights_are_learned_and_served_as_trained(tmp_path:
     import requests
 
     from components.serving_validator import validation
-    from serving import locate
     from serving.server import ModelServer
+    from serving.versions import locate
     from trainer import reference
 
     for label in ("daisy", "roses", "tulips"):

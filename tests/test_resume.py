@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline import cli, config
-from pipeline.report import RunSummary
+from pipeline.run_summary import RunSummary
 from tests import images
 from trainer.checkpoints import Checkpoints
 

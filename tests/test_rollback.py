@@ -12,10 +12,10 @@ from ml_metadata.proto import metadata_store_pb2
 from graftline.errors import UserError
 from pipeline import cli, lineage
 from pipeline import rollback as command
-from serving import labels, withdrawals
-from serving.base_path import Disk, content_digest
-from serving.publish import publish
-from serving.rollback import roll_back
+from serving.versions import labels, withdrawals
+from serving.versions.base_path import Disk, content_digest
+from serving.versions.publish import publish
+from serving.versions.rollback import roll_back
 
 
 def model(path: pathlib.Path, content: str) -> str:

@@ -1,7 +1,7 @@
 """The registry of backbones: one row each, data only, no Keras import.
 
-`components.preprocessing` and the config read a row's input size and preprocessing mode; `trainer.models` resolves its
-builder. A row is all there is to a backbone: nothing else in Graftline asks for one by name.
+`components.transform.preprocessing` and the config read a row's input size and preprocessing mode; `trainer.models`
+resolves its builder. A row is all there is to a backbone: nothing else in Graftline asks for one by name.
 """
 
 import importlib
@@ -88,8 +88,8 @@ _ROWS = (
 # What `backbone.weights` may say beside a file's path.
 WEIGHTS = ("imagenet", "procedural", "none")
 
-# What ships as "procedural", and what it fits; trainer/pretraining made it.
-PROCEDURAL = pathlib.Path(__file__).with_name("pretraining") / "mobilenet_v2_0.35_procedural.weights.h5"
+# What ships as "procedural", and what it fits; recipes/procedural_trunk made it.
+PROCEDURAL = pathlib.Path(__file__).with_name("weights") / "mobilenet_v2_0.35_procedural.weights.h5"
 PROCEDURAL_NAME, PROCEDURAL_OPTIONS, PROCEDURAL_SIZE = "MobileNetV2", {"alpha": 0.35}, 96
 
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}

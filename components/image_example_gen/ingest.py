@@ -25,12 +25,13 @@ from typing import Any, TypeVar
 import apache_beam as beam
 import tensorflow as tf
 
-from components.image_example_gen import assignments, decoding, duplicates_report, files, quarantine
+from components.image_example_gen import assignments, decoding, duplicates_report, quarantine
 from components.image_example_gen.decoding import Decoded, Quarantined
 from components.image_example_gen.layouts import File, Layout, Roots
 from components.image_example_gen.plan import IMAGES_PER_SHARD, Plan, Row, Shard, make_plan
 from components.image_example_gen.quarantine import Written
 from components.image_example_gen.settings import IngestSettings
+from components.storage import files
 from graftline import features
 from serving.images import isolated
 

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from components.image_example_gen import files, listing, manifest
-from components.image_example_gen.listing import Disk, Objects, Tree
+from components.image_example_gen import manifest
+from components.storage import files, listing
+from components.storage.listing import Disk, Objects, Tree
 from graftline.errors import UserError
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
 

@@ -8,7 +8,7 @@ from tfx.proto import infra_validator_pb2
 from tfx.types import BaseChannel, channel_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.push_settings import ServingValidationSettings
+from components.pusher.settings import ServingValidationSettings
 from components.serving_validator.executor import Executor
 from graftline import features, signatures
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components.push_settings import TOLERANCE, ServingValidationSettings
+from components.pusher.settings import TOLERANCE, ServingValidationSettings
 from components.serving_validator.server_process import NAME, ServerProcess, StartError, serving
 from graftline import features, signatures
 

@@ -1,7 +1,7 @@
 """What is stored of an image file, and sent of it to a served model: the file itself, or a JPEG or PNG made of it.
 
-A file is stored as it is whenever the serving graph (`components.pixels.decode_upright`) shows it as a viewer does.
-`to_send` is for clients; `stored` for ImageExampleGen, whose verdict takes a decoder's more. No TensorFlow.
+A file is stored as it is whenever the serving graph (`components.transform.pixels.decode_upright`) shows it as a viewer
+does. `to_send` is for clients; `stored` for ImageExampleGen, whose verdict takes a decoder's more. No TensorFlow.
 
 The work is done where it can do no harm: ordinary JPEGs and PNGs, whose headers (`headers`) bound what they take, are
 turned and shrunk here; files with suspect headers, of more than 25 megapixels, and of formats that only Pillow reads,

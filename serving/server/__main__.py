@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from graftline.errors import UserError
-from serving.locate import find_models
 from serving.server import ModelServer, serve
 from serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
+from serving.versions.locate import find_models
 
 
 def _announce(server: ModelServer) -> None:

@@ -7,11 +7,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError
-from serving import model_config
 from serving.server.errors import Code, ServingError
+from serving.versions import model_config
 
 if TYPE_CHECKING:
-    from serving.server.manager import ModelManager
+    from serving.server.model.manager import ModelManager
 
 _logger = logging.getLogger(__name__)
 

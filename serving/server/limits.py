@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from graftline.signatures import EXAMPLES
-from serving.server import image_sizes
 from serving.server.errors import Code, ServingError, invalid
+from serving.server.model import image_sizes
 
 if TYPE_CHECKING:
     import numpy as np

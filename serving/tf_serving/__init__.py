@@ -9,11 +9,11 @@ import pathlib
 import shutil
 
 from graftline.errors import UserError
-from serving import labels, model_config
-from serving.base_path import Disk
-from serving.locate import Model, find_models
 from serving.server.options import ServerOptions
 from serving.tf_serving import configs
+from serving.versions import labels, model_config
+from serving.versions.base_path import Disk
+from serving.versions.locate import Model, find_models
 
 __all__ = ["write"]
 

@@ -1,6 +1,6 @@
 """The text protos that TensorFlow Serving reads, from the options of our own server.
 
-Called by `serving.tf_serving` for its container and by `serving.engine` for a server on this machine.
+Called by `serving.tf_serving` for its container and by `serving.tf_serving.engine` for a server on this machine.
 """
 
 import os

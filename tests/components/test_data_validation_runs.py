@@ -231,7 +231,7 @@ def test_what_only_warns_stops_nothing() -> None:
 
 def test_the_summary_warns_and_the_json_lists() -> None:
     from pipeline import console
-    from pipeline.report import RunSummary
+    from pipeline.run_summary import RunSummary
 
     warning = findings.Finding("new_label", "warn", features.LABEL, "class 'd' (3 images): not in x", "Look", ("d",))
     run = RunSummary("1", True, None, None, None, None, 60, 0, 0, {}, data_findings=[warning])

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from components import gate
-from components.evaluation import judging, metrics, scored
-from components.evaluation.judging import Change
-from components.evaluation.scored import Answers, Scored, Slices
-from components.evaluation.settings import GateSettings, always_one, check_classes
+from components.evaluator import judging, metrics, scored
+from components.evaluator import verdict as gate
+from components.evaluator.judging import Change
+from components.evaluator.scored import Answers, Scored, Slices
+from components.evaluator.settings import GateSettings, always_one, check_classes
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")

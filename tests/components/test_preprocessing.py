@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from components import pixels, preprocessing
+from components.transform import pixels, preprocessing
 from graftline import features
 from graftline import materialized as names
 from graftline.errors import UserError

@@ -12,13 +12,13 @@ import sys
 import numpy as np
 import pytest
 
-from components.push_settings import ServingValidationSettings
+from components.pusher.settings import ServingValidationSettings
 from components.serving_validator import server_process, validation
 from graftline import features, signatures
-from serving import rollback, withdrawals
-from serving.base_path import Disk, content_digest
-from serving.publish import publish
 from serving.server.options import ServerOptions
+from serving.versions import rollback, withdrawals
+from serving.versions.base_path import Disk, content_digest
+from serving.versions.publish import publish
 from tests.serving.conftest import image_of, save_colour_model
 
 _SHARPNESS = 5.0  # of `save_colour_model`
@@ -263,8 +263,8 @@ def test_a_model_that_was_rolled_back_from_is_not_blessed_again_unless_that_is_a
 def _assert_the_verdict_says_withdrawn(infra: pathlib.Path, reason: str) -> None:
     from tfx.types import standard_artifacts
 
-    from components import gate
-    from components.evaluator import _serving_validation
+    from components.evaluator import verdict as gate
+    from components.evaluator.component import _serving_validation
 
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(infra)

@@ -19,7 +19,7 @@ from graftline.errors import UserError
 from pipeline import cli
 from pipeline.config import Config, load
 from pipeline.console import Event
-from pipeline.report import Check, RunSummary
+from pipeline.run_summary import Check, RunSummary
 from serving.client import Prediction
 
 SUMMARY = RunSummary(

@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.push_settings import PushSettings, ServingValidationSettings, VertexSettings
+from components.pusher.settings import PushSettings, ServingValidationSettings, VertexSettings
 from graftline.errors import UserError
 from pipeline import compile as compiling
 from pipeline import config
@@ -79,7 +79,7 @@ def test_the_dag_compiles_to_a_valid_spec(
     trainer = json_format.MessageToDict(spec.root.dag.tasks["Trainer"].inputs)["parameters"]
     assert "trainer.run_fn.run_fn" in json.dumps(trainer["run_fn"])
     transform = json_format.MessageToDict(spec.root.dag.tasks["Transform"].inputs)["parameters"]
-    assert "components.preprocessing.preprocessing_fn" in json.dumps(transform["preprocessing_fn"])
+    assert "components.transform.preprocessing.preprocessing_fn" in json.dumps(transform["preprocessing_fn"])
     root = pathlib.Path(__file__).parents[2]
     for private in (str(root), str(pathlib.Path.home()) + "/", str(tmp_path), socket.gethostname()):
         assert private not in text
@@ -156,11 +156,11 @@ def test_tfx_s_infra_validator_is_refused_for_it_does_not_compile(
 def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
     from tfx.utils import import_utils
 
-    from components.evaluator import Executor
+    from components.evaluator.component import Executor
     from components.image_example_gen.artifacts import Quarantine
 
     assert import_utils.import_class_by_path(Quarantine.TYPE_NAME) is Quarantine
-    assert import_utils.import_class_by_path("components.evaluator.Executor") is Executor
+    assert import_utils.import_class_by_path("components.evaluator.component.Executor") is Executor
 
 
 def test_settings_that_no_folder_suits_are_refused_before_anything_is_compiled(tmp_path: pathlib.Path) -> None:

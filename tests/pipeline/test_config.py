@@ -10,13 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from components.evaluation.settings import (
-    DimensionThresholds,
-    GateSettings,
-    LossThreshold,
-    SliceThresholds,
-    Threshold,
-)
+from components.evaluator.settings import DimensionThresholds, GateSettings, LossThreshold, SliceThresholds, Threshold
 from graftline.errors import UserError
 from pipeline import config
 from pipeline.config import Config, load

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.evaluation.settings import SliceThresholds
+from components.evaluator.settings import SliceThresholds
 from graftline.errors import UserError
 from pipeline.config import load
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from components import gate
-from components.gate import Check
+from components.evaluator import verdict as gate
+from components.evaluator.verdict import Check
 from pipeline import console, local_runner
 from pipeline.config import load
 from pipeline.console import Event, Progress
-from pipeline.report import Phase, RunSummary
+from pipeline.run_summary import Phase, RunSummary
 
 PUSHED = RunSummary(
     run_id="2025-01-31",

@@ -8,8 +8,8 @@ from tfx.orchestration.data_types import RuntimeParameter
 
 from components.image_example_gen import quarantine
 from pipeline import config, dag
-from serving import withdrawals
-from serving.base_path import Disk
+from serving.versions import withdrawals
+from serving.versions.base_path import Disk
 from trainer import backbones
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from graftline import signatures as names
-from serving import locate
 from serving.server import ModelServer
+from serving.versions import locate
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

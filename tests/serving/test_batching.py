@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from serving.server.batching import Batcher, Function
 from serving.server.errors import Code, ServingError, invalid
 from serving.server.metrics import Metrics
+from serving.server.model.batching import Batcher, Function
 from serving.server.options import BatchingParameters
 from tests.serving.conftest import image_of
 
@@ -331,7 +331,7 @@ def test_parameters_that_make_no_sense_are_named(parameters, message):
 
 
 def test_good_and_bad_images_of_parallel_clients_get_the_answers_that_they_get_alone(colour_model):
-    from serving.server.models import LoadedModel
+    from serving.server.model.loaded_model import LoadedModel
 
     alone = LoadedModel(colour_model)
     metrics = Metrics()
@@ -373,7 +373,7 @@ def test_good_and_bad_images_of_parallel_clients_get_the_answers_that_they_get_a
 
 
 def test_only_signatures_whose_tensors_all_have_rows_are_batched(float_model):
-    from serving.server.models import LoadedModel
+    from serving.server.model.loaded_model import LoadedModel
 
     model = LoadedModel(float_model)
     served = [name for name in model.signatures if not name.startswith("__")]

@@ -338,7 +338,8 @@ def test_a_prediction_needs_no_tensorflow(server: ModelServer, tmp_path: pathlib
 
 def test_importing_brings_neither_grpc_nor_http_nor_anything_heavy() -> None:
     code = (
-        "import sys, serving.client, serving.predict, serving.locate, serving.publish, serving.server\n"
+        "import sys, serving.client, serving.predict, serving.server\n"
+        "import serving.versions.locate, serving.versions.publish\n"
         "heavy = {'tensorflow', 'tfx', 'grpc', 'httpx', 'keras', 'apache_beam', 'tensorflow_serving'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

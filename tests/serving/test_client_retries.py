@@ -215,7 +215,7 @@ def test_a_server_that_says_nothing_runs_into_the_deadline(scheme: str) -> None:
 
 
 def test_a_server_that_comes_up_later_is_waited_for(colour_model: str) -> None:
-    from serving import locate
+    from serving.versions import locate
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

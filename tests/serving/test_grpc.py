@@ -16,13 +16,13 @@ from tensorflow_serving.apis import (
 )
 
 from serving.client import Client
-from serving.locate import Model
 from serving.server import MAX_MESSAGE, ModelServer
 from serving.server.errors import Code, ServingError
-from serving.server.grpc_service import add_services
-from serving.server.manager import ModelManager
-from serving.server.models import LoadedModel
-from serving.server.tensors import from_proto
+from serving.server.grpc.services import add_services
+from serving.server.model.loaded_model import LoadedModel
+from serving.server.model.manager import ModelManager
+from serving.server.model.tensors import from_proto
+from serving.versions.locate import Model
 from tests.serving.conftest import image_of
 
 

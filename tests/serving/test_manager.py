@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from serving.locate import Model
-from serving.model_config import ModelConfig, VersionPolicy
 from serving.server.errors import Code, ServingError
-from serving.server.manager import ModelManager
-from serving.server.models import LoadedModel
+from serving.server.model.loaded_model import LoadedModel
+from serving.server.model.manager import ModelManager
+from serving.versions.locate import Model
+from serving.versions.model_config import ModelConfig, VersionPolicy
 
 
 @pytest.fixture(scope="module")

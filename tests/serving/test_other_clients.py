@@ -23,8 +23,8 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.client import Client
-from serving.locate import Model
 from serving.server import ModelServer
+from serving.versions.locate import Model
 from tests import images
 from tests.conftest import Transformed
 from tests.images import CLASSES

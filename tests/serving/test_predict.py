@@ -10,10 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from graftline.errors import UserError
-from serving import locate, predict
+from serving import predict
 from serving.client import Prediction, classifying
 from serving.predict import find_images, predict_with_model, predict_with_server
 from serving.server import ModelServer
+from serving.versions import locate
 from tests.serving.conftest import image_of
 
 Predict = Callable[..., list[Prediction]]

@@ -11,11 +11,11 @@ import time
 import pytest
 
 from graftline.errors import UserError
-from serving.locate import scan_versions
-from serving.publish import Published, content_digest, publish
+from serving.versions.locate import scan_versions
+from serving.versions.publish import Published, content_digest, publish
 from tests.serving.saved_models import export
 
-PUSH = "import sys; from serving.publish import publish; print(publish(sys.argv[1], sys.argv[2]).version)"
+PUSH = "import sys; from serving.versions.publish import publish; print(publish(sys.argv[1], sys.argv[2]).version)"
 
 
 def visible(base: pathlib.Path) -> list[str]:

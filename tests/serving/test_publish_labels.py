@@ -8,11 +8,11 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from graftline.errors import UserError
-from serving import withdrawals
-from serving.base_path import Disk
-from serving.labels import FILE
-from serving.publish import publish
-from serving.rollback import roll_back
+from serving.versions import withdrawals
+from serving.versions.base_path import Disk
+from serving.versions.labels import FILE
+from serving.versions.publish import publish
+from serving.versions.rollback import roll_back
 from tests.serving.saved_models import export
 
 

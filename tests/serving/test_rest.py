@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from serving.server import http_server
+from serving.server.http import server as http_server
 from tests.serving.conftest import LABELS, image_of
 
 
@@ -228,7 +228,7 @@ def test_an_error_is_what_the_op_says_without_the_functions_that_it_ran_in(tmp_p
     import tensorflow as tf
 
     from serving.server.errors import ServingError
-    from serving.server.models import LoadedModel
+    from serving.server.model.loaded_model import LoadedModel
 
     module = tf.Module()
     module.read = tf.function(

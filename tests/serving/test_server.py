@@ -16,9 +16,9 @@ import urllib.request
 import pytest
 
 from graftline.errors import UserError
-from serving import locate
-from serving.publish import publish
 from serving.server import ModelServer, ServerOptions, serve
+from serving.versions import locate
+from serving.versions.publish import publish
 from tests.serving.conftest import image_of
 from tests.serving.test_rest import Rest, b64
 
@@ -137,7 +137,7 @@ def test_a_single_saved_model_is_served_as_version_one(colour_model):
 
 
 def test_warm_up_requests_are_replayed(colour_model, tmp_path):
-    from serving.server.models import LoadedModel
+    from serving.server.model.loaded_model import LoadedModel
 
     saved_model = pathlib.Path(shutil.copytree(colour_model, tmp_path / "export"))
     write_warmup(saved_model, [image_of("red"), image_of("blue")])

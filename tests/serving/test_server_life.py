@@ -16,9 +16,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving import locate
 from serving.server import ModelServer, ServerOptions
 from serving.server.options import BatchingParameters
+from serving.versions import locate
 from tests.serving.conftest import Child
 from tests.serving.test_rest import Rest
 
@@ -76,7 +76,7 @@ def test_a_server_is_alive_and_ready(server):
 
 
 def test_a_server_that_loads_is_alive_and_not_ready(colour_model, monkeypatch):
-    from serving.server import manager
+    from serving.server.model import manager
 
     seen: list[tuple[int, str]] = []
     load = manager.ModelManager.load

@@ -16,12 +16,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config import model_server_config_pb2
 
 from graftline.errors import UserError
-from serving import engine, locate
-from serving.publish import publish
 from serving.server import ModelServer
 from serving.server.options import BatchingParameters, ServerOptions
-from serving.tf_serving import configs, write
+from serving.tf_serving import configs, engine, write
 from serving.tf_serving.__main__ import main
+from serving.versions import locate
+from serving.versions.publish import publish
 from tests.serving.conftest import image_of
 
 GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 from graftline.errors import UserError
+from recipes.procedural_trunk import drawing, programs, shapes, textures, training
+from recipes.procedural_trunk.recipe import Recipe
 from tests import assets
 from trainer import backbones, models
-from trainer.pretraining import drawing, programs, shapes, textures, training
-from trainer.pretraining.recipe import Recipe
 from trainer.settings import BackboneSettings
 
 _PATTERN = textures.Pattern("flat", 6.0, 0.5, 0.6, 0.5, 0.5, 0.1)
@@ -144,7 +144,7 @@ def test_the_command_trains_and_saves_what_the_backbone_loads(tmp_path: pathlib.
     """A minute run: that it goes through, that the loss falls and what is written; not how good it is."""
     path = tmp_path / "some.weights.h5"
     small = ["--programs=8", "--each=8", "--images=1600", "--projection=16", "--batch=16"]
-    command = [sys.executable, "-m", "trainer.pretraining", "--out", str(path), *small]
+    command = [sys.executable, "-m", "recipes.procedural_trunk", "--out", str(path), *small]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=assets.ROOT)
     assert "64 images of 8 programs drawn" in done.stdout
     assert f"{path} has {path.stat().st_size:,} bytes" in done.stdout
@@ -177,7 +177,7 @@ def test_the_command_trains_and_saves_what_the_backbone_loads(tmp_path: pathlib.
 def test_bad_arguments_are_told_before_anything_is_drawn(
     arguments: list[str], told: str, tmp_path: pathlib.Path
 ) -> None:
-    command = [sys.executable, "-m", "trainer.pretraining", f"--out={tmp_path}/x.weights.h5", *arguments]
+    command = [sys.executable, "-m", "recipes.procedural_trunk", f"--out={tmp_path}/x.weights.h5", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=assets.ROOT)
     assert done.returncode == 2
     assert told in done.stderr
@@ -221,7 +221,9 @@ def test_a_short_pretraining_beats_random_weights_on_real_images(tmp_path: pathl
 
     path = tmp_path / "short.weights.h5"
     small = ["--programs=500", "--each=32", "--images=100000"]
-    subprocess.run([sys.executable, "-m", "trainer.pretraining", "--out", path, *small], check=True, cwd=assets.ROOT)
+    subprocess.run(
+        [sys.executable, "-m", "recipes.procedural_trunk", "--out", path, *small], check=True, cwd=assets.ROOT
+    )
     images, labels = linear_probe.folder(assets.EUROSAT)
     pretrained = linear_probe.accuracy(linear_probe.trunk(str(path))(images), labels, 5)[0]
     random = [

@@ -322,7 +322,7 @@ def test_labels_are_read_in_the_models_order(transformed: Transformed) -> None:
 
 def test_bytes_that_are_no_example_get_one_clear_error_from_our_server(exported: pathlib.Path) -> None:
     from serving.server.errors import ServingError
-    from serving.server.models import LoadedModel
+    from serving.server.model.loaded_model import LoadedModel
 
     model = LoadedModel(str(exported / "Format-Serving"))
     image = images.encoded(images.draw("rot", 1))

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from components.image_example_gen import files
+from components.storage import files
 from tests.components.image_example_gen.pictures import put
 
 HELLO = b"hello, world"

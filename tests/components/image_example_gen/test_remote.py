@@ -14,9 +14,10 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.testing.util import assert_that, equal_to
 
-from components.image_example_gen import files, layouts
+from components.image_example_gen import layouts
 from components.image_example_gen.layouts import File
 from components.image_example_gen.settings import IngestSettings
+from components.storage import files
 from graftline.errors import UserError
 from tests.components.image_example_gen import filesystems
 from tests.components.image_example_gen.pictures import begun, put

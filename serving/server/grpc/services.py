@@ -1,0 +1,236 @@
+"""TF Serving's gRPC services on a ModelManager: PredictionService and ModelService, every method of both.
+
+Called by `serving.server`.
+"""
+
+import logging
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from graftline.signatures import MODELS_METADATA, SERVING_DEFAULT
+from serving.server.errors import Code, ServingError, invalid
+from serving.server.model import inference, service
+from serving.server.model.loaded_model import LoadedModel
+from serving.server.model.manager import ModelManager
+from serving.server.model.tensors import check_names, fill_proto, from_proto
+from serving.versions import model_config
+
+_logger = logging.getLogger(__name__)
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_MESSAGE_LIMIT = 1024  # characters, as in TF Serving's grpc_status_util.cc: details travel in a header
+_HEADERS_LIMIT = 4096  # bytes of what is sent beside: gRPC takes 8 KiB of headers in all
+
+
+def _answer(context: Any, names: Sequence[str], work: Callable[[], Any]) -> Any:
+    """The result of `work`, or its ServingError as a gRPC status. A fault of our own is logged and named INTERNAL.
+
+    `names` are the models served; a NOT_FOUND brings them along as trailing metadata.
+    """
+    try:
+        return work()
+    except ServingError as error:
+        if error.code is Code.NOT_FOUND:
+            # The API cannot list models; a client of ours that was given no name finds the only one so. Quoted: of a
+            # header that is not ASCII gRPC sends nothing, not even the status, and the client waits for ever.
+            known = ",".join(urllib.parse.quote(name, safe="") for name in names)
+            if len(known) <= _HEADERS_LIMIT:
+                context.set_trailing_metadata(((MODELS_METADATA, known),))
+        message = error.message
+        if len(message) > _MESSAGE_LIMIT:
+            message = message[:_MESSAGE_LIMIT] + "...TRUNCATED"
+        context.abort(_STATUS[error.code.value], message)
+    except Exception:
+        _logger.exception("unexpected fault while answering a gRPC request")
+        context.abort(grpc.StatusCode.INTERNAL, "internal error of the model server: see its log")
+
+
+def _timeout(context: Any) -> float | None:
+    """Seconds until the client's deadline; None without one, for the server's own."""
+    remaining = context.time_remaining()
+    return None if remaining is None or remaining > 1e9 else remaining
+
+
+def _fill_spec(spec: Any, asked: Any, version: int) -> None:
+    """Say which model answered: its name, the actual version and the signature."""
+    spec.name = asked.name
+    spec.version.value = version
+    spec.signature_name = asked.signature_name or SERVING_DEFAULT
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Run a signature of a loaded model on the request's tensors."""
+        return _answer(context, self._manager.names, lambda: self._predict(request, _timeout(context)))
+
+    def _predict(self, request: Any, timeout: float | None) -> Any:
+        _need_spec(request)
+        spec = request.model_spec
+        response = predict_pb2.PredictResponse()
+        with self._manager.use(*service.wanted(spec)) as (version, model):
+            # First, as TF Serving does: a wrong signature or wrong names are told before a wrong tensor.
+            check_names(model.signature(spec.signature_name), request.inputs)
+            inputs = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+            outputs = model.predict(spec.signature_name, inputs, list(request.output_filter), timeout)
+        _fill_spec(response.model_spec, spec, version)
+        for name, values in outputs.items():
+            fill_proto(response.outputs[name], values)
+        return response
+
+    def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Classes and scores of tf.Examples, by a signature whose method is classify."""
+        return _answer(context, self._manager.names, lambda: self._classify(request, _timeout(context)))
+
+    def _classify(self, request: Any, timeout: float | None) -> Any:
+        _need_spec(request)
+        response = classification_pb2.ClassificationResponse()
+        with self._manager.use(*service.wanted(request.model_spec)) as (version, model):
+            _fill_classes(response.result, model, request.model_spec.signature_name, request.input, timeout)
+        _fill_spec(response.model_spec, request.model_spec, version)
+        return response
+
+    def Regress(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """One value for each tf.Example, by a signature whose method is regress."""
+        return _answer(context, self._manager.names, lambda: self._regress(request, _timeout(context)))
+
+    def _regress(self, request: Any, timeout: float | None) -> Any:
+        _need_spec(request)
+        response = regression_pb2.RegressionResponse()
+        with self._manager.use(*service.wanted(request.model_spec)) as (version, model):
+            _fill_values(response.result, model, request.model_spec.signature_name, request.input, timeout)
+        _fill_spec(response.model_spec, request.model_spec, version)
+        return response
+
+    def MultiInference(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Several classify and regress signatures of one model on the same tf.Examples."""
+        return _answer(context, self._manager.names, lambda: self._multi_inference(request, _timeout(context)))
+
+    def _multi_inference(self, request: Any, timeout: float | None) -> Any:
+        response = inference_pb2.MultiInferenceResponse()
+        first = request.tasks[0].model_spec if request.tasks else inference_pb2.InferenceTask().model_spec
+        with self._manager.use(*service.wanted(first)) as (version, model):
+            _check_tasks(request.tasks, model)
+            for task in request.tasks:
+                result = response.results.add()
+                name = task.model_spec.signature_name
+                if task.method_name == inference.CLASSIFY:
+                    _fill_classes(result.classification_result, model, name, request.input, timeout)
+                else:
+                    _fill_values(result.regression_result, model, name, request.input, timeout)
+                _fill_spec(result.model_spec, task.model_spec, version)
+        return response
+
+    def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The signatures of a loaded model."""
+        return _answer(context, self._manager.names, lambda: self._metadata(request))
+
+    def _metadata(self, request: Any) -> Any:
+        _need_spec(request)
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != service.SIGNATURE_DEF:
+                raise invalid(f"Metadata field {field} is not supported")
+        return service.metadata(self._manager, *service.wanted(request.model_spec))
+
+
+def _need_spec(request: Any) -> None:
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+
+
+def _fill_classes(result: Any, model: LoadedModel, name: str, examples: Any, timeout: float | None) -> None:
+    labels, scores = inference.classify(model, name, inference.examples_of(examples), timeout)
+    for row in range(len(labels if labels is not None else scores)):  # type: ignore[arg-type]  # one of the two is there
+        classes = result.classifications.add().classes
+        for column in range((labels if labels is not None else scores).shape[1]):  # type: ignore[union-attr]
+            entry = classes.add()
+            if labels is not None:
+                # A label is a `string` of protobuf: bytes that are no UTF-8 could not be sent.
+                entry.label = labels[row, column].decode("utf-8", "replace")
+            if scores is not None:
+                entry.score = scores[row, column]
+
+
+def _fill_values(result: Any, model: LoadedModel, name: str, examples: Any, timeout: float | None) -> None:
+    for value in inference.regress(model, name, inference.examples_of(examples), timeout):
+        result.regressions.add(value=value)
+
+
+def _check_tasks(tasks: Sequence[Any], model: LoadedModel) -> None:
+    """Raise as TF Serving's multi_inference.cc: before anything is run, in the order of the tasks."""
+    seen: set[str] = set()
+    tensors: set[str] = set()
+    for task in tasks:
+        spec = task.model_spec
+        if not spec.name:
+            raise invalid("Found ModelSpec with an empty model name.")
+        if spec.name != tasks[0].model_spec.name:
+            raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        name = spec.signature_name or SERVING_DEFAULT
+        if name in seen:
+            raise invalid(f"Duplicate evaluation of signature: {name}")
+        seen.add(name)
+        if name not in model.signatures:
+            raise invalid(f"Requested signature not found in model graph: {name}")
+        if task.method_name not in (inference.CLASSIFY, inference.REGRESS):
+            raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+        signature = model.signatures[name]
+        inference.check_signature(signature, task.method_name)
+        tensors |= {info.name for info in signature.inputs.values()}
+        if len(tensors) > 1:
+            raise invalid("Input tensor must be the same for all Signatures.")
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus and HandleReloadConfigRequest."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The states of a model's versions."""
+        return _answer(context, self._manager.names, lambda: self._status(request))
+
+    def _status(self, request: Any) -> Any:
+        _need_spec(request)
+        spec = request.model_spec
+        choice = spec.WhichOneof("version_choice")
+        version = spec.version.value if choice == "version" else None
+        return service.status(self._manager, spec.name, version, spec.version_label or None)
+
+    def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Serve the models of the request's config and no others."""
+        return _answer(context, self._manager.names, lambda: self._reload(request))
+
+    def _reload(self, request: Any) -> Any:
+        try:
+            configs = model_config.from_proto(request.config, self._manager.names)
+        except model_config.ConfigError as error:
+            raise invalid(str(error)) from error
+        self._manager.reload(configs)
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
+
+
+def add_services(server: grpc.Server, manager: ModelManager) -> None:
+    """Register both services on a gRPC server that has not been started."""
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(manager), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(manager), server)

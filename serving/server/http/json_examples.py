@@ -1,0 +1,65 @@
+"""From the JSON of TF Serving's classify and regress to serialized tf.Examples.
+
+Source: `MakeExampleFromJsonObject` and its neighbours in TF Serving's util/json_tensor.cc.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorflow.core.example import example_pb2
+
+from serving.server.errors import invalid
+from serving.server.http.json_tensors import decode_base64, encode, is_base64, show, type_of
+
+
+def read_examples(document: Mapping[str, Any]) -> list[bytes]:
+    """The serialized tf.Examples of a classify or regress request, its `context` in each. Raises INVALID_ARGUMENT."""
+    context = _example(document["context"]) if "context" in document else b""
+    if "examples" not in document:
+        raise invalid(
+            f"JSON Value: {show(document)} When method is classify, key 'examples' is expected and was not found"
+        )
+    examples = document["examples"]
+    if not isinstance(examples, list):
+        raise invalid(f"JSON Value: {show(document)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise invalid(f"JSON Value: {show(document)} 'examples' value is an empty array")
+    # Two messages one after the other are one message with the fields of both: how protobuf merges.
+    return [context + _example(example) for example in examples]
+
+
+def _example(value: Any) -> bytes:
+    if not isinstance(value, dict):
+        raise invalid(f"Example must be JSON object but got JSON {type_of(value)}")
+    example = example_pb2.Example()
+    for name, content in value.items():
+        feature = example.features.feature[name]
+        for element in content if isinstance(content, list) else [content]:
+            _add_to_feature(name, element, feature)
+    return bytes(example.SerializeToString())
+
+
+_KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
+
+
+def _add_to_feature(name: str, value: Any, feature: Any) -> None:
+    """Append one JSON value to a tf.train.Feature, whose first value decides its kind."""
+    if isinstance(value, str) or is_base64(value):
+        kind = "bytes_list"
+    elif isinstance(value, float):
+        kind = "float_list"
+    elif isinstance(value, int):
+        kind = "int64_list"
+    else:
+        raise invalid(f"Feature: {name} has element with unexpected JSON type: {type_of(value)}")
+    before = feature.WhichOneof("kind")
+    if before not in (None, kind):
+        raise invalid(f"Unexpected element type in feature: {name} expecting type: {_KINDS[before]}")
+    if kind == "bytes_list":
+        feature.bytes_list.value.append(encode(value) if isinstance(value, str) else decode_base64(value["b64"]))
+    elif kind == "float_list":
+        feature.float_list.value.append(value)
+    elif value >= 1 << 63:
+        raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
+    else:
+        feature.int64_list.value.append(int(value))

@@ -1,0 +1,125 @@
+"""Classify and regress: signatures that take serialized tf.Examples and give classes and scores, or one value each.
+
+The same for gRPC and REST. Source: TF Serving's servables/tensorflow/{classifier,regressor,util}.cc.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from graftline.signatures import SERVING_DEFAULT
+from serving.server.errors import invalid
+from serving.server.model.loaded_model import LoadedModel
+
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+_INPUTS, _CLASSES, _SCORES, _OUTPUTS = "inputs", "classes", "scores", "outputs"
+
+
+def examples_of(request_input: Any) -> list[bytes]:
+    """The serialized tf.Examples of a `tensorflow.serving.Input`, its context in each; [] for an empty one."""
+    if request_input.WhichOneof("kind") == "example_list_with_context":
+        listed = request_input.example_list_with_context
+        # Two messages one after the other are one message with the fields of both: how protobuf merges.
+        context = listed.context.SerializeToString()
+        return [context + example.SerializeToString() for example in listed.examples]
+    return [example.SerializeToString() for example in request_input.example_list.examples]
+
+
+def signature_of(model: LoadedModel, name: str, method: str) -> Any:
+    """The SignatureDef called `name` (`serving_default` for ""), which must be of `method`. Raises INVALID_ARGUMENT."""
+    signature = model.signatures.get(name or SERVING_DEFAULT)
+    if signature is None:
+        raise invalid(f"No signature was found with the name: {name or SERVING_DEFAULT}")
+    check_signature(signature, method)
+    return signature
+
+
+def check_signature(signature: Any, method: str) -> None:
+    """Raise INVALID_ARGUMENT unless a SignatureDef has the inputs and outputs of CLASSIFY or REGRESS."""
+    kind = "classification" if method == CLASSIFY else "regression"
+    if signature.method_name != method:
+        raise invalid(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
+    if len(signature.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if method == CLASSIFY and len(signature.outputs) not in (1, 2):
+        raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    if method == REGRESS and len(signature.outputs) != 1:
+        raise invalid("Expected one output Tensor.")
+    if _INPUTS not in signature.inputs:
+        raise invalid(f"No {kind} inputs found in SignatureDef: {signature}")
+    if method == REGRESS and _OUTPUTS not in signature.outputs:
+        raise invalid(f"No regression outputs found in SignatureDef: {signature}")
+    if method == CLASSIFY and not {_CLASSES, _SCORES} & set(signature.outputs):
+        raise invalid(
+            f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or "{_SCORES}". '
+            f"Signature was: {signature}"
+        )
+
+
+def _run(
+    model: LoadedModel, name: str, examples: list[bytes], outputs: list[str], timeout: float | None
+) -> dict[str, np.ndarray]:
+    if not examples:
+        raise invalid("Input is empty.")
+    serialized = np.empty(len(examples), object)
+    serialized[:] = examples
+    return model.predict(name, {_INPUTS: serialized}, outputs, timeout)
+
+
+def classify(
+    model: LoadedModel, name: str, examples: list[bytes], timeout: float | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(labels as bytes [N, C], scores float32 [N, C]) of N examples; one of the two is None where the model has none.
+
+    Raises ServingError: INVALID_ARGUMENT for a signature that does not classify, no examples, or outputs of another
+    shape or type; what else the run reports.
+    """
+    signature = signature_of(model, name, CLASSIFY)
+    wanted = [output for output in (_CLASSES, _SCORES) if output in signature.outputs]
+    found = _run(model, name, examples, wanted, timeout)
+    labels, scores = found.get(_CLASSES), found.get(_SCORES)
+    if labels is not None:
+        _check_matrix(labels, len(examples), _CLASSES, object, "DT_STRING")
+    if scores is not None:
+        _check_matrix(scores, len(examples), _SCORES, np.float32, "DT_FLOAT")
+    if labels is not None and scores is not None and labels.shape[1] != scores.shape[1]:
+        raise invalid(
+            f"Tensors class and score should match in dim_size(1). Got {labels.shape[1]} vs. {scores.shape[1]}"
+        )
+    return labels, scores
+
+
+def _shape(values: np.ndarray) -> str:
+    return "[" + ",".join(map(str, values.shape)) + "]"
+
+
+def _datatype(values: np.ndarray) -> str:
+    import tensorflow as tf
+    from tensorflow.core.framework import types_pb2
+
+    kind = tf.string if values.dtype.kind in "OSU" else tf.as_dtype(values.dtype)
+    return str(types_pb2.DataType.Name(kind.as_datatype_enum))
+
+
+def _check_matrix(values: np.ndarray, examples: int, name: str, dtype: Any, wanted: str) -> None:
+    if values.ndim != 2:
+        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(values)}")
+    if values.dtype != dtype:
+        raise invalid(f"Expected {name} Tensor of {wanted}. Got: {_datatype(values)}")
+    if len(values) != examples:
+        raise invalid(f"Expected {name} output batch size of {examples}. Got: {len(values)}")
+
+
+def regress(model: LoadedModel, name: str, examples: list[bytes], timeout: float | None = None) -> np.ndarray:
+    """One float32 for each of N examples: [N]. Raises ServingError as `classify` does."""
+    signature_of(model, name, REGRESS)
+    values = _run(model, name, examples, [_OUTPUTS], timeout)[_OUTPUTS]
+    if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
+        raise invalid(
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape(values)}"
+        )
+    if len(values) != len(examples):
+        raise invalid(f"Input batch size did not match output batch size: {len(examples)} vs. {len(values)}")
+    if values.dtype != np.float32:
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_datatype(values)}")
+    return values.ravel()

@@ -1,0 +1,128 @@
+"""`graftline serve --engine tensorflow`: this machine's `tensorflow_model_server` in place of our own, same flags.
+
+This process becomes it (exec), so that a supervisor's signals reach it. The files that it reads by name are kept in
+memory (memfd) and stay open over the exec: there is nothing to clean up. Imports no TensorFlow.
+"""
+
+import logging
+import math
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from graftline.errors import UserError
+from serving.server.options import ServerOptions
+from serving.tf_serving import configs
+from serving.versions.locate import Model
+from serving.versions.model_config import PLATFORM, VersionPolicy
+
+EXECUTABLE = "tensorflow_model_server"
+_INT32_MAX = (1 << 31) - 1
+# Our own, with nothing in TensorFlow Serving to translate them to: to drop them unsaid would be a limit that is none.
+_UNTRANSLATED = ("max_request_bytes", "max_image_pixels", "max_in_flight", "shutdown_grace_seconds")
+
+_logger = logging.getLogger(__name__)
+
+
+def run_tensorflow_model_server(models: Sequence[Model], options: ServerOptions) -> NoReturn:
+    """Become a `tensorflow_model_server` that serves `models`.
+
+    Raises UserError when there is none on PATH, or when `options` or `models` ask for what it cannot do.
+    """
+    program = shutil.which(EXECUTABLE)
+    if program is None:
+        raise UserError(
+            f"--engine tensorflow: no {EXECUTABLE} on PATH; install TensorFlow Serving, run it by Docker "
+            "(`python -m serving.tf_serving WORKSPACE DIR`), or leave the option out for Graftline's own server"
+        )
+    arguments = command(models, options)
+    if options.host in ("127.0.0.1", "::1", "localhost"):
+        _logger.warning("%s listens on every address of this machine, and asks nobody for a password", EXECUTABLE)
+    os.execv(program, [program, *arguments])
+
+
+def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
+    """The flags, as in TensorFlow Serving 2.16's model_servers/main.cc; files that are made for it stay open.
+
+    Raises UserError.
+    """
+    defaults = ServerOptions()
+    for name in _UNTRANSLATED:
+        if getattr(options, name) != getattr(defaults, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is Graftline's own: {EXECUTABLE} has nothing like it; leave one of both out")
+    flags: dict[str, object] = {
+        "port": options.port or _free_port(),
+        "rest_api_port": options.rest_api_port or _free_port(),
+        "rest_api_timeout_in_ms": options.rest_api_timeout_in_ms or _INT32_MAX,
+        "file_system_poll_wait_seconds": math.ceil(options.file_system_poll_wait_seconds),
+        "enable_model_warmup": options.enable_model_warmup,
+        "tensorflow_intra_op_parallelism": options.tensorflow_intra_op_parallelism,
+        "tensorflow_inter_op_parallelism": options.tensorflow_inter_op_parallelism,
+        "model_config_file": options.model_config_file or _in_memory("models", models_config(models, options)),
+        "allow_version_labels_for_unavailable_models": True,  # a config's labels come before its versions are loaded
+        "enable_batching": options.enable_batching,
+        "monitoring_config_file": _in_memory(
+            "monitoring", configs.monitoring(options.enable_monitoring, options.monitoring_path)
+        ),
+    }
+    if options.model_config_file:
+        flags["model_config_file_poll_wait_seconds"] = math.ceil(options.config_poll_seconds)
+    if options.enable_batching:
+        flags["batching_parameters_file"] = options.batching_parameters_file or _in_memory(
+            "batching", configs.batching(options.batching)
+        )
+    return [f"--{name}={_text(value)}" for name, value in flags.items()]
+
+
+def models_config(models: Sequence[Model], options: ServerOptions) -> str:
+    """A `tensorflow.serving.ModelServerConfig` of the models, with the version policy that the options ask for.
+
+    Raises UserError for a version policy that is none, and for a SavedModel whose folder is no numbered version:
+    TensorFlow Serving finds it by its number.
+    """
+    config = model_server_config_pb2.ModelServerConfig()
+    for model in models:
+        entry = config.model_config_list.config.add(name=model.name, model_platform=PLATFORM)
+        if model.base_path is not None:
+            entry.base_path = model.base_path
+            _set_policy(entry.model_version_policy, VersionPolicy.parse(options.version_policy))
+            continue
+        version, path = model.newest
+        entry.base_path = os.path.dirname(path)
+        if os.path.basename(path) != str(version):
+            raise UserError(f"{EXECUTABLE} serves numbered versions only: move {path} to {path}/1, then name {path}")
+        entry.model_version_policy.specific.versions.append(version)
+    return text_format.MessageToString(config)
+
+
+def _set_policy(proto: Any, policy: VersionPolicy) -> None:
+    if policy.kind == "latest":
+        proto.latest.num_versions = policy.latest
+    elif policy.kind == "all":
+        proto.all.SetInParent()
+    else:
+        proto.specific.versions.extend(sorted(policy.specific))
+
+
+def _in_memory(name: str, text: str) -> str:
+    """A path under which this process, and what it becomes, can open a file with that text."""
+    descriptor = os.memfd_create(f"graftline-{name}", 0)  # 0: not closed by exec
+    with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+        file.write(text)
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _free_port() -> int:
+    """Port 0 is any free one for our server, and none at all for TensorFlow Serving."""
+    with socket.create_server(("", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,242 @@
+"""Where versions of a model lie, seen by who pushes: what a push, a rollback and retention ask of a file system.
+
+`Disk` is a folder of a POSIX file system. `components.storage.versions` has the same for the URIs that Beam opens.
+Standard library only.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from graftline.errors import UserError
+from graftline.withdrawn import tree_digest
+from serving.versions.locate import scan_versions
+
+_ASIDE = ".push-"  # a version being written
+_DROPPED = ".drop-"  # a version being removed
+_NEW = ".new"  # a small file being written
+_CHUNK = 1 << 20  # bytes read at once
+
+
+class BasePath(Protocol):
+    """A TF Serving base path that one pusher at a time writes to. Small files are named by their whole path."""
+
+    path: str
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Make the base path if need be, hold it against other pushers, and clean up after those that crashed."""
+
+    def versions(self) -> dict[int, str]:
+        """Version number → place, of every complete version."""
+
+    def taken(self) -> int:
+        """The highest number in use by anything, complete version or not; 0 when there is none."""
+
+    def digest(self, version: int) -> str:
+        """`content_digest` of a version."""
+
+    def local(self, version: int) -> AbstractContextManager[str]:
+        """A folder on disk that holds the version."""
+
+    def add(self, saved_model_dir: str, digest: str) -> int:
+        """Add a version that readers see whole or not at all; its number. Raises as `publish.push`."""
+
+    def remove(self, version: int) -> None:
+        """Remove a version; it vanishes at once."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in a folder, sorted; none when it is not there."""
+
+    def read(self, path: str) -> bytes | None:
+        """A small file; None when it is not there."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file, whole or not at all."""
+
+    def delete(self, path: str) -> None:
+        """Remove a small file, if it is there."""
+
+    def holding(self, folder: str) -> AbstractContextManager[None]:
+        """Hold a folder of small files against other writers."""
+
+
+def files_under(root: str) -> list[str]:
+    """Paths of all files under `root`, relative to it, with "/" between parts, sorted."""
+    found = []
+    for folder, _, names in os.walk(root, followlinks=True):
+        found += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names]
+    return sorted(found)
+
+
+def _file_digest(source: str, copy: str | None = None) -> bytes:
+    """sha256 of one file; with `copy`, it is written there as well and brought to disk."""
+    digest = hashlib.sha256()
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(open(source, "rb"))
+        writer = stack.enter_context(open(copy, "xb")) if copy else None
+        while chunk := reader.read(_CHUNK):
+            digest.update(chunk)
+            if writer:
+                writer.write(chunk)
+        if writer:
+            writer.flush()
+            os.fsync(writer.fileno())
+    return digest.digest()
+
+
+def content_digest(saved_model_dir: str) -> str:
+    """Hex sha256 over the relative path and the bytes of every file: equal when a push would change nothing."""
+    return tree_digest(
+        (os.fsencode(relative), _file_digest(os.path.join(saved_model_dir, relative)))
+        for relative in files_under(saved_model_dir)
+    )
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy_tree(source: str, target: str) -> str:
+    """Copy `source` into the new folder `target`, brought to disk; returns the copy's content digest."""
+    os.mkdir(target)  # not mkdtemp: its mode 0700 would hide the model from a server of another user
+    folders = [target]
+    for folder, names, _ in os.walk(source, followlinks=True):
+        for name in names:
+            folders.append(os.path.join(target, os.path.relpath(os.path.join(folder, name), source)))
+            os.mkdir(folders[-1])
+    digest = tree_digest(
+        (os.fsencode(relative), _file_digest(os.path.join(source, relative), os.path.join(target, relative)))
+        for relative in files_under(source)
+    )
+    for folder in reversed(folders):
+        _sync_folder(folder)
+    return digest
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold a folder against other processes. The kernel drops the lock when the process dies, however it dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Disk:
+    """A base path on a mounted POSIX file system.
+
+    A version is written aside under a hidden name, which TF Serving ignores because it is no number, brought to disk,
+    and renamed; rename is atomic there.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises UserError when `path` is a URI."""
+        if "://" in path:
+            raise UserError(f"{path} is a URI, but a push from here goes to a mounted file system: give a path")
+        self.path = os.path.abspath(path)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """As `BasePath.alone`."""
+        os.makedirs(self.path, exist_ok=True)
+        with _locked(self.path):
+            for name in os.listdir(self.path):  # under the lock: whatever is there has no living owner
+                if name.startswith((_ASIDE, _DROPPED)):
+                    shutil.rmtree(os.path.join(self.path, name))
+            yield
+
+    def versions(self) -> dict[int, str]:
+        """As `BasePath.versions`."""
+        return scan_versions(self.path)
+
+    def taken(self) -> int:
+        """As `BasePath.taken`."""
+        return max((int(name) for name in os.listdir(self.path) if name.isascii() and name.isdecimal()), default=0)
+
+    def digest(self, version: int) -> str:
+        """As `BasePath.digest`."""
+        return content_digest(self.versions()[version])
+
+    def local(self, version: int) -> AbstractContextManager[str]:
+        """As `BasePath.local`."""
+        return contextlib.nullcontext(self.versions()[version])
+
+    def add(self, saved_model_dir: str, digest: str) -> int:
+        """As `BasePath.add`."""
+        aside = os.path.join(self.path, f"{_ASIDE}{uuid.uuid4().hex}")
+        try:
+            if _copy_tree(saved_model_dir, aside) != digest:
+                raise RuntimeError(
+                    f"{saved_model_dir} changed while it was being pushed: push again when it is complete"
+                )
+            version = self.taken()
+            while True:
+                version += 1
+                try:
+                    os.rename(aside, os.path.join(self.path, str(version)))
+                except OSError as error:
+                    # A pusher that knows no lock (TFX's own) took the number in this moment: take the one after it.
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise
+                else:
+                    break
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        _sync_folder(self.path)
+        return version
+
+    def remove(self, version: int) -> None:
+        """As `BasePath.remove`."""
+        aside = os.path.join(self.path, f"{_DROPPED}{version}-{uuid.uuid4().hex}")
+        os.rename(self.versions()[version], aside)
+        shutil.rmtree(aside)
+
+    def names(self, folder: str) -> list[str]:
+        """As `BasePath.names`."""
+        try:
+            return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+
+    def read(self, path: str) -> bytes | None:
+        """As `BasePath.read`."""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: str, content: bytes) -> None:
+        """As `BasePath.write`. The caller holds the folder or the base path, so one name for what is new will do."""
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        aside = os.path.join(folder, f".{name.lstrip('.')}{_NEW}")
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+        _sync_folder(folder)
+
+    def delete(self, path: str) -> None:
+        """As `BasePath.delete`."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def holding(self, folder: str) -> AbstractContextManager[None]:
+        """As `BasePath.holding`."""
+        return _locked(folder)

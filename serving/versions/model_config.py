@@ -1,0 +1,188 @@
+"""What is to be served and how: TF Serving's `models.config`, its version policies and labels, as typed values.
+
+Called by the server (`--model_config_file`, HandleReloadConfigRequest) and the manager. Importing this costs nothing;
+reading a config imports the generated protos, and with them TensorFlow.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from graftline.errors import UserError
+from serving.versions.locate import Model, scan_versions
+
+PLATFORM = "tensorflow"
+_INT64_MAX = (1 << 63) - 1
+
+
+class ConfigError(ValueError):
+    """A config that TF Serving would refuse; the message is TF Serving's."""
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions found are served: the `latest` so many, `all`, or exactly those in `specific`."""
+
+    kind: str = "latest"
+    latest: int = 1
+    specific: frozenset[int] = frozenset()
+
+    def choose(self, found: Iterable[int]) -> list[int]:
+        """The versions to serve out of those found, the highest first."""
+        ranked = sorted(set(found), reverse=True)
+        if self.kind == "latest":
+            return ranked[: max(self.latest, 1)]
+        return [version for version in ranked if self.kind == "all" or version in self.specific]
+
+    @classmethod
+    def parse(cls, text: str) -> "VersionPolicy":
+        """`latest`, `latest:2`, `all` or `specific:1,3`, as a command line says it. Raises UserError."""
+        kind, _, rest = text.strip().partition(":")
+        numbers = [part.strip() for part in rest.split(",")] if rest else []
+        whole = all(number.isascii() and number.isdecimal() for number in numbers)
+        if kind == "all" and not numbers:
+            return cls("all")
+        if kind == "latest" and whole and len(numbers) <= 1 and numbers != ["0"]:
+            return cls("latest", int(numbers[0]) if numbers else 1)
+        if kind == "specific" and numbers and whole:
+            return cls("specific", specific=frozenset(map(int, numbers)))
+        raise UserError(f"version policy '{text}': give latest, latest:2, all or specific:1,3")
+
+    def __str__(self) -> str:
+        if self.kind == "latest":
+            return f"latest:{self.latest}"
+        return "all" if self.kind == "all" else "specific:" + ",".join(map(str, sorted(self.specific)))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve: where its versions lie, which of them are served, and labels that name some of them.
+
+    `fixed` is for SavedModels that were named directly: version → directory, which is not polled; otherwise None.
+    """
+
+    name: str
+    base_path: str
+    policy: VersionPolicy = VersionPolicy()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[int, str] | None = None
+
+    @classmethod
+    def of(cls, model: Model, policy: VersionPolicy | None = None) -> "ModelConfig":
+        """The config of a model that was found by its path."""
+        chosen = policy or VersionPolicy()
+        if model.base_path is None:
+            return cls(model.name, "", chosen, fixed=dict(model.versions))
+        return cls(model.name, model.base_path, chosen)
+
+    def find(self) -> dict[int, str]:
+        """Version → directory of all complete versions that are there now; empty when the base path is gone."""
+        found = self.fixed if self.fixed is not None else scan_versions(self.base_path)
+        return {version: path for version, path in found.items() if version <= _INT64_MAX}
+
+
+def _policy(proto: Any) -> VersionPolicy:
+    kind = proto.WhichOneof("policy_choice")
+    if kind == "all":
+        return VersionPolicy("all")
+    if kind == "specific":
+        return VersionPolicy("specific", specific=frozenset(proto.specific.versions))
+    return VersionPolicy("latest", max(proto.latest.num_versions, 1))
+
+
+def _check_platform(proto: Any, served: bool) -> None:
+    """Raise ConfigError unless the model is TensorFlow's, as every one `served` is.
+
+    Source: GetPlatform and ValidateNoModelsChangePlatforms in TF Serving's server_core.cc.
+    """
+    platform = proto.model_platform
+    if proto.model_type:
+        if platform:
+            raise ConfigError(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
+            )
+        if proto.model_type != 1:
+            raise ConfigError(f"ModelServerConfig::model_type choice {proto.model_type} not supported.")
+        platform = PLATFORM
+    if not platform:
+        raise ConfigError(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
+        )
+    if platform != PLATFORM and served:
+        raise ConfigError(
+            f"Illegal to change a model's platform. For model {proto.name} platform was {PLATFORM} "
+            f"and new platform requested is {platform}"
+        )
+    if platform != PLATFORM:
+        raise ConfigError(f"Model {proto.name} requests unsupported platform {platform}")
+
+
+def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
+    """The models of a `tensorflow.serving.ModelServerConfig`; `served` are the names of those served till now.
+
+    Raises ConfigError, in the words of TF Serving's server_core.cc, for a name that is listed twice, a relative base
+    path, a platform other than TensorFlow, or a config that is no list of models.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise ConfigError(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+            "Only ModelConfigList is currently supported"
+        )
+    listed = config.model_config_list.config
+    names: set[str] = set()
+    # One look after the other over all models, and those served before the new ones: so TF Serving names its faults.
+    for proto in listed:
+        if proto.name in names:
+            raise ConfigError(f"Illegal to list model {proto.name} multiple times in config list")
+        names.add(proto.name)
+    for proto in listed:
+        if "://" not in proto.base_path and not os.path.isabs(proto.base_path):
+            raise ConfigError(
+                f"Expected model {proto.name} to have an absolute path or URI; got base_path()={proto.base_path}"
+            )
+    for proto in sorted(listed, key=lambda proto: proto.name not in served):
+        _check_platform(proto, proto.name in served)
+    return [
+        ModelConfig(proto.name, proto.base_path, _policy(proto.model_version_policy), dict(proto.version_labels))
+        for proto in listed
+    ]
+
+
+def parse(text: str, source: str) -> list[ModelConfig]:
+    """The models of a `models.config`, TF Serving's text proto. `source` is what an error names. Raises UserError."""
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    try:
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        return from_proto(config)
+    except text_format.ParseError as error:
+        raise UserError(f"{source} is no ModelServerConfig: {error}; see TF Serving's serving_config.md") from error
+    except ConfigError as error:
+        if config.WhichOneof("config") is None:
+            raise UserError(f"{source} names no model: write model_config_list {{ config {{ … }} }}") from error
+        raise UserError(f"{source}: {error}") from error
+
+
+def read(path: str) -> list[ModelConfig]:
+    """The models of the `models.config` at `path`. Raises UserError."""
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path: str) -> bytes:
+    """What the file at `path` holds. Raises UserError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"cannot read the models config {path}: {error.strerror}") from error
+
+
+def decode(data: bytes, source: str) -> list[ModelConfig]:
+    """As `parse`, of the file's bytes."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read the models config {source}: it is no text") from error
+    return parse(text, source)
