@@ -83,19 +83,14 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",  # of the client; TFX 1.16 asks for less than 3.11 itself
-    packages=find_packages(
-        include=[
-            f"{room}{tail}"
-            for room in ("graftline", "serving", "trainer", "components", "pipeline")
-            for tail in ("", ".*")
-        ]
-    ),
+    packages=find_packages(include=["graftline", "graftline.*"]),  # the rooms are links in graftline/
     package_data={
-        "serving.server.http": ["page.html", "page.css", "page.js", "page.svg"],
-        "serving.tf_serving": ["files/*"],
-        "trainer": ["weights/*.weights.h5"],
+        "graftline": ["py.typed"],
+        "graftline.serving.server.http": ["page.html", "page.css", "page.js", "page.svg"],
+        "graftline.serving.tf_serving": ["files/*"],
+        "graftline.trainer": ["weights/*.weights.h5"],
     },
     install_requires=LIGHT,
     extras_require={"serve": SERVE, "pipeline": PIPELINE, "heif": HEIF, "s3": S3, "dev": DEV},
-    entry_points={"console_scripts": ["graftline=pipeline.cli:main"]},
+    entry_points={"console_scripts": ["graftline=graftline.pipeline.cli:main"]},
 )

@@ -55,9 +55,9 @@ def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.n
     import keras
     import tensorflow_transform as tft
 
-    from trainer import boundary, export, models
-    from trainer.inputs import Pixels, Records
-    from trainer.settings import BackboneSettings, HeadSettings
+    from graftline.trainer import boundary, export, models
+    from graftline.trainer.inputs import Pixels, Records
+    from graftline.trainer.settings import BackboneSettings, HeadSettings
 
     artifacts = workspace / "artifacts"
     (examples,) = (artifacts / "ImageExampleGen" / "examples").iterdir()

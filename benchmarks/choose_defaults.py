@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
-from components.transform import pixels, preprocessing
-from trainer import backbones, boundary, models, phases
-from trainer.activations import Activations
-from trainer.settings import (
+from graftline.components.transform import pixels, preprocessing
+from graftline.trainer import backbones, boundary, models, phases
+from graftline.trainer.activations import Activations
+from graftline.trainer.settings import (
     BackboneSettings,
     FeatureExtractionSettings,
     FineTuningSettings,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.image_example_gen import layouts
+from graftline.components.image_example_gen import layouts
 from tests import assets
 
 GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")

@@ -20,7 +20,7 @@ import tempfile
 import time
 
 from benchmarks import commands
-from components.image_example_gen import layouts
+from graftline.components.image_example_gen import layouts
 from tests import assets
 
 
@@ -84,10 +84,10 @@ def ingest(images: str, folder: str) -> None:
     """Runs in the measured process: ingests, and prints the seconds and the peak of memory."""
     from tfx.types import standard_artifacts
 
-    from components.image_example_gen.artifacts import Quarantine
-    from components.image_example_gen.executor import Executor
-    from components.image_example_gen.settings import IngestSettings
-    from pipeline.local_runner import BEAM_OPTIONS
+    from graftline.components.image_example_gen.artifacts import Quarantine
+    from graftline.components.image_example_gen.executor import Executor
+    from graftline.components.image_example_gen.settings import IngestSettings
+    from graftline.pipeline.local_runner import BEAM_OPTIONS
 
     examples, refused = standard_artifacts.Examples(), Quarantine()
     examples.uri, refused.uri = f"{folder}/examples", f"{folder}/quarantine"

@@ -12,7 +12,7 @@ import resource
 import tempfile
 
 from benchmarks import commands
-from components.image_example_gen import layouts
+from graftline.components.image_example_gen import layouts
 
 
 def enlarge(images: pathlib.Path, to: pathlib.Path, count: int) -> None:

@@ -25,7 +25,7 @@ def folder(path: pathlib.Path) -> Data:
     """Images by class, as Graftline decodes them."""
     import tensorflow as tf
 
-    from components.transform import pixels
+    from graftline.components.transform import pixels
 
     files = sorted(path.glob("*/*"))
     parts = [files[start : start + 64] for start in range(0, len(files), 64)]
@@ -50,8 +50,8 @@ def trunk(weights: str, calibrated_on: np.ndarray | None = None) -> Callable[[np
     import keras
     import tensorflow as tf
 
-    from trainer import models
-    from trainer.settings import BackboneSettings
+    from graftline.trainer import models
+    from graftline.trainer.settings import BackboneSettings
 
     keras.utils.set_random_seed(0)
     settings = BackboneSettings(name="MobileNetV2", weights=weights, input_size=SIZE, options={"alpha": 0.35})

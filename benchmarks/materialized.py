@@ -18,8 +18,8 @@ import tempfile
 import time
 
 from benchmarks import commands
-from components.image_example_gen import layouts
 from graftline import features
+from graftline.components.image_example_gen import layouts
 from tests import artifacts, assets
 
 _WAYS = ("float32", "uint8")
@@ -55,8 +55,8 @@ def transform(way: str, folder: str, size: str) -> None:
     from tfx.components.transform import executor as tfx_executor
     from tfx.types import standard_artifacts
 
-    from components.transform import component as materializing
-    from pipeline.local_runner import BEAM_OPTIONS
+    from graftline.components.transform import component as materializing
+    from graftline.pipeline.local_runner import BEAM_OPTIONS
 
     root = pathlib.Path(folder)
     examples, schema = standard_artifacts.Examples(), standard_artifacts.Schema()
@@ -66,7 +66,7 @@ def transform(way: str, folder: str, size: str) -> None:
     examples.split_names = json.dumps(list(features.SPLITS))
     custom = {"backbone": "MobileNetV2", "input_size": int(size), "materialize": way == "uint8"}
     properties = {
-        "preprocessing_fn": "components.transform.preprocessing.preprocessing_fn",
+        "preprocessing_fn": "graftline.components.transform.preprocessing.preprocessing_fn",
         "custom_config": json.dumps(custom),
         "disable_statistics": 1,
     }
@@ -88,8 +88,8 @@ def read(folder: str, size: str) -> None:
     import numpy as np
     import tensorflow_transform as tft
 
-    from trainer import export, inputs
-    from trainer.settings import BackboneSettings
+    from graftline.trainer import export, inputs
+    from graftline.trainer.settings import BackboneSettings
 
     root = pathlib.Path(folder)
     outputs = {way: tft.TFTransformOutput(str(root / way / "graph")) for way in _WAYS}

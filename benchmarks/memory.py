@@ -20,8 +20,7 @@ import time
 
 from benchmarks import commands
 from graftline import features
-from tests import artifacts, images
-from trainer.settings import (
+from graftline.trainer.settings import (
     BackboneSettings,
     BoundaryCacheSettings,
     FeatureExtractionSettings,
@@ -30,6 +29,7 @@ from trainer.settings import (
     TrainerSettings,
     TrainingSettings,
 )
+from tests import artifacts, images
 
 _LIMIT_GIB = 3.0
 
@@ -49,7 +49,7 @@ def train(args_file: str) -> None:
     """Runs in the measured process: trains (without a file it only imports), then prints its peak and the seconds."""
     from tfx import v1 as tfx
 
-    from trainer import run_fn
+    from graftline.trainer import run_fn
 
     began = time.monotonic()
     if args_file:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 
 from benchmarks import commands
-from components.image_example_gen import layouts
+from graftline.components.image_example_gen import layouts
 
 
 def copy(images: pathlib.Path, to: pathlib.Path, every_tenth: bool) -> None:

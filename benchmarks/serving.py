@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import commands
-from components.image_example_gen import layouts
+from graftline.components.image_example_gen import layouts
 
 _CALL = "tensorflow.serving.PredictionService.Predict"
 _BATCHES = (4, 8, 16, 32, 64)
@@ -101,7 +101,7 @@ def bare(model: str) -> None:
 @contextlib.contextmanager
 def served(workspace: pathlib.Path, flags: list[str]) -> Iterator[tuple[str, str]]:
     """A server of the workspace in a process of its own: its model's name and its gRPC address."""
-    command = [sys.executable, "-m", "serving.server", str(workspace), "--rest-port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "graftline.serving.server", str(workspace), "--rest-port", "0", "--grpc-port", "0"]
     process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = ""
@@ -205,7 +205,7 @@ def show(what: str, ratios: list[float], asked: str, detail: str) -> None:
 
 def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argparse.Namespace) -> None:
     """Measures all, and prints a line for each."""
-    from serving.versions.locate import find_model
+    from graftline.serving.versions.locate import find_model
 
     flags, seconds = arguments.flags, arguments.seconds
     starts = [first_and_rest(workspace, flags, photos) for _ in range(_STARTS)]

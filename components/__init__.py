@@ -4,7 +4,7 @@
 def __getattr__(name: str) -> object:
     """Kubeflow and Vertex import an artifact type by its type name, "components.Quarantine". Lazy: it imports TFX."""
     if name == "Quarantine":
-        from components.image_example_gen.artifacts import Quarantine
+        from graftline.components.image_example_gen.artifacts import Quarantine
 
         return Quarantine
     raise AttributeError(name)

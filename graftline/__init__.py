@@ -1,3 +1,23 @@
-"""The ground floor: names, errors and the version that every room agrees on. Imports nothing of Graftline."""
+"""Graftline: from a folder of labelled images to a served classifier.
+
+`Client` and `AsyncClient` are the public clients. They need no TensorFlow, and are imported when they are first used.
+The rooms `pipeline`, `components`, `trainer` and `serving` are links to the folders of the same names in the
+repository.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graftline.serving.client import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Client", "__version__"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public class when it is first used: `import graftline` alone costs nothing."""
+    if name in ("AsyncClient", "Client"):
+        return getattr(importlib.import_module("graftline.serving.client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,13 +17,13 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.storage import files
+from graftline.components.storage import files
 from graftline.errors import UserError
-from pipeline import predictions
-from serving.client import Client, Prediction
-from serving.client.classifying import BATCH_IMAGES, load
-from serving.predict import LocalClassifier, connect, is_image_name
-from serving.versions.locate import find_model
+from graftline.pipeline import predictions
+from graftline.serving.client import Client, Prediction
+from graftline.serving.client.classifying import BATCH_IMAGES, load
+from graftline.serving.predict import LocalClassifier, connect, is_image_name
+from graftline.serving.versions.locate import find_model
 
 Format = Literal["csv", "jsonl"]
 # Without a name for an image, of which direct runners have none, Beam packs sources for workers that there are not.

@@ -20,13 +20,13 @@ import click
 
 from graftline import __version__
 from graftline.errors import UserError, did_you_mean
-from serving.server import flags as server_flags
+from graftline.serving.server import flags as server_flags
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.run_summary import RunSummary
-    from serving.client import Prediction
-    from serving.server import ModelServer
+    from graftline.pipeline.config import Config
+    from graftline.pipeline.run_summary import RunSummary
+    from graftline.serving.client import Prediction
+    from graftline.serving.server import ModelServer
 
 DONE, UNEXPECTED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -145,7 +145,7 @@ def run(
     """
     if config_file is None and not images and not any(item.startswith("images=") for item in overrides):
         raise click.UsageError("Give a config file, or a folder of images with --images DIR.")
-    from pipeline import config
+    from graftline.pipeline import config
 
     folders = list(images) if len(images) > 1 else images[0] if images else None
     given = {key: value for key, value in (("images", folders), ("workspace", workspace)) if value is not None}
@@ -172,8 +172,8 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
     Raises: as `execute`.
     """
     _needs("tfx", "pipeline")
-    from components.image_example_gen import layouts
-    from pipeline import console, preflight
+    from graftline.components.image_example_gen import layouts
+    from graftline.pipeline import console, preflight
 
     layout = preflight.check(config)
     for warning in (*layout.warnings, *preflight.warnings(config, layout.classes)):
@@ -187,7 +187,7 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
         with console.captured(log_file) as screen, console.Progress(screen) as progress:
             try:
                 fingerprint = layouts.fingerprint(layout)
-                from pipeline import local_runner
+                from graftline.pipeline import local_runner
 
                 return local_runner.run(config, fingerprint, progress, reset_baseline)
             except Exception as error:
@@ -206,11 +206,11 @@ def _user_error(error: BaseException | None) -> UserError | None:
 
 def print_summary(summary: "RunSummary", config: "Config", as_json: bool) -> None:
     """The summary on standard output; with `as_json` on standard error, and the contract's JSON on standard output."""
-    from pipeline import console
+    from graftline.pipeline import console
 
     click.echo(f"\n{console.summary(summary, config.workspace)}", err=as_json)
     if as_json:
-        from pipeline.predictions import to_json
+        from graftline.pipeline.predictions import to_json
 
         click.echo(to_json(summary.as_json()))
 
@@ -232,14 +232,14 @@ def serve(context: click.Context, models: str | None, name: str | None, engine: 
 
     Every flag may be written with underscores, as TensorFlow Serving writes its own.
     """
-    from serving import server
-    from serving.versions import locate
+    from graftline.serving import server
+    from graftline.serving.versions import locate
 
     options = server_flags.to_options(context, flags)
     server_flags.refuse_path_and_config(models, options)
     found = locate.find_models(models, name) if models else []
     if engine == "tensorflow":
-        from serving.tf_serving.engine import run_tensorflow_model_server
+        from graftline.serving.tf_serving.engine import run_tensorflow_model_server
 
         run_tensorflow_model_server(found, options)
     _needs("tensorflow", "serve")
@@ -286,8 +286,8 @@ def predict(
         raise click.UsageError("Give either --model DIR or --server HOST:GRPC_PORT.")
     if as_json and as_csv:
         raise click.UsageError("Give either --json or --csv.")
-    from pipeline import predictions
-    from serving.predict import find_images
+    from graftline.pipeline import predictions
+    from graftline.serving.predict import find_images
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged EXIF and the like, which spoils no image
     rows = classify(images, model, server, name)
@@ -325,10 +325,10 @@ def bulk(
     if (model is None) == (server is None):
         raise click.UsageError("Give either --model DIR or --server HOST:GRPC_PORT.")
     _needs("apache_beam", "pipeline")
-    from pipeline import predictions
+    from graftline.pipeline import predictions
 
     predictions.refuse_unwritable(output)
-    from pipeline import bulk as by_beam
+    from graftline.pipeline import bulk as by_beam
 
     try:
         by = by_beam.chosen(model, server, name)
@@ -364,7 +364,7 @@ def classify(
     Raises:
       UserError: no such image, model or server; at once, but for what shows at the first prediction.
     """
-    from serving import predict
+    from graftline.serving import predict
 
     paths = predict.opened(predict.find_images(images))
     if server is not None:
@@ -374,7 +374,7 @@ def classify(
 
 def print_predictions(predictions: "Iterable[Prediction]", as_json: bool, err: bool = False) -> None:
     """One line for each image, or with `as_json` one JSON list of {path, label, score, top_k} and {path, error}."""
-    from pipeline.predictions import write
+    from graftline.pipeline.predictions import write
 
     def out(text: str) -> None:
         click.echo(text, nl=False, err=err)
@@ -393,12 +393,12 @@ def compile_command(
     """Write the same pipeline as a job for a cluster."""
     import pathlib
 
-    from pipeline import config, console
+    from graftline.pipeline import config, console
 
     _needs("tfx", "pipeline")
     loaded = config.load(config_file, overrides)
     with console.captured(pathlib.Path(os.devnull)) as screen:  # TFX's import says much and means nothing
-        from pipeline import compile as compiling
+        from graftline.pipeline import compile as compiling
 
         for warning in compiling.warnings(loaded):
             screen.write(f"graftline: note: {warning}\n")
@@ -415,7 +415,7 @@ def rollback(models: str, name: str | None, to: int | None, as_json: bool) -> No
     """Serve the last good version again, as the newest, and withdraw the one that is served now."""
     import json
 
-    from pipeline import rollback as rolling_back
+    from graftline.pipeline import rollback as rolling_back
 
     done = rolling_back.run(models, name, to)
     click.echo(done.text, err=as_json)
@@ -426,6 +426,6 @@ def rollback(models: str, name: str | None, to: int | None, as_json: bool) -> No
 @main.command("config")
 def config_command() -> None:
     """Print the full default config, every key commented."""
-    from pipeline import config
+    from graftline.pipeline import config
 
     click.echo(config.defaults_as_yaml(), nl=False)

@@ -6,13 +6,13 @@ from typing import Literal
 
 import yaml
 
-from components.image_example_gen import layouts
-from components.storage import files
 from graftline import __version__
+from graftline.components.image_example_gen import layouts
+from graftline.components.storage import files
 from graftline.errors import UserError
-from pipeline import preflight
-from pipeline.config import BYTE_BATCHES, Config
-from trainer import backbones
+from graftline.pipeline import preflight
+from graftline.pipeline.config import BYTE_BATCHES, Config
+from graftline.trainer import backbones
 
 Target = Literal["kubeflow", "vertex"]
 
@@ -48,7 +48,7 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
         )
     from tfx import v1 as tfx
 
-    from pipeline.dag import create_pipeline
+    from graftline.pipeline.dag import create_pipeline
 
     workspace = config.workspace.rstrip("/")
     pipeline = create_pipeline(

@@ -17,12 +17,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from components.evaluator.settings import GateSettings, Threshold
-from components.image_example_gen.settings import DataSettings
-from components.pusher.settings import PushSettings, ServingValidationSettings
+from graftline.components.evaluator.settings import GateSettings, Threshold
+from graftline.components.image_example_gen.settings import DataSettings
+from graftline.components.pusher.settings import PushSettings, ServingValidationSettings
 from graftline.errors import UserError, did_you_mean
-from pipeline import yaml12
-from trainer.settings import (
+from graftline.pipeline import yaml12
+from graftline.trainer.settings import (
     AugmentationSettings,
     BackboneSettings,
     BoundaryCacheSettings,

@@ -23,8 +23,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from components.evaluator import verdict as gate
-from pipeline.run_summary import RunSummary
+from graftline.components.evaluator import verdict as gate
+from graftline.pipeline.run_summary import RunSummary
 
 PREPARING = "Preparing"  # what stands on the line before the first node: importing TFX takes most of it
 _FEW_IMAGES = 30  # in the eval split; one image more or less is then 3 points of accuracy

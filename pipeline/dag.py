@@ -18,21 +18,21 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import trainer_pb2
 from tfx.types import Channel, standard_artifacts
 
-from components.data_validation import history, schema_file
-from components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
-from components.data_validation.statistics import stats_options
-from components.evaluator.component import Evaluator
-from components.image_example_gen import quarantine
-from components.image_example_gen.component import ImageExampleGen
-from components.pusher.component import pusher as make_pusher
-from components.serving_validator.component import serving_validator as make_serving_validator
-from components.storage.versions import destination
-from components.transform.component import Transform
 from graftline import features
-from pipeline.config import Config
-from serving.versions import withdrawals
-from trainer import backbones
-from trainer.settings import TrainerSettings
+from graftline.components.data_validation import history, schema_file
+from graftline.components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
+from graftline.components.data_validation.statistics import stats_options
+from graftline.components.evaluator.component import Evaluator
+from graftline.components.image_example_gen import quarantine
+from graftline.components.image_example_gen.component import ImageExampleGen
+from graftline.components.pusher.component import pusher as make_pusher
+from graftline.components.serving_validator.component import serving_validator as make_serving_validator
+from graftline.components.storage.versions import destination
+from graftline.components.transform.component import Transform
+from graftline.pipeline.config import Config
+from graftline.serving.versions import withdrawals
+from graftline.trainer import backbones
+from graftline.trainer.settings import TrainerSettings
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -123,7 +123,7 @@ def create_pipeline(
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        preprocessing_fn="components.transform.preprocessing.preprocessing_fn",
+        preprocessing_fn="graftline.components.transform.preprocessing.preprocessing_fn",
         materialize=config.data.materialize,
         disable_statistics=True,
         custom_config={
@@ -147,7 +147,7 @@ def create_pipeline(
 
     # A new head on the frozen trunk; then the upper trunk at a very low learning rate; then the SavedModel.
     trainer = Trainer(
-        run_fn="trainer.run_fn.run_fn",
+        run_fn="graftline.trainer.run_fn.run_fn",
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
@@ -261,7 +261,8 @@ def code_hash(*paths: str) -> str:
     digest = hashlib.sha256()
     for path in paths:
         top = _ROOT / path
-        for file in sorted(top.rglob("*.py")) if top.is_dir() else [top]:
+        ground = sorted(_ROOT.glob("*.py")) if path == "graftline" else None
+        for file in ground or (sorted(top.rglob("*.py")) if top.is_dir() else [top]):
             digest.update(str(file.relative_to(_ROOT)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.storage.versions import destination
-from pipeline import lineage
-from pipeline.console import Event
-from pipeline.local_runner import ARTIFACTS
-from serving.versions.locate import MODELS
+from graftline.components.storage.versions import destination
+from graftline.pipeline import lineage
+from graftline.pipeline.console import Event
+from graftline.pipeline.local_runner import ARTIFACTS
+from graftline.serving.versions.locate import MODELS
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from graftline.pipeline.config import Config
 
 LOGS = "logs"
 _NAME = "Housekeeping"  # what stands on its line of the progress

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from components.data_validation import findings
-from components.evaluator import verdict as gate
-from components.serving_validator.validation import FILE as SERVING_VALIDATION
 from graftline import imports
+from graftline.components.data_validation import findings
+from graftline.components.evaluator import verdict as gate
+from graftline.components.serving_validator.validation import FILE as SERVING_VALIDATION
 from graftline.errors import UserError
-from pipeline.config import BYTE_BATCHES, Config
-from pipeline.console import Event
-from pipeline.run_summary import Phase, RunSummary
-from serving.versions.locate import MODELS
+from graftline.pipeline.config import BYTE_BATCHES, Config
+from graftline.pipeline.console import Event
+from graftline.pipeline.run_summary import Phase, RunSummary
+from graftline.serving.versions.locate import MODELS
 
 # What the page of copies shows, as counted in ingest's summary.
 _COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
@@ -55,9 +55,9 @@ def run(
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
-        from pipeline import lineage
-        from pipeline.dag import create_pipeline
-        from trainer import run_fn  # noqa: F401 - the Trainer looks for it by name
+        from graftline.pipeline import lineage
+        from graftline.pipeline.dag import create_pipeline
+        from graftline.trainer import run_fn  # noqa: F401 - the Trainer looks for it by name
     _check_trunk(config)
 
     pipeline = create_pipeline(
@@ -86,7 +86,7 @@ def run(
     finally:
         logger.removeHandler(watcher)
     summary = _summarise(config, workspace, seconds, startup)
-    from pipeline import housekeeping
+    from graftline.pipeline import housekeeping
 
     housekeeping.after_run(config, progress)
     return summary
@@ -94,7 +94,7 @@ def run(
 
 def _resolved(config: Config) -> Config:
     """The config with absolute paths, where they are none of a URI: TFX's cache knows a folder by its name."""
-    from components.storage import files
+    from graftline.components.storage import files
 
     def absolute(path: str) -> str:
         return path if files.is_uri(path) else str(pathlib.Path(path).resolve())
@@ -108,7 +108,7 @@ def _check_trunk(config: Config) -> None:
     """Builds the trunk and finds the layers to unfreeze: wrong weights are told in seconds, not after ingest."""
     import keras
 
-    from trainer import models
+    from graftline.trainer import models
 
     trunk = models.build_trunk(config.backbone, config.head.cut_at)
     if config.fine_tuning.epochs > 0:
@@ -119,8 +119,8 @@ def _check_trunk(config: Config) -> None:
 
 def _served(config: Config, models: str) -> str:
     """Place of the version that a model server takes up: the highest. Empty when there is none."""
-    from components.storage import versions as object_store
-    from pipeline.dag import base_path
+    from graftline.components.storage import versions as object_store
+    from graftline.pipeline.dag import base_path
 
     return object_store.served_version(base_path(config, models))
 
@@ -162,7 +162,7 @@ def _note(note: str, config: Config, models: pathlib.Path) -> str:
     """The gate's note; where nothing is served by this name, but other models are, it names these."""
     if gate.NOTHING_SERVED not in note or config.push.path or not models.is_dir():
         return note
-    from components.storage import versions as object_store
+    from graftline.components.storage import versions as object_store
 
     others = [
         folder.name
@@ -187,10 +187,10 @@ def _serving(blessing: str) -> dict[str, Any]:
 
 
 def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float], startup: float) -> RunSummary:
-    from components.image_example_gen import quarantine
-    from components.image_example_gen.duplicates_report import HTML_NAME
-    from pipeline import lineage
-    from trainer.run_fn import REPORT, TRAINING_FILE
+    from graftline.components.image_example_gen import quarantine
+    from graftline.components.image_example_gen.duplicates_report import HTML_NAME
+    from graftline.pipeline import lineage
+    from graftline.trainer.run_fn import REPORT, TRAINING_FILE
 
     run_id, nodes = lineage.latest_run(lineage.connect(str(workspace / lineage.METADATA_FILE)))
     evaluation = pathlib.Path(nodes["Evaluator"].outputs["evaluation"].uri)

@@ -19,7 +19,7 @@ from graftline.errors import UserError
 from graftline.signatures import TOP_K
 
 if TYPE_CHECKING:
-    from serving.client import Prediction
+    from graftline.serving.client import Prediction
 
 # The best one is in label and score; fewer classes leave columns empty.
 CSV_COLUMNS = (
@@ -74,7 +74,7 @@ def text_row(found: "Prediction") -> str:
 
 
 def _shown(text: str) -> str:
-    from components.storage.files import escape
+    from graftline.components.storage.files import escape
 
     return escape(text)
 

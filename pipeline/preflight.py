@@ -14,15 +14,15 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from components.evaluator.settings import always_one, check_classes, check_folders
 from graftline import features
+from graftline.components.evaluator.settings import always_one, check_classes, check_folders
 from graftline.errors import UserError, did_you_mean
-from trainer import backbones
-from trainer.settings import BackboneSettings
+from graftline.trainer import backbones
+from graftline.trainer.settings import BackboneSettings
 
 if TYPE_CHECKING:
-    from components.image_example_gen.layouts import Layout
-    from pipeline.config import Config
+    from graftline.components.image_example_gen.layouts import Layout
+    from graftline.pipeline.config import Config
 
 LOCK_FILE = ".lock"
 # Of the workspace, each with files that a run writes.
@@ -41,14 +41,14 @@ def check(config: "Config") -> "Layout":
     Raises:
       UserError: the first thing found wrong.
     """
-    from components.image_example_gen import layouts
-    from components.storage import files
+    from graftline.components.image_example_gen import layouts
+    from graftline.components.storage import files
 
     check_runner(config)
     check_backbone(config.backbone)
     check_phases(config)
     if config.data.schema_file:
-        from components.data_validation import schema_file
+        from graftline.components.data_validation import schema_file
 
         schema_file.check(config.data.schema_file)
     images = images_folders(config)
@@ -170,7 +170,7 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
 
 def check_apart(images: str, workspace: str) -> None:
     """Raises UserError when the workspace lies inside the images, where its folders would be read as classes."""
-    from components.storage import files
+    from graftline.components.storage import files
 
     if files.is_uri(images):  # a local run's workspace is on disk
         return
@@ -188,7 +188,7 @@ def check_push(path: str | None) -> None:
     Raises:
       UserError: a push to it would fail, with the reason that the system gives. A URI is the Pusher's to try.
     """
-    from components.storage import files
+    from graftline.components.storage import files
 
     if path is None or files.is_uri(path):
         return

@@ -9,11 +9,11 @@ import pathlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.storage import files
-from components.storage.versions import ObjectStore, destination
+from graftline.components.storage import files
+from graftline.components.storage.versions import ObjectStore, destination
 from graftline.errors import UserError
-from serving.versions import locate, rollback
-from serving.versions.rollback import RolledBack
+from graftline.serving.versions import locate, rollback
+from graftline.serving.versions.rollback import RolledBack
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _tell_metadata(base_path: str, done: RolledBack) -> str:
         return ""
     from ml_metadata import errors
 
-    from pipeline import lineage
+    from graftline.pipeline import lineage
 
     metadata = base.parents[1] / lineage.METADATA_FILE
     if not metadata.is_file():

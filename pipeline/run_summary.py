@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from components.data_validation.findings import Finding
-from components.evaluator.verdict import Check
+from graftline.components.data_validation.findings import Finding
+from graftline.components.evaluator.verdict import Check
 
 
 @dataclass(frozen=True)

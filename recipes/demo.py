@@ -24,15 +24,15 @@ from typing import Any
 
 import click
 
-from components.evaluator import verdict as gate
+from graftline.components.evaluator import verdict as gate
 from graftline.errors import UserError
+from graftline.pipeline import cli
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
-from pipeline import cli
 from recipes import digits
 
 _MARK = ".graftline-demo"  # in the folders that the demo made and may remove
 _TESTED = 50  # of each digit, in images/test, which no night changes
-_GRAFTLINE = (sys.executable, "-c", "from pipeline.cli import main; main(prog_name='graftline')")
+_GRAFTLINE = (sys.executable, "-c", "from graftline.pipeline.cli import main; main(prog_name='graftline')")
 _SETTINGS = (
     "training.transfer_images_per_class=0",
     "feature_extraction.epochs=20",

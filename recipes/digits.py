@@ -12,7 +12,7 @@ import tempfile
 
 import click
 
-from pipeline import cli
+from graftline.pipeline import cli
 
 RECIPE = pathlib.Path(__file__).with_name("digits.yaml")
 FOLDER = "digits-images"
@@ -50,7 +50,7 @@ def write_images(folder: pathlib.Path) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Only JSON on standard output.")
 def main(workspace: str, as_json: bool) -> int:
     """Train, judge, push and try a classifier of handwritten digits."""
-    from pipeline import config, console
+    from graftline.pipeline import config, console
 
     images = pathlib.Path(workspace) / FOLDER
     click.echo(f"{write_images(images):,} scans of digits in {images}", err=True)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from graftline.errors import UserError
+from graftline.serving.client import Client, Prediction, ServiceError
+from graftline.serving.client.classifying import OUTPUTS, Image, Loaded, batches, classify, is_classifier, load
+from graftline.serving.client.exchange import Steps, run
+from graftline.serving.client.results import Signature, TensorSpec
+from graftline.serving.images import formats
+from graftline.serving.server.model.quick_tensorflow import import_tensorflow
+from graftline.serving.versions.locate import find_model
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
-from serving.client import Client, Prediction, ServiceError
-from serving.client.classifying import OUTPUTS, Image, Loaded, batches, classify, is_classifier, load
-from serving.client.exchange import Steps, run
-from serving.client.results import Signature, TensorSpec
-from serving.images import formats
-from serving.server.model.quick_tensorflow import import_tensorflow
-from serving.versions.locate import find_model
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # for one batch
@@ -229,7 +229,7 @@ class LocalClassifier:
 
     def __init__(self, directory: str) -> None:
         import_tensorflow()
-        from serving.server.model.loaded_model import LoadedModel, LoadError
+        from graftline.serving.server.model.loaded_model import LoadedModel, LoadError
 
         self._directory = directory
         try:
@@ -260,7 +260,7 @@ class LocalClassifier:
     def _send(self, images: Sequence[bytes]) -> dict[str, Any]:
         import numpy as np
 
-        from serving.server.errors import ServingError
+        from graftline.serving.server.errors import ServingError
 
         try:
             return self._model.predict(SERVING_DEFAULT, {IMAGE_BYTES: np.array(images, object)}, list(OUTPUTS))

@@ -28,7 +28,7 @@ def write_transform(records: str, folder: pathlib.Path, backbone: str, input_siz
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.public import tfxio
 
-    from components.transform.preprocessing import preprocessing_fn
+    from graftline.components.transform.preprocessing import preprocessing_fn
 
     spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}
     metadata = tft.DatasetMetadata.from_feature_spec(spec)

@@ -62,8 +62,8 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
     """The Transform's executor on the drawn images, padded, for MobileNetV2 at 32 px."""
     from tfx.types import standard_artifacts
 
-    from components.transform.component import Executor
-    from pipeline.local_runner import BEAM_OPTIONS
+    from graftline.components.transform.component import Executor
+    from graftline.pipeline.local_runner import BEAM_OPTIONS
 
     root = tmp_path_factory.mktemp("materialized")
     examples, schema = standard_artifacts.Examples(), standard_artifacts.Schema()
@@ -81,7 +81,7 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
         {"examples": [examples], "schema": [schema]},
         {"transform_graph": [graph], "transformed_examples": [resized]},
         {
-            "preprocessing_fn": "components.transform.preprocessing.preprocessing_fn",
+            "preprocessing_fn": "graftline.components.transform.preprocessing.preprocessing_fn",
             "custom_config": json.dumps(custom),
             "disable_statistics": 1,
         },

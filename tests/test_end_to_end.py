@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from graftline import signatures
-from pipeline import cli, config
-from pipeline.run_summary import RunSummary
+from graftline.pipeline import cli, config
+from graftline.pipeline.run_summary import RunSummary
 from tests import assets, images
 
 _EXECUTOR_NODES = {
@@ -116,10 +116,10 @@ def test_served_over_grpc_equals_trained(story: Story) -> None:
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-    from components.serving_validator import validation
-    from serving.server import ModelServer
-    from serving.versions import locate
-    from trainer import reference
+    from graftline.components.serving_validator import validation
+    from graftline.serving.server import ModelServer
+    from graftline.serving.versions import locate
+    from graftline.trainer import reference
 
     (artifact,) = (story.workspace / "artifacts" / "Trainer" / "model").iterdir()
     references = validation.read_references(str(artifact / reference.FILE))
@@ -211,10 +211,10 @@ def test_a_version_that_somebody_removed_is_put_back(story: Story) -> None:
 def test_real_photos_on_real_weights_are_learned_and_served_as_trained(tmp_path: pathlib.Path) -> None:
     import requests
 
-    from components.serving_validator import validation
-    from serving.server import ModelServer
-    from serving.versions import locate
-    from trainer import reference
+    from graftline.components.serving_validator import validation
+    from graftline.serving.server import ModelServer
+    from graftline.serving.versions import locate
+    from graftline.trainer import reference
 
     for label in ("daisy", "roses", "tulips"):
         (tmp_path / "flowers" / label).mkdir(parents=True)

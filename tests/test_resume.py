@@ -18,10 +18,10 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import cli, config
-from pipeline.run_summary import RunSummary
+from graftline.pipeline import cli, config
+from graftline.pipeline.run_summary import RunSummary
+from graftline.trainer.checkpoints import Checkpoints
 from tests import images
-from trainer.checkpoints import Checkpoints
 
 _SETTINGS = [
     "backbone.weights=none",

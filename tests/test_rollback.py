@@ -10,12 +10,12 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from graftline.errors import UserError
-from pipeline import cli, lineage
-from pipeline import rollback as command
-from serving.versions import labels, withdrawals
-from serving.versions.base_path import Disk, content_digest
-from serving.versions.publish import publish
-from serving.versions.rollback import roll_back
+from graftline.pipeline import cli, lineage
+from graftline.pipeline import rollback as command
+from graftline.serving.versions import labels, withdrawals
+from graftline.serving.versions.base_path import Disk, content_digest
+from graftline.serving.versions.publish import publish
+from graftline.serving.versions.rollback import roll_back
 
 
 def model(path: pathlib.Path, content: str) -> str:
@@ -148,7 +148,7 @@ def test_after_a_rollback_both_labels_are_on_what_is_served(workspace: pathlib.P
 
 
 def test_a_warm_start_does_not_begin_from_a_model_that_was_rolled_back_from(workspace: pathlib.Path) -> None:
-    from trainer import warm_start
+    from graftline.trainer import warm_start
 
     export, served = workspace.parent / "export3", str(workspace / "models/roses")
     assert warm_start.refused(str(export), served) is None
@@ -248,7 +248,7 @@ def test_what_the_new_version_descends_from_is_known(
 def test_housekeeping_keeps_what_the_new_version_descends_from_also_when_the_old_one_is_gone(
     workspace: pathlib.Path, told: tuple[dict[int, int], dict[int, int]]
 ) -> None:
-    from pipeline import housekeeping
+    from graftline.pipeline import housekeeping
 
     models, _ = told
     command.run(str(workspace))

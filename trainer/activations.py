@@ -16,10 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.boundary import Frozen
-from trainer.inputs import Pixels, Records
-from trainer.row_store import Rows, RowStore
-from trainer.settings import BoundaryCacheSettings
+from graftline.trainer.boundary import Frozen
+from graftline.trainer.inputs import Pixels, Records
+from graftline.trainer.row_store import Rows, RowStore
+from graftline.trainer.settings import BoundaryCacheSettings
 
 # Images in one pass of the frozen part: a tenth faster than 32 here, whose activations outgrow the processor cache.
 _FORWARD_BATCH = 16

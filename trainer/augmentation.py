@@ -16,8 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import backbones
-from trainer.settings import AugmentationSettings
+from graftline.trainer import backbones
+from graftline.trainer.settings import AugmentationSettings
 
 _RANGE = (0, 255)
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import models
+from graftline.trainer import models
 
 
 def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasTensor:

@@ -8,7 +8,7 @@ import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from graftline import features, signatures
-from trainer import inputs, models
+from graftline.trainer import inputs, models
 
 # Images that are decoded and run at once, however many a request holds: TFMA sends up to 1,000 examples, and
 # 1,000 images of 224 px with their activations are more than 5 GB.

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from trainer import augmentation
-from trainer.activations import Activations, Batches, Cache, Draw, Streamed
-from trainer.boundary import Frozen
-from trainer.inputs import Pixels, Records
-from trainer.row_store import prune, size
-from trainer.settings import TrainerSettings
+from graftline.trainer import augmentation
+from graftline.trainer.activations import Activations, Batches, Cache, Draw, Streamed
+from graftline.trainer.boundary import Frozen
+from graftline.trainer.inputs import Pixels, Records
+from graftline.trainer.row_store import prune, size
+from graftline.trainer.settings import TrainerSettings
 
 
 class Feeds:

@@ -1,4 +1,4 @@
-"""Draws the report of a training run: `python -m trainer.figures FOLDER`.
+"""Draws the report of a training run: `python -m graftline.trainer.figures FOLDER`.
 
 `trainer.report` writes `FOLDER/inputs/` and starts this program, which runs while the model is exported. It imports no
 TensorFlow. Every product appears in FOLDER when it is whole; one that fails is told on standard error, and the others

@@ -15,8 +15,8 @@ import tensorflow_transform as tft
 
 from graftline import features, materialized
 from graftline.errors import UserError
-from trainer import backbones
-from trainer.settings import BackboneSettings
+from graftline.trainer import backbones
+from graftline.trainer.settings import BackboneSettings
 
 # Images in one call of the Transform's graph; calls run in parallel.
 _GRAPH_BATCH = 16

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from graftline.errors import UserError, did_you_mean
-from trainer import backbones
-from trainer.settings import BackboneSettings, HeadSettings
+from graftline.trainer import backbones
+from graftline.trainer.settings import BackboneSettings, HeadSettings
 
 # A graph holds at most 2 GB.
 _MAX_CONSTANTS = 1 << 30

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.settings import PhaseSettings
+from graftline.trainer.settings import PhaseSettings
 
 # Into how many blocks the trained layers of a trunk are divided, whatever the backbone, as ConvNeXt's authors did to
 # fine-tune theirs (https://github.com/facebookresearch/ConvNeXt, optim_factory.py). With a block for each layer or each

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 
 from graftline.errors import UserError
-from trainer import boundary, losses, models, optimizers
-from trainer.activations import Batches
-from trainer.checkpoints import Checkpoint, Checkpoints
-from trainer.settings import PhaseSettings, TrainingSettings
+from graftline.trainer import boundary, losses, models, optimizers
+from graftline.trainer.activations import Batches
+from graftline.trainer.checkpoints import Checkpoint, Checkpoints
+from graftline.trainer.settings import PhaseSettings, TrainingSettings
 
 
 @dataclass(frozen=True)

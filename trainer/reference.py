@@ -19,8 +19,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from graftline import features, signatures
-from trainer import backbones, inputs
-from trainer.settings import TrainerSettings
+from graftline.trainer import backbones, inputs
+from graftline.trainer.settings import TrainerSettings
 
 FILE = signatures.REFERENCES_FILE
 COUNT = 32

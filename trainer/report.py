@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import boundary, models, phases
+from graftline.trainer import boundary, models, phases
 
 MISTAKES = 24
 
@@ -140,12 +140,12 @@ def start(
         (inputs / "report.json").write_text(json.dumps(data))
         with (inputs / "stderr").open("wb") as stderr:
             pending._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.figures", pending._folder.name],
+                [sys.executable, "-m", "graftline.trainer.figures", pending._folder.name],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
                 # Not the user's folder, whose files `-m` would put before the installed modules.
-                cwd=pathlib.Path(__file__).parents[1],
+                cwd=pathlib.Path(__file__).parents[2],
                 env={**os.environ, "MPLBACKEND": "agg"},
             )
     except Exception:

@@ -15,10 +15,21 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from graftline.errors import UserError
-from trainer import augmentation, boundary, checkpoints, export, feeds, models, optimizers, phases, reference, report
-from trainer import warm_start as warm_starts
-from trainer.inputs import Pixels, Records, Resized
-from trainer.settings import TrainerSettings
+from graftline.trainer import (
+    augmentation,
+    boundary,
+    checkpoints,
+    export,
+    feeds,
+    models,
+    optimizers,
+    phases,
+    reference,
+    report,
+)
+from graftline.trainer import warm_start as warm_starts
+from graftline.trainer.inputs import Pixels, Records, Resized
+from graftline.trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:  # takes fifteen seconds to import, and what runs this has done so
     from tfx import v1 as tfx

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from graftline.errors import UserError, did_you_mean
-from trainer import backbones
+from graftline.trainer import backbones
 
 # Arguments of the builders that would make another model than the one around them expects.
 NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from graftline import withdrawn
-from trainer import models
+from graftline.trainer import models
 
 PROBABILITIES = "probabilities"
 _CHUNK = 1 << 20  # bytes read at once

@@ -8,10 +8,10 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, schema_pb2
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList, FeatureNameStatistics
 
-from components.data_validation import statistics
-from components.data_validation.findings import Finding
-from components.image_example_gen.settings import Action, ValidationSettings
 from graftline import features
+from graftline.components.data_validation import statistics
+from graftline.components.data_validation.findings import Finding
+from graftline.components.image_example_gen.settings import Action, ValidationSettings
 
 # Of features that a curated schema does not name, and of what `_measured` reads from the measurements.
 _NOT_VIOLATIONS = frozenset(

@@ -7,8 +7,8 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import BaseChannel, channel_utils, standard_artifacts, standard_component_specs
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.data_validation.executor import SchemaExecutor, ValidatorExecutor
-from components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation.executor import SchemaExecutor, ValidatorExecutor
+from graftline.components.image_example_gen.settings import ValidationSettings
 
 
 class ExampleValidatorSpec(ComponentSpec):

@@ -14,8 +14,8 @@ from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types import Artifact, artifact_utils
 from tfx.utils import io_utils, writer_utils
 
-from components.data_validation import checks, findings, history, statistics
-from components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation import checks, findings, history, statistics
+from graftline.components.image_example_gen.settings import ValidationSettings
 
 
 class SchemaExecutor(BaseExecutor):

@@ -23,12 +23,12 @@ from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 from tfx.types.system_executions import Evaluate
 from tfx.utils import io_utils, path_utils
 
-from components.evaluator import judging, predictions, settings
-from components.evaluator import verdict as gate
-from components.evaluator.predictions import BASELINE, CANDIDATE
-from components.evaluator.tfma import eval_config
-from components.storage import versions as object_store
 from graftline import features, signatures
+from graftline.components.evaluator import judging, predictions, settings
+from graftline.components.evaluator import verdict as gate
+from graftline.components.evaluator.predictions import BASELINE, CANDIDATE
+from graftline.components.evaluator.tfma import eval_config
+from graftline.components.storage import versions as object_store
 from graftline.errors import UserError
 
 SERVING_VALIDATION_FILE = "serving_validation.json"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
-from components.evaluator import metrics, settings, uncertainty
-from components.evaluator.metrics import ROUNDING, Part
-from components.evaluator.scored import Answers, Scored
-from components.evaluator.settings import GateSettings, SliceThresholds, Threshold
-from components.evaluator.verdict import EXAMPLES, Check, ClassFigures, Interval, Verdict
+from graftline.components.evaluator import metrics, settings, uncertainty
+from graftline.components.evaluator.metrics import ROUNDING, Part
+from graftline.components.evaluator.scored import Answers, Scored
+from graftline.components.evaluator.settings import GateSettings, SliceThresholds, Threshold
+from graftline.components.evaluator.verdict import EXAMPLES, Check, ClassFigures, Interval, Verdict
 
 # Told of every model, whether or not there is a threshold.
 _FIGURES = (

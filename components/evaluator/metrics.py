@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse
 import scipy.stats
 
-from components.evaluator.scored import Scored
-from components.evaluator.settings import PER_CLASS
+from graftline.components.evaluator.scored import Scored
+from graftline.components.evaluator.settings import PER_CLASS
 
 ACCURACY, CROSS_ENTROPY, AUC, CALIBRATION = "accuracy", "cross_entropy", "auc", "expected_calibration_error"
 TOP_K = {f"top_{k}_accuracy": k for k in (2, 3, 5, 10)}

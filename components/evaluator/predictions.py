@@ -15,9 +15,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import tensorflow_model_analysis as tfma
 from apache_beam.io.filesystems import CompressionTypes, FileSystems
 
-from components.evaluator import scored, settings
-from components.evaluator.scored import Answers, Slices
 from graftline import features, signatures
+from graftline.components.evaluator import scored, settings
+from graftline.components.evaluator.scored import Answers, Slices
 
 PREFIX = "predictions"
 CANDIDATE, BASELINE = "candidate", "baseline"

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
-from components.evaluator import metrics, settings
-from components.evaluator.predictions import BASELINE, CANDIDATE
 from graftline import features, signatures
+from graftline.components.evaluator import metrics, settings
+from graftline.components.evaluator.predictions import BASELINE, CANDIDATE
 
 
 def eval_config(gate: settings.GateSettings, classes: int, baseline: bool, candidate: bool = True) -> tfma.EvalConfig:

@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Mapping
 
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from graftline.features import EVAL, TEST, TRAIN
 

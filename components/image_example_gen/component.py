@@ -9,9 +9,9 @@ from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import channel_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.image_example_gen.artifacts import Quarantine
-from components.image_example_gen.executor import Executor
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen.artifacts import Quarantine
+from graftline.components.image_example_gen.executor import Executor
+from graftline.components.image_example_gen.settings import IngestSettings
 
 
 class ImageExampleGenSpec(ComponentSpec):

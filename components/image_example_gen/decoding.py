@@ -13,11 +13,11 @@ import scipy.fft
 import tensorflow as tf
 from PIL import Image
 
-from serving.images import storing
-from serving.images.headers import Header
-from serving.images.storing import MAX_BYTES as MAX_BYTES
-from serving.images.storing import Stored
-from serving.images.transcoding import Refused
+from graftline.serving.images import storing
+from graftline.serving.images.headers import Header
+from graftline.serving.images.storing import MAX_BYTES as MAX_BYTES
+from graftline.serving.images.storing import Stored
+from graftline.serving.images.transcoding import Refused
 
 _LUMA_SIDE = 256  # pixels; quality and phash are taken from at most this many a side
 _HASH_SIDE = 32  # of imagehash's phash, like the next

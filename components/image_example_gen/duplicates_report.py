@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from components.image_example_gen.plan import Copies, Kind, Member, Plan
+from graftline.components.image_example_gen.plan import Copies, Kind, Member, Plan
 
 CSV_NAME = "duplicates.csv"
 HTML_NAME = "duplicates.html"

@@ -11,11 +11,11 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.proto import example_gen_pb2
 from tfx.types import Artifact, artifact_utils
 
-from components.image_example_gen import assignments, layouts, quarantine
-from components.image_example_gen.ingest import clean_up, ingest
-from components.image_example_gen.quarantine import Summary
-from components.image_example_gen.settings import IngestSettings
-from components.storage import files
+from graftline.components.image_example_gen import assignments, layouts, quarantine
+from graftline.components.image_example_gen.ingest import clean_up, ingest
+from graftline.components.image_example_gen.quarantine import Summary
+from graftline.components.image_example_gen.settings import IngestSettings
+from graftline.components.storage import files
 
 COUNTS = ("found", "examples", "quarantined", "duplicates")
 

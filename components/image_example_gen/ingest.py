@@ -25,15 +25,15 @@ from typing import Any, TypeVar
 import apache_beam as beam
 import tensorflow as tf
 
-from components.image_example_gen import assignments, decoding, duplicates_report, quarantine
-from components.image_example_gen.decoding import Decoded, Quarantined
-from components.image_example_gen.layouts import File, Layout, Roots
-from components.image_example_gen.plan import IMAGES_PER_SHARD, Plan, Row, Shard, make_plan
-from components.image_example_gen.quarantine import Written
-from components.image_example_gen.settings import IngestSettings
-from components.storage import files
 from graftline import features
-from serving.images import isolated
+from graftline.components.image_example_gen import assignments, decoding, duplicates_report, quarantine
+from graftline.components.image_example_gen.decoding import Decoded, Quarantined
+from graftline.components.image_example_gen.layouts import File, Layout, Roots
+from graftline.components.image_example_gen.plan import IMAGES_PER_SHARD, Plan, Row, Shard, make_plan
+from graftline.components.image_example_gen.quarantine import Written
+from graftline.components.image_example_gen.settings import IngestSettings
+from graftline.components.storage import files
+from graftline.serving.images import isolated
 
 _BATCH = 512  # files a Beam element: enough to keep a thread pool busy, few enough to spread over workers
 _CHUNK = 32  # files that a thread takes at once; fewer where they are large

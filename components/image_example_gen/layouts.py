@@ -19,14 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from components.image_example_gen import manifest
-from components.storage import files, listing
-from components.storage.listing import Disk, Objects, Tree
+from graftline.components.image_example_gen import manifest
+from graftline.components.storage import files, listing
+from graftline.components.storage.listing import Disk, Objects, Tree
 from graftline.errors import UserError
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
 
 if TYPE_CHECKING:
-    from components.image_example_gen.settings import IngestSettings
+    from graftline.components.image_example_gen.settings import IngestSettings
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".avif")
 _SPLIT_OF = {

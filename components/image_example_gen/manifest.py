@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from components.storage import files
+from graftline.components.storage import files
 from graftline.errors import UserError, did_you_mean
 
 _NEEDED = ("path", "label")

@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from components.image_example_gen import near_duplicates, splits
-from components.image_example_gen.decoding import Decoded, Quarantined
-from components.image_example_gen.layouts import File
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen import near_duplicates, splits
+from graftline.components.image_example_gen.decoding import Decoded, Quarantined
+from graftline.components.image_example_gen.layouts import File
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
 
 IMAGES_PER_SHARD = 1_000

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
-from components.image_example_gen.decoding import Quarantined
-from components.image_example_gen.plan import Plan, Row
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen.decoding import Quarantined
+from graftline.components.image_example_gen.plan import Plan, Row
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
 

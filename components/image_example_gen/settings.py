@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.backbones import Resize
+from graftline.trainer.backbones import Resize
 
 Action = Literal["warn", "stop"]
 

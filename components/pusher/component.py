@@ -15,10 +15,10 @@ from tfx.proto import pusher_pb2
 from tfx.types import BaseChannel, artifact_utils
 from tfx.utils import proto_utils
 
-from components.pusher.settings import PushSettings
-from components.storage import versions as object_store
-from serving.versions import publish
-from serving.versions.withdrawals import WithdrawnError
+from graftline.components.pusher.settings import PushSettings
+from graftline.components.storage import versions as object_store
+from graftline.serving.versions import publish
+from graftline.serving.versions.withdrawals import WithdrawnError
 
 # Properties of the PushedModel, beside TFX's.
 NEW_VERSION = "new_version"  # 1 when this push added the version

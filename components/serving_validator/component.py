@@ -8,9 +8,9 @@ from tfx.proto import infra_validator_pb2
 from tfx.types import BaseChannel, channel_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.pusher.settings import ServingValidationSettings
-from components.serving_validator.executor import Executor
 from graftline import features, signatures
+from graftline.components.pusher.settings import ServingValidationSettings
+from graftline.components.serving_validator.executor import Executor
 
 NODE = "ServingValidator"  # the node's id, whichever engine it has
 _DOCKER_TAG = "2.16.1"  # of the image tensorflow/serving: that of the TensorFlow that exports

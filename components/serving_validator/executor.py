@@ -9,12 +9,12 @@ from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.pusher.settings import ServingValidationSettings
-from components.serving_validator import validation
-from components.storage import versions as object_store
 from graftline import signatures
-from serving.versions import withdrawals
-from serving.versions.base_path import content_digest
+from graftline.components.pusher.settings import ServingValidationSettings
+from graftline.components.serving_validator import validation
+from graftline.components.storage import versions as object_store
+from graftline.serving.versions import withdrawals
+from graftline.serving.versions.base_path import content_digest
 
 # As TFX's InfraValidator marks its blessing; TFX's Pusher reads the property.
 _BLESSED, _MARKS = "blessed", {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}

@@ -21,7 +21,7 @@ _STOP_SECONDS = 30.0  # for a server that was told to end; then it is killed
 _MODULE = """
 import os, runpy, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-runpy.run_module("serving.server", run_name="__main__", alter_sys=True)
+runpy.run_module("graftline.serving.server", run_name="__main__", alter_sys=True)
 """
 
 
@@ -85,7 +85,7 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
         text=True,
         errors="replace",
         # Not the user's folder, whose files Python would put before the installed modules.
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=pathlib.Path(__file__).parents[3],
         # The Trainer's process has taken the whole of a GPU's memory, if there is one.
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
     )

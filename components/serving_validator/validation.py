@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from components.pusher.settings import TOLERANCE, ServingValidationSettings
-from components.serving_validator.server_process import NAME, ServerProcess, StartError, serving
 from graftline import features, signatures
+from graftline.components.pusher.settings import TOLERANCE, ServingValidationSettings
+from graftline.components.serving_validator.server_process import NAME, ServerProcess, StartError, serving
 
 FILE = "serving_validation.json"  # in the InfraBlessing
 _FEW = 8  # images that are asked once more over REST and in one batch

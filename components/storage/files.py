@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 # Shared with the client, which classifies a file as it would have been stored.
-from serving.images.formats import DECODABLE as DECODABLE
-from serving.images.formats import HEAD_BYTES as HEAD_BYTES
-from serving.images.formats import READABLE as READABLE
-from serving.images.formats import is_left_out as is_left_out
-from serving.images.formats import sniff as sniff
+from graftline.serving.images.formats import DECODABLE as DECODABLE
+from graftline.serving.images.formats import HEAD_BYTES as HEAD_BYTES
+from graftline.serving.images.formats import READABLE as READABLE
+from graftline.serving.images.formats import is_left_out as is_left_out
+from graftline.serving.images.formats import sniff as sniff
 
 if TYPE_CHECKING:
     from apache_beam.io.aws.s3io import S3IO

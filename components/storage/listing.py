@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from components.storage import files
+from graftline.components.storage import files
 from graftline.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from components.storage import files, listing
+from graftline.components.storage import files, listing
 from graftline.errors import UserError
+from graftline.serving.versions.base_path import BasePath, Disk, files_under
+from graftline.serving.versions.locate import SAVED_MODEL
 from graftline.withdrawn import tree_digest
-from serving.versions.base_path import BasePath, Disk, files_under
-from serving.versions.locate import SAVED_MODEL
 
 if TYPE_CHECKING:
     from apache_beam.io.filesystem import FileSystem

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from trainer.backbones import Resize
+from graftline.trainer.backbones import Resize
 
 # EXIF sits in a JPEG's first APP1 segment; segments hold at most 64 KiB, and a few (JFIF, ICC) may stand before it.
 _HEAD_BYTES = 4 * 65536

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 
-from components.transform import pixels
 from graftline import features, materialized
-from trainer import backbones
+from graftline.components.transform import pixels
+from graftline.trainer import backbones
 
 # ImageNet's statistics, as keras/src/applications/imagenet_utils.py has them.
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -7,9 +7,9 @@
 `AsyncClient` has the same methods to await. No TensorFlow is needed: `pip install graftline` brings all that is.
 """
 
-from serving.client.clients import AsyncClient, Client
-from serving.client.exchange import Retry
-from serving.client.results import Prediction, ServiceError, Signature, TensorSpec, VersionStatus
+from graftline.serving.client.clients import AsyncClient, Client
+from graftline.serving.client.exchange import Retry
+from graftline.serving.client.results import Prediction, ServiceError, Signature, TensorSpec, VersionStatus
 
 __all__ = [
     "AsyncClient",

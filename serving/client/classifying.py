@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from graftline.serving.client.exchange import Steps
+from graftline.serving.client.results import Prediction, ServiceError, Signature, TensorSpec
+from graftline.serving.images import storing
+from graftline.serving.images.transcoding import Refused
 from graftline.signatures import (
     IMAGE_BYTES,
     LABEL,
@@ -19,10 +23,6 @@ from graftline.signatures import (
     TOP_K_LABELS,
     TOP_K_SCORES,
 )
-from serving.client.exchange import Steps
-from serving.client.results import Prediction, ServiceError, Signature, TensorSpec
-from serving.images import storing
-from serving.images.transcoding import Refused
 
 OUTPUTS = (LABEL, SCORE, TOP_K_LABELS, TOP_K_SCORES)
 CLASSIFIER = Signature(

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
-from serving.client import classifying, tensors
-from serving.client.classifying import Image
-from serving.client.exchange import Call, Retry, Steps, T, exchange, run, run_async
-from serving.client.protocols import Api, GrpcApi, RestApi, Target
-from serving.client.results import Prediction, ServiceError, Signature, VersionStatus
-from serving.client.transports import (
+from graftline.serving.client import classifying, tensors
+from graftline.serving.client.classifying import Image
+from graftline.serving.client.exchange import Call, Retry, Steps, T, exchange, run, run_async
+from graftline.serving.client.protocols import Api, GrpcApi, RestApi, Target
+from graftline.serving.client.results import Prediction, ServiceError, Signature, VersionStatus
+from graftline.serving.client.transports import (
     AsyncGrpcTransport,
     AsyncRestTransport,
     AsyncTransport,
@@ -21,6 +20,7 @@ from serving.client.transports import (
     RestTransport,
     Transport,
 )
+from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 
 
 def _address(address: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from serving.client.results import ServiceError
+from graftline.serving.client.results import ServiceError
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
+from graftline.serving.client import tensors, wire_pb2
+from graftline.serving.client.exchange import Call
+from graftline.serving.client.results import ServiceError, Signature, VersionStatus
 from graftline.signatures import MODELS_METADATA
-from serving.client import tensors, wire_pb2
-from serving.client.exchange import Call
-from serving.client.results import ServiceError, Signature, VersionStatus
 
 Outputs = dict[str, np.ndarray]
 _NO_MODEL = " "  # no model is called so

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.client.results import TensorSpec
-from serving.client.wire_pb2 import Tensor, TensorShape
+from graftline.serving.client.results import TensorSpec
+from graftline.serving.client.wire_pb2 import Tensor, TensorShape
 
 BYTES = "bytes"  # the dtype of strings
 _BFLOAT16 = 14  # numpy has none: read as float32

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from serving.client.exchange import Send
-from serving.client.protocols import http_error, service_error
-from serving.client.results import ServiceError
+from graftline.serving.client.exchange import Send
+from graftline.serving.client.protocols import http_error, service_error
+from graftline.serving.client.results import ServiceError
 
 if TYPE_CHECKING:
     import httpx

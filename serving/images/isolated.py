@@ -1,7 +1,7 @@
 """Transcoding in a process of its own, with limits on its time and memory: for files that may harm their decoder.
 
 Pillow's C libraries have a long history of crashes and endless loops on crafted files. Such a file costs its process,
-which holds nothing but Pillow and is started anew, and not the run. `python -m serving.images.isolated`
+which holds nothing but Pillow and is started anew, and not the run. `python -m graftline.serving.images.isolated`
 is the process: it answers requests on its standard input until that ends, as it does with its parent. A request and an
 answer are each a line of JSON and as many bytes as it says.
 """
@@ -20,14 +20,14 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from serving.images import headers, transcoding
-from serving.images.transcoding import Refused
+from graftline.serving.images import headers, transcoding
+from graftline.serving.images.transcoding import Refused
 
 CPU_SECONDS = 20  # for one file; a photo of 100 megapixels takes three, an AVIF or WebP too
 WALL_SECONDS = 60  # for one file, on a machine that is busy with other things
 MEMORY = 5 << 29  # bytes of address space; 100 megapixels take .4 to 1.7 GB by format, and .4 more to be turned
 MAX_BYTES = 64 << 20  # of a file, before and after
-_ROOT = pathlib.Path(__file__).parents[2]
+_ROOT = pathlib.Path(__file__).parents[3]
 _LINE = 4096  # bytes; longer than any request or answer
 # An answer's reason that is left to the caller, who words it for the format.
 BROKEN = "broken"

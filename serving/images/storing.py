@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from serving.images import formats, headers, isolated, transcoding
-from serving.images.headers import Header
-from serving.images.transcoding import Refused
+from graftline.serving.images import formats, headers, isolated, transcoding
+from graftline.serving.images.headers import Header
+from graftline.serving.images.transcoding import Refused
 
 MAX_BYTES = isolated.MAX_BYTES  # of one file
 MAX_SIDE = 65_500  # pixels; libjpeg's own limit

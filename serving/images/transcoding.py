@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import AvifImagePlugin, Image, ImageOps
 
-from serving.images import headers
+from graftline.serving.images import headers
 
 MAX_PIXELS = 100_000_000  # 300 MB as uint8 RGB
 _JPEG_QUALITY = 95

@@ -19,13 +19,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from graftline.errors import UserError
-from serving.server.options import ServerOptions
-from serving.versions.locate import Model
+from graftline.serving.server.options import ServerOptions
+from graftline.serving.versions.locate import Model
 
 if TYPE_CHECKING:
-    from serving.server.http.server import HttpServer
-    from serving.server.model.manager import ModelManager
-    from serving.versions.model_config import ModelConfig
+    from graftline.serving.server.http.server import HttpServer
+    from graftline.serving.server.model.manager import ModelManager
+    from graftline.serving.versions.model_config import ModelConfig
 
 __all__ = ["ModelServer", "ServerOptions", "serve"]
 
@@ -81,9 +81,9 @@ class ModelServer:
         self.answering = False
         self._models = list(models)
 
-        from serving.server.http.front import Front
-        from serving.server.limits import InFlight
-        from serving.server.metrics import Metrics
+        from graftline.serving.server.http.front import Front
+        from graftline.serving.server.limits import InFlight
+        from graftline.serving.server.metrics import Metrics
 
         self._metrics = Metrics()
         self._in_flight = InFlight(self.options.max_in_flight)
@@ -93,7 +93,7 @@ class ModelServer:
     @property
     def served(self) -> dict[str, list[int]]:
         """The versions that answer, the highest first, of each model by name."""
-        from serving.server.http.front import available_versions
+        from graftline.serving.server.http.front import available_versions
 
         if self.manager is None:
             return {}
@@ -118,16 +118,16 @@ class ModelServer:
         threading.Thread(target=rest.serve_forever, args=(0.1,), name="graftline-rest", daemon=True).start()
         self._undo.callback(rest.shutdown)  # after the start: it waits for the end of what has begun
 
-        from serving.server.model.quick_tensorflow import import_tensorflow
+        from graftline.serving.server.model.quick_tensorflow import import_tensorflow
 
         import_tensorflow()
-        from serving.server.config_file import ConfigFile
-        from serving.server.grpc.interceptor import add_health
-        from serving.server.grpc.services import add_services
-        from serving.server.http.rest import RestApi
-        from serving.server.model.batching import Batcher
-        from serving.server.model.loaded_model import LoadedModel
-        from serving.server.model.manager import ModelManager
+        from graftline.serving.server.config_file import ConfigFile
+        from graftline.serving.server.grpc.interceptor import add_health
+        from graftline.serving.server.grpc.services import add_services
+        from graftline.serving.server.http.rest import RestApi
+        from graftline.serving.server.model.batching import Batcher
+        from graftline.serving.server.model.loaded_model import LoadedModel
+        from graftline.serving.server.model.manager import ModelManager
 
         batcher = Batcher(self.options.batching, self._metrics) if self.options.enable_batching else None
 
@@ -151,7 +151,7 @@ class ModelServer:
         self._undo.callback(self._drain, rest, rpc, health)
 
     def _configs(self) -> list["ModelConfig"]:
-        from serving.versions import model_config
+        from graftline.serving.versions import model_config
 
         policy = model_config.VersionPolicy.parse(self.options.version_policy)
         return [model_config.ModelConfig.of(model, policy) for model in self._models]
@@ -173,7 +173,7 @@ class ModelServer:
             _logger.warning("requests are still under way after %g s", self.options.shutdown_grace_seconds)
 
     def _bind_rest(self) -> "HttpServer":
-        from serving.server.http.server import HttpServer
+        from graftline.serving.server.http.server import HttpServer
 
         try:
             rest = HttpServer(self.host, self.rest_port, self.options.max_request_bytes, self._front.admit)
@@ -189,7 +189,7 @@ class ModelServer:
 
         import grpc
 
-        from serving.server.grpc.interceptor import Edge
+        from graftline.serving.server.grpc.interceptor import Edge
 
         rpc = grpc.server(
             futures.ThreadPoolExecutor(

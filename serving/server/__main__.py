@@ -1,4 +1,4 @@
-"""`python -m serving.server PATH`: the model server alone, for a supervisor or a test that runs it as a child.
+"""`python -m graftline.serving.server PATH`: the model server alone, for a supervisor or a test.
 
 Imports nothing of the pipeline. Standard error is its log, a line with the time for each version that comes or goes.
 When it answers it writes one line there: `serving NAME… rest=HOST:PORT grpc=HOST:PORT`.
@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from graftline.errors import UserError
-from serving.server import ModelServer, serve
-from serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
-from serving.versions.locate import find_models
+from graftline.serving.server import ModelServer, serve
+from graftline.serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
+from graftline.serving.versions.locate import find_models
 
 
 def _announce(server: ModelServer) -> None:
@@ -41,4 +41,4 @@ def main(context: click.Context, path: str | None, name: str | None, **given: An
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m serving.server")
+    main(prog_name="python -m graftline.serving.server")

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
 from graftline.errors import UserError
-from serving.server.options import BatchingParameters
+from graftline.serving.server.options import BatchingParameters
 
 _INTEGERS = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
 _OTHERS = {"max_execution_batch_size": "Int64Value", "thread_pool_name": "StringValue"}  # read, and of no effect here

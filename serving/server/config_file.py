@@ -7,11 +7,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError
-from serving.server.errors import Code, ServingError
-from serving.versions import model_config
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.versions import model_config
 
 if TYPE_CHECKING:
-    from serving.server.model.manager import ModelManager
+    from graftline.serving.server.model.manager import ModelManager
 
 _logger = logging.getLogger(__name__)
 

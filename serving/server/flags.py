@@ -1,7 +1,8 @@
 """The command line of a model server: click options, and the ServerOptions that they make.
 
-`graftline serve` and `python -m serving.server` share them. Every flag is taken with dashes or underscores (the command
-needs CONTEXT for that), and by TensorFlow Serving's name too, so that a command line written for it runs here.
+`graftline serve` and `python -m graftline.serving.server` share them. Every flag is taken with dashes or
+underscores (the command needs CONTEXT for that), and by TensorFlow Serving's name too, so that a command
+line written for it runs here.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from graftline.errors import UserError
-from serving.server.options import BatchingParameters, ServerOptions
+from graftline.serving.server.options import BatchingParameters, ServerOptions
 
 CONTEXT: dict[str, Any] = {"token_normalize_func": lambda name: name.replace("_", "-")}
 
@@ -108,7 +109,7 @@ def to_options(context: click.Context, given: dict[str, Any]) -> ServerOptions:
     batching = _BATCHING
     typed = {name: given.pop(name) for name in names}
     if given["batching_parameters_file"]:
-        from serving.server import batching_file
+        from graftline.serving.server import batching_file
 
         batching = batching_file.read(given["batching_parameters_file"])
         typed = {name: value for name, value in typed.items() if _is_typed(context, name)}

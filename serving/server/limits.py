@@ -5,9 +5,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.model import image_sizes
 from graftline.signatures import EXAMPLES
-from serving.server.errors import Code, ServingError, invalid
-from serving.server.model import image_sizes
 
 if TYPE_CHECKING:
     import numpy as np

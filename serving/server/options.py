@@ -1,4 +1,4 @@
-"""What a model server can be told: every flag of `graftline serve` and `python -m serving.server`, as data.
+"""What a model server can be told: every flag of `graftline serve` and `python -m graftline.serving.server`, as data.
 
 Fields are named as TensorFlow Serving names its flags and the fields of its BatchingParameters, so that one set of
 settings runs either server; what that one does not have is said to be Graftline's own. Standard library only.

@@ -1,4 +1,4 @@
-"""A folder from which Docker runs the real TensorFlow Serving: `python -m serving.tf_serving WORKSPACE DIR`.
+"""A folder from which Docker runs the real TensorFlow Serving: `python -m graftline.serving.tf_serving WORKSPACE DIR`.
 
 What does not depend on the workspace lies in `files/` and is copied; `configs` writes the rest. Imports no TensorFlow.
 """
@@ -9,11 +9,11 @@ import pathlib
 import shutil
 
 from graftline.errors import UserError
-from serving.server.options import ServerOptions
-from serving.tf_serving import configs
-from serving.versions import labels, model_config
-from serving.versions.base_path import Disk
-from serving.versions.locate import Model, find_models
+from graftline.serving.server.options import ServerOptions
+from graftline.serving.tf_serving import configs
+from graftline.serving.versions import labels, model_config
+from graftline.serving.versions.base_path import Disk
+from graftline.serving.versions.locate import Model, find_models
 
 __all__ = ["write"]
 

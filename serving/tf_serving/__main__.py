@@ -1,15 +1,17 @@
-"""`python -m serving.tf_serving WORKSPACE DIR`: write what Docker needs to serve a workspace by TensorFlow Serving."""
+"""`python -m graftline.serving.tf_serving WORKSPACE DIR`: write a folder for Docker and TensorFlow Serving."""
 
 import argparse
 import sys
 
 from graftline.errors import UserError
-from serving.tf_serving import write
+from graftline.serving.tf_serving import write
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the folder; the exit status: 0, or 2 for a UserError."""
-    parser = argparse.ArgumentParser(prog="python -m serving.tf_serving", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m graftline.serving.tf_serving", description=__doc__.partition(": ")[2]
+    )
     parser.add_argument("path", metavar="WORKSPACE", help="a workspace, or a TF Serving base path")
     parser.add_argument("directory", metavar="DIR", help="where to write; it is made if need be")
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@ Called by `serving.tf_serving` for its container and by `serving.tf_serving.engi
 
 import os
 
-from serving.server.options import BatchingParameters
+from graftline.serving.server.options import BatchingParameters
 
 
 def batching(parameters: BatchingParameters) -> str:

@@ -16,10 +16,10 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from graftline.errors import UserError
-from serving.server.options import ServerOptions
-from serving.tf_serving import configs
-from serving.versions.locate import Model
-from serving.versions.model_config import PLATFORM, VersionPolicy
+from graftline.serving.server.options import ServerOptions
+from graftline.serving.tf_serving import configs
+from graftline.serving.versions.locate import Model
+from graftline.serving.versions.model_config import PLATFORM, VersionPolicy
 
 EXECUTABLE = "tensorflow_model_server"
 _INT32_MAX = (1 << 31) - 1
@@ -38,7 +38,8 @@ def run_tensorflow_model_server(models: Sequence[Model], options: ServerOptions)
     if program is None:
         raise UserError(
             f"--engine tensorflow: no {EXECUTABLE} on PATH; install TensorFlow Serving, run it by Docker "
-            "(`python -m serving.tf_serving WORKSPACE DIR`), or leave the option out for Graftline's own server"
+            "(`python -m graftline.serving.tf_serving WORKSPACE DIR`), or leave the option out for Graftline's own "
+            "server"
         )
     arguments = command(models, options)
     if options.host in ("127.0.0.1", "::1", "localhost"):

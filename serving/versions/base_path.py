@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from graftline.errors import UserError
+from graftline.serving.versions.locate import scan_versions
 from graftline.withdrawn import tree_digest
-from serving.versions.locate import scan_versions
 
 _ASIDE = ".push-"  # a version being written
 _DROPPED = ".drop-"  # a version being removed

@@ -9,7 +9,7 @@ import logging
 import os
 from typing import Any
 
-from serving.versions.base_path import BasePath
+from graftline.serving.versions.base_path import BasePath
 
 FILE = "models.config"
 STABLE, CANARY = "stable", "canary"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graftline.errors import UserError
-from serving.versions.locate import Model, scan_versions
+from graftline.serving.versions.locate import Model, scan_versions
 
 PLATFORM = "tensorflow"
 _INT64_MAX = (1 << 63) - 1

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 
 from graftline.errors import UserError
-from serving.versions import labels, withdrawals
-from serving.versions.base_path import BasePath, Disk, content_digest
-from serving.versions.locate import SAVED_MODEL
+from graftline.serving.versions import labels, withdrawals
+from graftline.serving.versions.base_path import BasePath, Disk, content_digest
+from graftline.serving.versions.locate import SAVED_MODEL
 
 __all__ = ["Published", "content_digest", "publish", "push"]
 

@@ -8,8 +8,8 @@ import datetime
 from dataclasses import dataclass
 
 from graftline.errors import UserError
-from serving.versions import labels, withdrawals
-from serving.versions.base_path import BasePath
+from graftline.serving.versions import labels, withdrawals
+from graftline.serving.versions.base_path import BasePath
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import re
 from dataclasses import asdict, dataclass
 
 from graftline.errors import UserError
+from graftline.serving.versions.base_path import BasePath
 from graftline.withdrawn import FOLDER
-from serving.versions.base_path import BasePath
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

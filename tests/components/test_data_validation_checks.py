@@ -12,9 +12,9 @@ import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.data_validation import schema_file, statistics
-from components.image_example_gen.settings import ValidationSettings
 from graftline import features
+from graftline.components.data_validation import schema_file, statistics
+from graftline.components.image_example_gen.settings import ValidationSettings
 from graftline.errors import UserError
 from tests import assets
 from tests.components.drawn_images import ALL_STOP as _ALL_STOP
@@ -31,7 +31,7 @@ def test_a_fresh_random_split_gives_no_finding(count: int) -> None:
 
 def photos(folder: pathlib.Path) -> pd.DataFrame:
     """What ingest says of a folder of real photos."""
-    from components.image_example_gen import decoding
+    from graftline.components.image_example_gen import decoding
 
     rows = []
     for path in sorted(folder.glob("*/*")):

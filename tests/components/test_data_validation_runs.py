@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
 
-from components.data_validation import findings, history, schema_file, statistics
-from components.image_example_gen.settings import ValidationSettings
 from graftline import features
+from graftline.components.data_validation import findings, history, schema_file, statistics
+from graftline.components.image_example_gen.settings import ValidationSettings
 from graftline.errors import UserError
 from tests.components.drawn_images import ALL_STOP as _ALL_STOP
 from tests.components.drawn_images import drawn, found, split, usual
@@ -100,9 +100,9 @@ class Nights:
         from tfx.orchestration.pipeline import Pipeline
         from tfx.types import standard_artifacts
 
-        from components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
-        from pipeline import lineage
-        from pipeline.local_runner import BEAM_OPTIONS
+        from graftline.components.data_validation.component import ExampleValidator, ImportSchemaGen, SchemaGen
+        from graftline.pipeline import lineage
+        from graftline.pipeline.local_runner import BEAM_OPTIONS
 
         stored = Importer(
             source_uri=str(images),
@@ -204,7 +204,7 @@ def test_batches_are_bounded_in_bytes_by_the_options_of_a_local_run() -> None:
     from tfx.components.statistics_gen.executor import Executor
     from tfx_bsl.coders import batch_util
 
-    from pipeline.local_runner import BEAM_OPTIONS
+    from graftline.pipeline.local_runner import BEAM_OPTIONS
 
     Executor(Executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir="unused", unique_id="1"))
     limits = batch_util.GetBatchElementsKwargs(None)
@@ -230,8 +230,8 @@ def test_what_only_warns_stops_nothing() -> None:
 
 
 def test_the_summary_warns_and_the_json_lists() -> None:
-    from pipeline import console
-    from pipeline.run_summary import RunSummary
+    from graftline.pipeline import console
+    from graftline.pipeline.run_summary import RunSummary
 
     warning = findings.Finding("new_label", "warn", features.LABEL, "class 'd' (3 images): not in x", "Look", ("d",))
     run = RunSummary("1", True, None, None, None, None, 60, 0, 0, {}, data_findings=[warning])
@@ -244,8 +244,8 @@ def test_the_summary_warns_and_the_json_lists() -> None:
 
 
 def test_the_run_to_compare_with_is_part_of_the_cache_key(tmp_path: pathlib.Path) -> None:
-    from pipeline import config
-    from pipeline.dag import create_pipeline, pipeline_name
+    from graftline.pipeline import config
+    from graftline.pipeline.dag import create_pipeline, pipeline_name
 
     settings = config.load(None, ["backbone.weights=none"], {"images": str(tmp_path / "photos")})
 
@@ -268,8 +268,8 @@ def test_on_a_cluster_nothing_is_made_of_the_images_before_they_are_validated(
 ) -> None:
     import yaml
 
-    from pipeline import compile as compiling
-    from pipeline import config
+    from graftline.pipeline import compile as compiling
+    from graftline.pipeline import config
 
     given = {"images": "gs://bucket/photos", "workspace": "gs://bucket/graftline"}
     settings = ["backbone.weights=none", "data.schema_file=gs://bucket/schema.pbtxt"]

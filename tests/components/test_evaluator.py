@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components.evaluator import judging, metrics
-from components.evaluator import verdict as gate
-from components.evaluator.settings import GateSettings
 from graftline import features, signatures
+from graftline.components.evaluator import judging, metrics
+from graftline.components.evaluator import verdict as gate
+from graftline.components.evaluator.settings import GateSettings
 from graftline.errors import UserError
 
 CHANNELS = {"blue sky": 2, "green": 1, "rot": 0}
@@ -121,8 +121,8 @@ class Place:
         """Runs the executor; gives the verdict, the blessing and the folder of the evaluation."""
         from tfx.types import standard_artifacts
 
-        from components.evaluator.component import Executor
-        from pipeline.local_runner import BEAM_OPTIONS
+        from graftline.components.evaluator.component import Executor
+        from graftline.pipeline.local_runner import BEAM_OPTIONS
 
         def artifact(kind, folder: pathlib.Path):
             made = kind()
@@ -254,7 +254,7 @@ def test_a_served_model_that_is_broken_is_one_message_that_says_what_to_do(
 
 
 def test_a_served_model_with_the_same_classes_in_another_order_knows_no_others(tmp_path: pathlib.Path) -> None:
-    from components.evaluator import predictions
+    from graftline.components.evaluator import predictions
 
     labels = list(CHANNELS)
     said = np.random.default_rng(0).dirichlet(np.ones(3), 30).astype(np.float32)
@@ -301,7 +301,7 @@ def test_four_times_the_large_images_take_no_more_memory(tmp_path: pathlib.Path)
 
 
 def test_the_highest_version_is_that_of_a_complete_model_by_number(place: Place, tmp_path: pathlib.Path) -> None:
-    from components.storage.versions import served_version
+    from graftline.components.storage.versions import served_version
 
     assert served_version(str(place.base_path)) == str(place.base_path / "10")
     assert served_version(str(tmp_path / "nothing")) == ""
@@ -309,7 +309,7 @@ def test_the_highest_version_is_that_of_a_complete_model_by_number(place: Place,
 
 
 def test_the_baseline_is_what_is_served_when_the_node_runs_whatever_was_when_the_run_began(place: Place) -> None:
-    from components.evaluator.component import _baseline
+    from graftline.components.evaluator.component import _baseline
 
     began_with = {"served": str(place.base_path / "2"), "served_base_path": str(place.base_path)}
     assert _baseline({}, began_with) == (str(place.base_path / "10"), [])
@@ -319,7 +319,7 @@ def test_the_baseline_is_what_is_served_when_the_node_runs_whatever_was_when_the
 def test_a_gate_without_thresholds_for_a_metric_still_has_tfma_compute_it() -> None:
     from tensorflow_model_analysis.metrics import metric_specs
 
-    from components.evaluator.tfma import eval_config
+    from graftline.components.evaluator.tfma import eval_config
 
     config = eval_config(settings(top_2_accuracy={"min": 0.5}), classes=4, baseline=False)
     computations = metric_specs.to_computations(list(config.metrics_specs), eval_config=config)
@@ -342,7 +342,7 @@ def test_tfma_is_given_a_change_in_its_own_direction_where_it_can_judge_it(
 ) -> None:
     import tensorflow_model_analysis as tfma
 
-    from components.evaluator.tfma import eval_config
+    from graftline.components.evaluator.tfma import eval_config
 
     asked = GateSettings.model_validate({"macro_f1": {"min": 0.5}, **keys})
     (name,) = set(asked.thresholds) - {"macro_f1"}

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from components.evaluator import judging, metrics, scored
-from components.evaluator import verdict as gate
-from components.evaluator.judging import Change
-from components.evaluator.scored import Answers, Scored, Slices
-from components.evaluator.settings import GateSettings, always_one, check_classes
+from graftline.components.evaluator import judging, metrics, scored
+from graftline.components.evaluator import verdict as gate
+from graftline.components.evaluator.judging import Change
+from graftline.components.evaluator.scored import Answers, Scored, Slices
+from graftline.components.evaluator.settings import GateSettings, always_one, check_classes
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")

@@ -8,8 +8,8 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.evaluator import metrics, scored, uncertainty
-from components.evaluator.metrics import Part
+from graftline.components.evaluator import metrics, scored, uncertainty
+from graftline.components.evaluator.metrics import Part
 
 CLASSES = ("a", "b", "c", "d")
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from apache_beam.io.filesystems import FileSystems
 
-from components.storage import files
-from components.storage import versions as object_store
+from graftline.components.storage import files
+from graftline.components.storage import versions as object_store
 from graftline.errors import UserError
-from serving.versions import publish, rollback, withdrawals
-from serving.versions.base_path import Disk, content_digest
+from graftline.serving.versions import publish, rollback, withdrawals
+from graftline.serving.versions.base_path import Disk, content_digest
 from tests.serving.saved_models import export
 
 BASE = "s3://models/ws/models/roses"
@@ -181,8 +181,8 @@ def test_a_removal_that_was_broken_off_is_ended_by_the_next_push(
 def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_system(
     bucket: Bucket, tmp_path: pathlib.Path
 ) -> None:
-    from components.evaluator import component as evaluator
     from graftline import features
+    from graftline.components.evaluator import component as evaluator
 
     assert object_store.served_version(BASE) == "", "no version yet"
     for content in ("a", "b"):

@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from components.transform import pixels, preprocessing
 from graftline import features
 from graftline import materialized as names
+from graftline.components.transform import pixels, preprocessing
 from graftline.errors import UserError
-from pipeline import config
-from pipeline.dag import create_pipeline
+from graftline.pipeline import config
+from graftline.pipeline.dag import create_pipeline
+from graftline.trainer import backbones, inputs, reference
+from graftline.trainer.settings import BackboneSettings
 from tests import assets, images
 from tests.conftest import Materialized, Transformed
-from trainer import backbones, inputs, reference
-from trainer.settings import BackboneSettings
 
 _ORIENTATIONS = list(range(1, 9))
 

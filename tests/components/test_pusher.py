@@ -8,10 +8,10 @@ import pytest
 from tfx.extensions.google_cloud_ai_platform import constants
 from tfx.types import Channel, standard_artifacts
 
-from components.pusher import component as pusher
-from components.pusher.settings import PushSettings, VertexSettings
-from serving.versions import rollback
-from serving.versions.base_path import Disk
+from graftline.components.pusher import component as pusher
+from graftline.components.pusher.settings import PushSettings, VertexSettings
+from graftline.serving.versions import rollback
+from graftline.serving.versions.base_path import Disk
 from tests.serving.saved_models import export
 
 

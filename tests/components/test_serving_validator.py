@@ -12,13 +12,13 @@ import sys
 import numpy as np
 import pytest
 
-from components.pusher.settings import ServingValidationSettings
-from components.serving_validator import server_process, validation
 from graftline import features, signatures
-from serving.server.options import ServerOptions
-from serving.versions import rollback, withdrawals
-from serving.versions.base_path import Disk, content_digest
-from serving.versions.publish import publish
+from graftline.components.pusher.settings import ServingValidationSettings
+from graftline.components.serving_validator import server_process, validation
+from graftline.serving.server.options import ServerOptions
+from graftline.serving.versions import rollback, withdrawals
+from graftline.serving.versions.base_path import Disk, content_digest
+from graftline.serving.versions.publish import publish
 from tests.serving.conftest import image_of, save_colour_model
 
 _SHARPNESS = 5.0  # of `save_colour_model`
@@ -155,7 +155,7 @@ def test_a_request_may_be_larger_than_a_server_takes_by_default(colours: str) ->
 
 _KILLED = """
 import os, signal, sys
-from components.serving_validator.server_process import serving
+from graftline.components.serving_validator.server_process import serving
 with serving(sys.argv[1], 120) as server:
     print(server._process.pid, flush=True)
     sys.stdin.readline()
@@ -214,7 +214,7 @@ def execute(
 
     from tfx.types import standard_artifacts
 
-    from components.serving_validator.executor import Executor
+    from graftline.components.serving_validator.executor import Executor
 
     model, blessing = standard_artifacts.Model(), standard_artifacts.InfraBlessing()
     model.uri, blessing.uri = str(root / "model"), str(root / "blessing")
@@ -263,8 +263,8 @@ def test_a_model_that_was_rolled_back_from_is_not_blessed_again_unless_that_is_a
 def _assert_the_verdict_says_withdrawn(infra: pathlib.Path, reason: str) -> None:
     from tfx.types import standard_artifacts
 
-    from components.evaluator import verdict as gate
-    from components.evaluator.component import _serving_validation
+    from graftline.components.evaluator import verdict as gate
+    from graftline.components.evaluator.component import _serving_validation
 
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(infra)
@@ -280,7 +280,7 @@ def test_docker_s_engine_is_tfx_s_own_under_the_same_name() -> None:
     from tfx.components import InfraValidator
     from tfx.types import Channel, standard_artifacts
 
-    from components.serving_validator.component import NODE, ServingValidator, serving_validator
+    from graftline.components.serving_validator.component import NODE, ServingValidator, serving_validator
 
     given = {
         "model": Channel(type=standard_artifacts.Model),

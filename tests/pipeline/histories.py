@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.metadata import Metadata, sqlite_metadata_connection_config
 
-from pipeline import lineage
+from graftline.pipeline import lineage
 from tests.pipeline.workspaces import live as _live
 from tests.pipeline.workspaces import payloads as _payloads
 from tests.pipeline.workspaces import tree as _tree

@@ -16,11 +16,11 @@ from PIL import Image
 
 from graftline import __version__
 from graftline.errors import UserError
-from pipeline import cli
-from pipeline.config import Config, load
-from pipeline.console import Event
-from pipeline.run_summary import Check, RunSummary
-from serving.client import Prediction
+from graftline.pipeline import cli
+from graftline.pipeline.config import Config, load
+from graftline.pipeline.console import Event
+from graftline.pipeline.run_summary import Check, RunSummary
+from graftline.serving.client import Prediction
 
 SUMMARY = RunSummary(
     run_id="r1",
@@ -73,10 +73,10 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Config], RunS
             progress(Event("Trainer", "finished", 1.0))
             return summary
 
-        module = ModuleType("pipeline.local_runner")
+        module = ModuleType("graftline.pipeline.local_runner")
         module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "pipeline.local_runner", module)
-        monkeypatch.setattr("pipeline.local_runner", module, raising=False)
+        monkeypatch.setitem(sys.modules, "graftline.pipeline.local_runner", module)
+        monkeypatch.setattr("graftline.pipeline.local_runner", module, raising=False)
 
     return put
 
@@ -287,7 +287,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             assert model == "m"
             return [row for row in rows if row.path in paths]
 
-        monkeypatch.setattr("serving.predict.predict_with_model", predict)
+        monkeypatch.setattr("graftline.serving.predict.predict_with_model", predict)
 
     return put
 
@@ -331,7 +331,7 @@ def test_compile_hands_the_config_over_and_says_where_the_job_is(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[Any] = []
-    monkeypatch.setattr("pipeline.compile.compile_pipeline", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr("graftline.pipeline.compile.compile_pipeline", lambda *arguments: seen.append(arguments))
     (tmp_path / "c.yaml").write_text("images: gs://bucket/pets\nworkspace: /mnt/ws\n")
     result = graftline("compile", tmp_path / "c.yaml", "--target", "vertex", "-o", "job.json", "--set", "seed=3")
     assert (result.exit_code, result.stdout) == (0, "")

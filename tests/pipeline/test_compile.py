@@ -10,11 +10,11 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.pusher.settings import PushSettings, ServingValidationSettings, VertexSettings
+from graftline.components.pusher.settings import PushSettings, ServingValidationSettings, VertexSettings
 from graftline.errors import UserError
-from pipeline import compile as compiling
-from pipeline import config
-from pipeline.dag import code_hash, pipeline_name
+from graftline.pipeline import compile as compiling
+from graftline.pipeline import config
+from graftline.pipeline.dag import code_hash, pipeline_name
 
 _NODES = {
     "ImageExampleGen",
@@ -77,9 +77,9 @@ def test_the_dag_compiles_to_a_valid_spec(
 
     # User functions go by import path, and nothing of this machine is in it.
     trainer = json_format.MessageToDict(spec.root.dag.tasks["Trainer"].inputs)["parameters"]
-    assert "trainer.run_fn.run_fn" in json.dumps(trainer["run_fn"])
+    assert "graftline.trainer.run_fn.run_fn" in json.dumps(trainer["run_fn"])
     transform = json_format.MessageToDict(spec.root.dag.tasks["Transform"].inputs)["parameters"]
-    assert "components.transform.preprocessing.preprocessing_fn" in json.dumps(transform["preprocessing_fn"])
+    assert "graftline.components.transform.preprocessing.preprocessing_fn" in json.dumps(transform["preprocessing_fn"])
     root = pathlib.Path(__file__).parents[2]
     for private in (str(root), str(pathlib.Path.home()) + "/", str(tmp_path), socket.gethostname()):
         assert private not in text
@@ -156,11 +156,11 @@ def test_tfx_s_infra_validator_is_refused_for_it_does_not_compile(
 def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
     from tfx.utils import import_utils
 
-    from components.evaluator.component import Executor
-    from components.image_example_gen.artifacts import Quarantine
+    from graftline.components.evaluator.component import Executor
+    from graftline.components.image_example_gen.artifacts import Quarantine
 
     assert import_utils.import_class_by_path(Quarantine.TYPE_NAME) is Quarantine
-    assert import_utils.import_class_by_path("components.evaluator.component.Executor") is Executor
+    assert import_utils.import_class_by_path("graftline.components.evaluator.component.Executor") is Executor
 
 
 def test_settings_that_no_folder_suits_are_refused_before_anything_is_compiled(tmp_path: pathlib.Path) -> None:
@@ -195,7 +195,7 @@ def test_each_model_has_a_pipeline_of_its_own_so_that_its_baseline_is_its_own() 
 def test_an_edited_source_changes_the_cache_key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "room").mkdir()
     (tmp_path / "room" / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr("pipeline.dag._ROOT", tmp_path)
+    monkeypatch.setattr("graftline.pipeline.dag._ROOT", tmp_path)
     before = code_hash("room")
     assert code_hash("room") == before
     (tmp_path / "room" / "a.py").write_text("x = 2\n")

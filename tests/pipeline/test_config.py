@@ -10,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from components.evaluator.settings import DimensionThresholds, GateSettings, LossThreshold, SliceThresholds, Threshold
+from graftline.components.evaluator.settings import (
+    DimensionThresholds,
+    GateSettings,
+    LossThreshold,
+    SliceThresholds,
+    Threshold,
+)
 from graftline.errors import UserError
-from pipeline import config
-from pipeline.config import Config, load
-from trainer import backbones
-from trainer.settings import NOT_OPTIONS, AugmentationSettings
+from graftline.pipeline import config
+from graftline.pipeline.config import Config, load
+from graftline.trainer import backbones
+from graftline.trainer.settings import NOT_OPTIONS, AugmentationSettings
 
 
 @pytest.fixture

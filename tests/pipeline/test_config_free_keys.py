@@ -2,9 +2,9 @@
 
 import pytest
 
-from components.evaluator.settings import SliceThresholds
+from graftline.components.evaluator.settings import SliceThresholds
 from graftline.errors import UserError
-from pipeline.config import load
+from graftline.pipeline.config import load
 
 
 @pytest.mark.parametrize("key", ["images", "seed", "batch_size"])

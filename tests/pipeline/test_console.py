@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from components.evaluator import verdict as gate
-from components.evaluator.verdict import Check
-from pipeline import console, local_runner
-from pipeline.config import load
-from pipeline.console import Event, Progress
-from pipeline.run_summary import Phase, RunSummary
+from graftline.components.evaluator import verdict as gate
+from graftline.components.evaluator.verdict import Check
+from graftline.pipeline import console, local_runner
+from graftline.pipeline.config import load
+from graftline.pipeline.console import Event, Progress
+from graftline.pipeline.run_summary import Phase, RunSummary
 
 PUSHED = RunSummary(
     run_id="2025-01-31",
@@ -226,7 +226,7 @@ def test_many_classes_are_counted_rather_than_listed():
 
 _NOISY = """
 import ctypes, logging, os, pathlib, subprocess, sys, warnings
-from pipeline import console
+from graftline.pipeline import console
 
 libc = ctypes.CDLL(None)
 print("before")

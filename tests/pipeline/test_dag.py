@@ -6,11 +6,11 @@ import pathlib
 import pytest
 from tfx.orchestration.data_types import RuntimeParameter
 
-from components.image_example_gen import quarantine
-from pipeline import config, dag
-from serving.versions import withdrawals
-from serving.versions.base_path import Disk
-from trainer import backbones
+from graftline.components.image_example_gen import quarantine
+from graftline.pipeline import config, dag
+from graftline.serving.versions import withdrawals
+from graftline.serving.versions.base_path import Disk
+from graftline.trainer import backbones
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline import housekeeping, lineage
+from graftline.pipeline import housekeeping, lineage
 from tests.pipeline.histories import History
 from tests.pipeline.workspaces import live as _live
 from tests.pipeline.workspaces import tree as _tree

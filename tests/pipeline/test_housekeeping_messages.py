@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline import config, housekeeping
-from pipeline.console import Event
+from graftline.pipeline import config, housekeeping
+from graftline.pipeline.console import Event
 from tests.pipeline.histories import History
 from tests.pipeline.workspaces import live as _live
 from tests.pipeline.workspaces import payloads as _payloads

@@ -22,7 +22,7 @@ from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, standard_artifacts
 
-from pipeline import config, housekeeping, lineage
+from graftline.pipeline import config, housekeeping, lineage
 from tests import images
 from tests.pipeline.workspaces import live as _live
 from tests.pipeline.workspaces import payloads as _payloads
@@ -256,7 +256,7 @@ def test_a_kill_at_any_moment_leaves_a_workspace_that_works(tmp_path: pathlib.Pa
 @pytest.mark.slow
 def test_four_nightly_runs_of_the_whole_pipeline(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Each on other images: what stays are the latest two runs and what the served versions are made of."""
-    from pipeline import cli
+    from graftline.pipeline import cli
 
     workspace, photos = tmp_path / "workspace", images.folder(tmp_path / "photos", 4)
     settings = [

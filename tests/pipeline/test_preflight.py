@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from graftline.errors import UserError
-from pipeline import preflight
-from pipeline.config import load
+from graftline.pipeline import preflight
+from graftline.pipeline.config import load
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_no_heavy_library_is_imported_by_the_checks(images: pathlib.Path, by: st
     (images.parent / "labels.csv").write_text("path,label\ncat/0.png,a\ncat/1.png,a\ndog/0.png,b\ndog/1.png,b\n")
     manifest = images.parent / "labels.csv" if by == "a table" else "null"
     program = (
-        "import sys; from pipeline import preflight; from pipeline.config import load; "
+        "import sys; from pipeline import preflight; from graftline.pipeline.config import load; "
         f"overrides = ['backbone.weights=none', 'data.manifest={manifest}']; "
         "preflight.check(load(None, overrides, {'images': sys.argv[1], 'workspace': sys.argv[2]})); "
         "print([name for name in ('tensorflow', 'tfx', 'keras', 'apache_beam', 'numpy') if name in sys.modules])"

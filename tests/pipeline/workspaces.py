@@ -4,7 +4,7 @@ import pathlib
 
 from ml_metadata.proto import metadata_store_pb2
 
-from pipeline import lineage
+from graftline.pipeline import lineage
 
 _STATE = metadata_store_pb2.Artifact
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from graftline import signatures as names
-from serving.server import ModelServer
-from serving.versions import locate
+from graftline.serving.server import ModelServer
+from graftline.serving.versions import locate
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -208,7 +208,7 @@ class Child:
     """A model server in a process of its own, on free ports, from when it answers to the end of the `with`."""
 
     def __init__(self, *arguments: str) -> None:
-        self._command = [sys.executable, "-m", "serving.server", *arguments, "--rest-port=0", "--grpc-port=0"]
+        self._command = [sys.executable, "-m", "graftline.serving.server", *arguments, "--rest-port=0", "--grpc-port=0"]
         self._said: list[str] = []
         self._announced = threading.Event()
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from serving.versions import labels, publish, rollback, withdrawals
-from serving.versions.base_path import Disk, content_digest
+from graftline.serving.versions import labels, publish, rollback, withdrawals
+from graftline.serving.versions.base_path import Disk, content_digest
 from tests.serving.saved_models import export
 
 KEPT = 2  # versions, by the retention

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from serving.server.errors import Code, ServingError, invalid
-from serving.server.metrics import Metrics
-from serving.server.model.batching import Batcher, Function
-from serving.server.options import BatchingParameters
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.metrics import Metrics
+from graftline.serving.server.model.batching import Batcher, Function
+from graftline.serving.server.options import BatchingParameters
 from tests.serving.conftest import image_of
 
 
@@ -331,7 +331,7 @@ def test_parameters_that_make_no_sense_are_named(parameters, message):
 
 
 def test_good_and_bad_images_of_parallel_clients_get_the_answers_that_they_get_alone(colour_model):
-    from serving.server.model.loaded_model import LoadedModel
+    from graftline.serving.server.model.loaded_model import LoadedModel
 
     alone = LoadedModel(colour_model)
     metrics = Metrics()
@@ -373,7 +373,7 @@ def test_good_and_bad_images_of_parallel_clients_get_the_answers_that_they_get_a
 
 
 def test_only_signatures_whose_tensors_all_have_rows_are_batched(float_model):
-    from serving.server.model.loaded_model import LoadedModel
+    from graftline.serving.server.model.loaded_model import LoadedModel
 
     model = LoadedModel(float_model)
     served = [name for name in model.signatures if not name.startswith("__")]
@@ -388,7 +388,7 @@ def test_only_signatures_whose_tensors_all_have_rows_are_batched(float_model):
 
 
 def test_a_batching_parameters_file_of_tensorflow_serving_is_read(tmp_path):
-    from serving.server import batching_file
+    from graftline.serving.server import batching_file
 
     file = tmp_path / "batching.config"
     file.write_text(
@@ -418,7 +418,7 @@ def test_a_batching_parameters_file_of_tensorflow_serving_is_read(tmp_path):
     ],
 )
 def test_a_batching_parameters_file_with_a_mistake_is_named(tmp_path, text, message):
-    from serving.server import batching_file
+    from graftline.serving.server import batching_file
 
     file = tmp_path / "batching.config"
     file.write_text(text)

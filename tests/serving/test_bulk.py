@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from graftline.errors import UserError
-from pipeline import bulk, predictions
-from serving.predict import find_images, predict_with_model
-from serving.server import ModelServer
+from graftline.pipeline import bulk, predictions
+from graftline.serving.predict import find_images, predict_with_model
+from graftline.serving.server import ModelServer
 from tests.serving.conftest import image_of
 
 
@@ -96,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_told_before_beam_starts(tmp_path: pat
     (tmp_path / "file").touch()
     code = (
         "import sys\n"
-        "from pipeline.cli import main\n"
+        "from graftline.pipeline.cli import main\n"
         "try:\n"
         "    main(sys.argv[1:], prog_name='graftline')\n"
         "finally:\n"

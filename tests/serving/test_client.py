@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.client import (
+from graftline.serving.client import (
     AsyncClient,
     Client,
     Prediction,
@@ -22,10 +22,10 @@ from serving.client import (
     VersionStatus,
     classifying,
 )
-from serving.client.exchange import run
-from serving.server import ModelServer
-from serving.server.errors import ServingError
-from serving.server.limits import InFlight
+from graftline.serving.client.exchange import run
+from graftline.serving.server import ModelServer
+from graftline.serving.server.errors import ServingError
+from graftline.serving.server.limits import InFlight
 from tests.serving.conftest import image_of
 
 
@@ -325,7 +325,7 @@ def test_tasks_may_share_a_client(address: str) -> None:
 def test_a_prediction_needs_no_tensorflow(server: ModelServer, tmp_path: pathlib.Path, protocol: str) -> None:
     code = (
         "import sys\n"
-        "from serving.client import Client\n"
+        "from graftline.serving.client import Client\n"
         "with Client(sys.argv[1], 'colours') as client:\n"
         "    print(client.classify(sys.argv[2:])[0].label)\n"
         "print(sorted({'tensorflow', 'tensorflow_serving', 'keras', 'tfx', 'apache_beam'} & set(sys.modules)))\n"
@@ -338,8 +338,8 @@ def test_a_prediction_needs_no_tensorflow(server: ModelServer, tmp_path: pathlib
 
 def test_importing_brings_neither_grpc_nor_http_nor_anything_heavy() -> None:
     code = (
-        "import sys, serving.client, serving.predict, serving.server\n"
-        "import serving.versions.locate, serving.versions.publish\n"
+        "import sys, graftline.serving.client, graftline.serving.predict, graftline.serving.server\n"
+        "import graftline.serving.versions.locate, graftline.serving.versions.publish\n"
         "heavy = {'tensorflow', 'tfx', 'grpc', 'httpx', 'keras', 'apache_beam', 'tensorflow_serving'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

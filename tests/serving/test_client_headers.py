@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.client import Client, ServiceError
+from graftline.serving.client import Client, ServiceError
 
 
 class Recorder(grpc.GenericRpcHandler):
@@ -85,7 +85,7 @@ def test_tls_is_spoken_to_whom_the_machine_trusts_and_to_nobody_else(tmp_path: p
     subprocess.run([*made, *where, "-keyout", key, "-out", certificate], capture_output=True, check=True)
     code = (
         "import sys\n"
-        "from serving.client import Client, Retry, ServiceError\n"
+        "from graftline.serving.client import Client, Retry, ServiceError\n"
         "for address in sys.argv[1:]:\n"
         "    try:\n"
         "        Client(address, 'm', retry=Retry(1)).status()\n"

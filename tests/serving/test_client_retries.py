@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from serving.client import AsyncClient, Client, Retry, ServiceError
-from serving.client.exchange import Call, Pause, Send, exchange
-from serving.server import ModelServer
+from graftline.serving.client import AsyncClient, Client, Retry, ServiceError
+from graftline.serving.client.exchange import Call, Pause, Send, exchange
+from graftline.serving.server import ModelServer
 from tests.serving.conftest import image_of
 
 ECHO: Call[bytes] = Call("", "/echo", b"request", bytes)
@@ -215,7 +215,7 @@ def test_a_server_that_says_nothing_runs_into_the_deadline(scheme: str) -> None:
 
 
 def test_a_server_that_comes_up_later_is_waited_for(colour_model: str) -> None:
-    from serving.versions import locate
+    from graftline.serving.versions import locate
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -21,8 +21,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2,
 )
 
-from serving.client import TensorSpec, tensors, wire_pb2
-from serving.client.protocols import http_error, service_error
+from graftline.serving.client import TensorSpec, tensors, wire_pb2
+from graftline.serving.client.protocols import http_error, service_error
 
 PAIRS = [
     (wire_pb2.Tensor, tensor_pb2.TensorProto),

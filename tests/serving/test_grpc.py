@@ -15,14 +15,14 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.client import Client
-from serving.server import MAX_MESSAGE, ModelServer
-from serving.server.errors import Code, ServingError
-from serving.server.grpc.services import add_services
-from serving.server.model.loaded_model import LoadedModel
-from serving.server.model.manager import ModelManager
-from serving.server.model.tensors import from_proto
-from serving.versions.locate import Model
+from graftline.serving.client import Client
+from graftline.serving.server import MAX_MESSAGE, ModelServer
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.grpc.services import add_services
+from graftline.serving.server.model.loaded_model import LoadedModel
+from graftline.serving.server.model.manager import ModelManager
+from graftline.serving.server.model.tensors import from_proto
+from graftline.serving.versions.locate import Model
 from tests.serving.conftest import image_of
 
 

@@ -9,9 +9,9 @@ import grpc
 import pytest
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving.server import ModelServer
-from serving.versions import locate
-from serving.versions.publish import publish
+from graftline.serving.server import ModelServer
+from graftline.serving.versions import locate
+from graftline.serving.versions.publish import publish
 from tests.serving.conftest import image_of
 from tests.serving.test_grpc import request
 

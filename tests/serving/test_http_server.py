@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from serving.server.http import server as http_server
-from serving.server.http.server import Answer, HttpServer
+from graftline.serving.server.http import server as http_server
+from graftline.serving.server.http.server import Answer, HttpServer
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"

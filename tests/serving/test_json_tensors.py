@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-from serving.server.errors import Code, ServingError
-from serving.server.http import json_tensors
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.http import json_tensors
 
 _INT64 = st.integers(-(1 << 63), (1 << 64) - 1)
 _LEAVES = st.one_of(

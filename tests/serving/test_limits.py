@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving.server import ModelServer, ServerOptions
-from serving.server.errors import Code, ServingError
-from serving.server.limits import check_images
-from serving.server.model.image_sizes import pixels
-from serving.versions import locate
+from graftline.serving.server import ModelServer, ServerOptions
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.limits import check_images
+from graftline.serving.server.model.image_sizes import pixels
+from graftline.serving.versions import locate
 from tests.assets import ASSETS, needs_assets
 from tests.serving.conftest import image_of
 from tests.serving.test_rest import Rest, b64

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from graftline.errors import UserError
-from serving.versions.locate import find_model, find_models, scan_versions
+from graftline.serving.versions.locate import find_model, find_models, scan_versions
 
 
 def saved_model(path: pathlib.Path) -> pathlib.Path:

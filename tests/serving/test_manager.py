@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from serving.server.errors import Code, ServingError
-from serving.server.model.loaded_model import LoadedModel
-from serving.server.model.manager import ModelManager
-from serving.versions.locate import Model
-from serving.versions.model_config import ModelConfig, VersionPolicy
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.model.loaded_model import LoadedModel
+from graftline.serving.server.model.manager import ModelManager
+from graftline.serving.versions.locate import Model
+from graftline.serving.versions.model_config import ModelConfig, VersionPolicy
 
 
 @pytest.fixture(scope="module")

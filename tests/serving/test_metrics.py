@@ -7,9 +7,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving.server import ModelServer
-from serving.server.metrics import Counter, Histogram, Metrics
-from serving.versions import locate
+from graftline.serving.server import ModelServer
+from graftline.serving.server.metrics import Counter, Histogram, Metrics
+from graftline.serving.versions import locate
 from tests.serving.conftest import image_of
 from tests.serving.test_rest import Rest, b64
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from graftline.errors import UserError
-from serving.versions import model_config
-from serving.versions.model_config import ModelConfig, VersionPolicy
+from graftline.serving.versions import model_config
+from graftline.serving.versions.model_config import ModelConfig, VersionPolicy
 
 FOUND = [1, 2, 5, 7]
 
@@ -120,7 +120,7 @@ def test_version_numbers_that_no_answer_could_carry_are_passed_over(tmp_path):
 
 def test_importing_it_does_not_import_tensorflow():
     code = (
-        "import sys, serving.versions.model_config\n"
+        "import sys, graftline.serving.versions.model_config\n"
         "sys.exit('tensorflow' in sys.modules or 'google.protobuf' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -22,9 +22,9 @@ import tensorflow_transform as tft
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving.client import Client
-from serving.server import ModelServer
-from serving.versions.locate import Model
+from graftline.serving.client import Client
+from graftline.serving.server import ModelServer
+from graftline.serving.versions.locate import Model
 from tests import images
 from tests.conftest import Transformed
 from tests.images import CLASSES
@@ -52,7 +52,7 @@ def served(
 
     Beside it one of another origin.
     """
-    from trainer import export
+    from graftline.trainer import export
 
     keras.utils.set_random_seed(0)
     pixels = keras.Input([32, 32, 3])

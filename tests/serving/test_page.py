@@ -12,10 +12,10 @@ import pytest
 import requests
 from PIL import Image
 
-from serving.server import ModelServer
-from serving.server.http import page
-from serving.server.model.manager import ModelManager
-from serving.versions import locate
+from graftline.serving.server import ModelServer
+from graftline.serving.server.http import page
+from graftline.serving.server.model.manager import ModelManager
+from graftline.serving.versions import locate
 from tests.serving.conftest import image_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

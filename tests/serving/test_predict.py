@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from graftline.errors import UserError
-from serving import predict
-from serving.client import Prediction, classifying
-from serving.predict import find_images, predict_with_model, predict_with_server
-from serving.server import ModelServer
-from serving.versions import locate
+from graftline.serving import predict
+from graftline.serving.client import Prediction, classifying
+from graftline.serving.predict import find_images, predict_with_model, predict_with_server
+from graftline.serving.server import ModelServer
+from graftline.serving.versions import locate
 from tests.serving.conftest import image_of
 
 Predict = Callable[..., list[Prediction]]
@@ -302,7 +302,7 @@ def test_a_prediction_is_made_without_keras_which_can_be_imported_after(
 ) -> None:
     code = (
         "import sys\n"
-        "from serving.predict import predict_with_model\n"
+        "from graftline.serving.predict import predict_with_model\n"
         "(row,) = predict_with_model(sys.argv[1], [sys.argv[2]], name='colours')\n"
         "print(row.label, 'keras' in sys.modules, 'tf_keras' in sys.modules)\n"
         "import keras\n"
@@ -318,7 +318,7 @@ def test_where_tensorflow_is_not_installed_it_is_told_what_to_do(workspace: path
         "import sys, importlib.util\n"
         "real = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'tensorflow' else real(name, *rest)\n"
-        "from pipeline.cli import main\n"
+        "from graftline.pipeline.cli import main\n"
         "main(['predict', '--model', sys.argv[1], '--name', 'colours', sys.argv[2]])\n"
     )
     command = [sys.executable, "-c", code, str(workspace), str(photos / "a.JPG")]

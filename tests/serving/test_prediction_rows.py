@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline import predictions
-from serving.client import Prediction
-from serving.server import ModelServer
+from graftline.pipeline import predictions
+from graftline.serving.client import Prediction
+from graftline.serving.server import ModelServer
 from tests.serving.conftest import image_of
 
 CAT = Prediction("a.png", "cat", 0.9, [("cat", 0.9), ("dog", 0.1)])
@@ -118,7 +118,7 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def _predict(server: ModelServer, *arguments: object) -> list[str]:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main(prog_name='graftline')", "predict"]
+    command = [sys.executable, "-c", "from graftline.pipeline.cli import main; main(prog_name='graftline')", "predict"]
     return [*command, "--server", f"127.0.0.1:{server.grpc_port}", "--name", "colours", *map(str, arguments)]
 
 

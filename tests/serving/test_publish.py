@@ -11,11 +11,14 @@ import time
 import pytest
 
 from graftline.errors import UserError
-from serving.versions.locate import scan_versions
-from serving.versions.publish import Published, content_digest, publish
+from graftline.serving.versions.locate import scan_versions
+from graftline.serving.versions.publish import Published, content_digest, publish
 from tests.serving.saved_models import export
 
-PUSH = "import sys; from serving.versions.publish import publish; print(publish(sys.argv[1], sys.argv[2]).version)"
+PUSH = (
+    "import sys; from graftline.serving.versions.publish import publish\n"
+    "print(publish(sys.argv[1], sys.argv[2]).version)"
+)
 
 
 def visible(base: pathlib.Path) -> list[str]:

@@ -8,11 +8,11 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from graftline.errors import UserError
-from serving.versions import withdrawals
-from serving.versions.base_path import Disk
-from serving.versions.labels import FILE
-from serving.versions.publish import publish
-from serving.versions.rollback import roll_back
+from graftline.serving.versions import withdrawals
+from graftline.serving.versions.base_path import Disk
+from graftline.serving.versions.labels import FILE
+from graftline.serving.versions.publish import publish
+from graftline.serving.versions.rollback import roll_back
 from tests.serving.saved_models import export
 
 

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
-from serving.server import ModelServer
-from serving.versions import locate
+from graftline.serving.server import ModelServer
+from graftline.serving.versions import locate
 from tests.serving.test_rest import Rest
 
 

@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from serving.server.http import server as http_server
+from graftline.serving.server.http import server as http_server
 from tests.serving.conftest import LABELS, image_of
 
 
@@ -227,8 +227,8 @@ def test_an_error_is_what_the_op_says_without_the_functions_that_it_ran_in(tmp_p
     import numpy as np
     import tensorflow as tf
 
-    from serving.server.errors import ServingError
-    from serving.server.model.loaded_model import LoadedModel
+    from graftline.serving.server.errors import ServingError
+    from graftline.serving.server.model.loaded_model import LoadedModel
 
     module = tf.Module()
     module.read = tf.function(

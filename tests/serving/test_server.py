@@ -16,9 +16,9 @@ import urllib.request
 import pytest
 
 from graftline.errors import UserError
-from serving.server import ModelServer, ServerOptions, serve
-from serving.versions import locate
-from serving.versions.publish import publish
+from graftline.serving.server import ModelServer, ServerOptions, serve
+from graftline.serving.versions import locate
+from graftline.serving.versions.publish import publish
 from tests.serving.conftest import image_of
 from tests.serving.test_rest import Rest, b64
 
@@ -86,7 +86,16 @@ def test_an_empty_host_is_refused():
 def test_of_a_grpc_port_in_use_nothing_else_is_said(workspace):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "serving.server", str(workspace), "--rest-port", "0", "--grpc-port", port]
+        command = [
+            sys.executable,
+            "-m",
+            "graftline.serving.server",
+            str(workspace),
+            "--rest-port",
+            "0",
+            "--grpc-port",
+            port,
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr == f"error: port {port} is in use: stop what uses it or choose another with --grpc-port\n"
@@ -99,7 +108,7 @@ def test_two_servers_never_share_a_grpc_port(workspace, server):
 
 def test_a_port_in_use_is_found_before_tensorflow_is_imported(workspace):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = [sys.executable, "-X", "importtime", "-m", "serving.server", str(workspace)]
+        command = [sys.executable, "-X", "importtime", "-m", "graftline.serving.server", str(workspace)]
         command += ["--rest-port", str(taken.getsockname()[1]), "--grpc-port", "0"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
@@ -137,7 +146,7 @@ def test_a_single_saved_model_is_served_as_version_one(colour_model):
 
 
 def test_warm_up_requests_are_replayed(colour_model, tmp_path):
-    from serving.server.model.loaded_model import LoadedModel
+    from graftline.serving.server.model.loaded_model import LoadedModel
 
     saved_model = pathlib.Path(shutil.copytree(colour_model, tmp_path / "export"))
     write_warmup(saved_model, [image_of("red"), image_of("blue")])
@@ -278,7 +287,7 @@ def test_serve_blocks_until_a_signal_and_puts_the_handlers_back(colour_model):
 
 
 def child(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "serving.server", *arguments, "--rest-port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "graftline.serving.server", *arguments, "--rest-port", "0", "--grpc-port", "0"]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -328,7 +337,7 @@ def test_a_signal_while_tensorflow_is_imported_ends_the_server_at_once(colour_mo
 
 
 def test_a_path_without_a_model_is_one_line_and_status_two(tmp_path):
-    command = [sys.executable, "-m", "serving.server", str(tmp_path)]
+    command = [sys.executable, "-m", "graftline.serving.server", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"error: no model in {tmp_path}: it is empty")

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from graftline.errors import UserError
-from serving.server import ModelServer, ServerOptions
-from serving.server.config_file import ConfigFile
-from serving.server.model.manager import ModelManager
-from serving.tf_serving import engine
+from graftline.serving.server import ModelServer, ServerOptions
+from graftline.serving.server.config_file import ConfigFile
+from graftline.serving.server.model.manager import ModelManager
+from graftline.serving.tf_serving import engine
 
 
 def write(file: pathlib.Path, *entries: str) -> None:

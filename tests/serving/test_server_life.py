@@ -16,9 +16,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.server import ModelServer, ServerOptions
-from serving.server.options import BatchingParameters
-from serving.versions import locate
+from graftline.serving.server import ModelServer, ServerOptions
+from graftline.serving.server.options import BatchingParameters
+from graftline.serving.versions import locate
 from tests.serving.conftest import Child
 from tests.serving.test_rest import Rest
 
@@ -76,7 +76,7 @@ def test_a_server_is_alive_and_ready(server):
 
 
 def test_a_server_that_loads_is_alive_and_not_ready(colour_model, monkeypatch):
-    from serving.server.model import manager
+    from graftline.serving.server.model import manager
 
     seen: list[tuple[int, str]] = []
     load = manager.ModelManager.load
@@ -217,7 +217,7 @@ def told(lines: list[str]) -> list[str]:
 
 
 def test_graftline_serve_says_its_addresses_on_one_line_answers_and_ends_with_status_zero(workspace):
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", str(workspace)]
+    command = [sys.executable, "-c", "from graftline.pipeline.cli import main; main()", "serve", str(workspace)]
     env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's
     process = subprocess.Popen([*command, "--rest-port=0", "--port", "0"], stderr=subprocess.PIPE, text=True, env=env)
     try:

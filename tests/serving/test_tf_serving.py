@@ -16,12 +16,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tensorflow_serving.config import model_server_config_pb2
 
 from graftline.errors import UserError
-from serving.server import ModelServer
-from serving.server.options import BatchingParameters, ServerOptions
-from serving.tf_serving import configs, engine, write
-from serving.tf_serving.__main__ import main
-from serving.versions import locate
-from serving.versions.publish import publish
+from graftline.serving.server import ModelServer
+from graftline.serving.server.options import BatchingParameters, ServerOptions
+from graftline.serving.tf_serving import configs, engine, write
+from graftline.serving.tf_serving.__main__ import main
+from graftline.serving.versions import locate
+from graftline.serving.versions.publish import publish
 from tests.serving.conftest import image_of
 
 GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")
@@ -224,8 +224,8 @@ def record(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 
 def test_the_process_becomes_tensorflow_serving_with_the_same_settings(pushed, record):
     code = f"""
-from serving import engine, locate
-from serving.server.options import BatchingParameters, ServerOptions
+from graftline.serving import engine, locate
+from graftline.serving.server.options import BatchingParameters, ServerOptions
 batching = BatchingParameters(max_batch_size=8, batch_timeout_micros=5, num_batch_threads=3, allowed_batch_sizes=(1, 8))
 options = ServerOptions(
     port=18500, rest_api_port=18501, host="0.0.0.0", version_policy="latest:2", rest_api_timeout_in_ms=0,

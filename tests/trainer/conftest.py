@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+from graftline.trainer import backbones, models
+from graftline.trainer.settings import BackboneSettings
 from tests import images
 from tests.conftest import Transformed
 from tests.trainer.runs import _SMALL, Analyse, Data, Outcome, _analysed, _photos, _records, _trained
-from trainer import backbones, models
-from trainer.settings import BackboneSettings
 
 
 @pytest.fixture(scope="module")

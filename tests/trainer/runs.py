@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from graftline.trainer import run_fn
+from graftline.trainer.settings import TrainerSettings
 from tests import artifacts, images
-from trainer import run_fn
-from trainer.settings import TrainerSettings
 
 Photo = tuple[str, str, int]  # label, the class that it is drawn as, and a seed
 

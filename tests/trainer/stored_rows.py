@@ -8,7 +8,7 @@ import textwrap
 
 import numpy as np
 
-from trainer.row_store import RowStore
+from graftline.trainer.row_store import RowStore
 
 SHAPE = (3, 5)
 FILE = "rows.sqlite"

@@ -10,13 +10,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from graftline.trainer import augmentation, models
+from graftline.trainer.activations import Activations, Batches, Streamed
+from graftline.trainer.feeds import Feeds
+from graftline.trainer.inputs import Pixels, Records
+from graftline.trainer.settings import TrainerSettings
 from tests import images
 from tests.conftest import Transformed
-from trainer import augmentation, models
-from trainer.activations import Activations, Batches, Streamed
-from trainer.feeds import Feeds
-from trainer.inputs import Pixels, Records
-from trainer.settings import TrainerSettings
 
 Batch = tuple[np.ndarray, np.ndarray]
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from trainer import augmentation, backbones
-from trainer.settings import AugmentationSettings
+from graftline.trainer import augmentation, backbones
+from graftline.trainer.settings import AugmentationSettings
 
 SIZE = 24
 COUNT = 24

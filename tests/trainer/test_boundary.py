@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import backbones, boundary, models
-from trainer.settings import BackboneSettings, HeadSettings
+from graftline.trainer import backbones, boundary, models
+from graftline.trainer.settings import BackboneSettings, HeadSettings
 
 
 def _pixels(name: str, count: int, size: int) -> np.ndarray:

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 
+from graftline.trainer import models, run_fn
+from graftline.trainer.settings import BackboneSettings
 from tests.trainer import disks
 from tests.trainer.runs import (
     _CUT,
@@ -26,8 +28,6 @@ from tests.trainer.runs import (
     _run,
     _trained,
 )
-from trainer import models, run_fn
-from trainer.settings import BackboneSettings
 
 # --- from run to run --------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from graftline.trainer import checkpoints, run_fn
+from graftline.trainer.checkpoints import Checkpoints
 from tests.conftest import Transformed
-from trainer import checkpoints, run_fn
-from trainer.checkpoints import Checkpoints
 
 KEY = checkpoints.key("this run")
 
@@ -214,7 +214,7 @@ def test_a_file_in_the_place_of_the_folder_is_told_once_and_training_goes_on(
 _FULL = """
     import resource, signal, sys
     import numpy as np
-    from trainer.checkpoints import Checkpoints
+    from graftline.trainer.checkpoints import Checkpoints
     store = Checkpoints(sys.argv[1], sys.argv[2])
     store.save({"epoch": 1}, {"weights.0": np.full([50], 1, np.float32)})
     store.save({"epoch": 2}, {"weights.0": np.full([50], 2, np.float32)})
@@ -238,7 +238,7 @@ _KILLED = """
     import os, signal, sys, time
     import numpy as np
     from tensorflow.io import gfile
-    from trainer.checkpoints import Checkpoints
+    from graftline.trainer.checkpoints import Checkpoints
     root, key, last, delays = sys.argv[1], sys.argv[2], int(sys.argv[3]), map(float, sys.argv[4:])
     def dying(owner, name, calls=[]):
         call = getattr(owner, name)
@@ -317,8 +317,8 @@ _STORY = """
     import json, os, resource, signal, sys, types
     import tensorflow as tf
     from graftline.errors import UserError
-    from trainer import export, run_fn
-    from trainer.checkpoints import Checkpoints
+    from graftline.trainer import export, run_fn
+    from graftline.trainer.checkpoints import Checkpoints
     def die_in(owner, name, dies=lambda *arguments: True):
         call = getattr(owner, name)
         def patched(*arguments, **options):

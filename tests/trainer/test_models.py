@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
+from graftline.trainer import models
+from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import assets
-from trainer import models
-from trainer.settings import BackboneSettings, HeadSettings
 
 _SMALL = BackboneSettings(name="MobileNetV2", weights="none", input_size=32, options={"alpha": 0.35})
 

@@ -17,16 +17,16 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from graftline import features, signatures
 from graftline.errors import UserError
-from tests import images
-from tests.conftest import Transformed
-from trainer import boundary, export, models, optimizers, phases
-from trainer.settings import (
+from graftline.trainer import boundary, export, models, optimizers, phases
+from graftline.trainer.settings import (
     NOT_OPTIMIZER_OPTIONS,
     OPTIMIZER_OPTIONS,
     BackboneSettings,
     HeadSettings,
     PhaseSettings,
 )
+from tests import images
+from tests.conftest import Transformed
 
 _STEPS = 4  # in an epoch
 _NAMES = ("adam", "adamw", "rmsprop", "sgd")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from trainer import checkpoints, phases
-from trainer.activations import Activations
-from trainer.checkpoints import Checkpoint, Checkpoints
-from trainer.phases import PhaseResult
-from trainer.settings import PhaseSettings, TrainingSettings
+from graftline.trainer import checkpoints, phases
+from graftline.trainer.activations import Activations
+from graftline.trainer.checkpoints import Checkpoint, Checkpoints
+from graftline.trainer.phases import PhaseResult
+from graftline.trainer.settings import PhaseSettings, TrainingSettings
 
 _BATCH = 8
 _TRAINING = TrainingSettings(batch_size=_BATCH)

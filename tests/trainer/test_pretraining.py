@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 from graftline.errors import UserError
+from graftline.trainer import backbones, models
+from graftline.trainer.settings import BackboneSettings
 from recipes.procedural_trunk import drawing, programs, shapes, textures, training
 from recipes.procedural_trunk.recipe import Recipe
 from tests import assets
-from trainer import backbones, models
-from trainer.settings import BackboneSettings
 
 _PATTERN = textures.Pattern("flat", 6.0, 0.5, 0.6, 0.5, 0.5, 0.1)
 _FIGURE = shapes.Figure("ellipse", 5, 0.5, 0.3, 1.0, 0.2, 4, False, 0.3, 7)

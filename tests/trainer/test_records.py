@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
+from graftline.trainer.inputs import Records
 from tests import images
 from tests.trainer.runs import Data, _photos, _records, _run
-from trainer.inputs import Records
 
 # --- the records ------------------------------------------------------------------------------------------------------
 

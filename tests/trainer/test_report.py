@@ -17,9 +17,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from graftline.trainer import figures, models, phases, report
+from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import images
-from trainer import figures, models, phases, report
-from trainer.settings import BackboneSettings, HeadSettings
 
 # The last is in no eval image; "accuracy" is also a line of scikit-learn's report.
 _HOSTILE = ["$a_$", "日本語", "שלום עולם", "a very long name " * 20, 'two\nlines\tand, "quotes"', "accuracy", "absent"]
@@ -346,7 +346,7 @@ def test_the_summary_names_every_layer_whatever_the_terminal(
 
 
 def test_the_program_imports_no_tensorflow() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "trainer.figures", "no-such-folder"]
+    command = [sys.executable, "-X", "importtime", "-m", "graftline.trainer.figures", "no-such-folder"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     imported = {line.split("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if line.count("|") == 2}
     assert "matplotlib" in imported and "sklearn" in imported

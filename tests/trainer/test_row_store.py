@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 
 from graftline.errors import UserError
+from graftline.trainer import row_store
+from graftline.trainer.row_store import RowStore
 from tests.trainer.stored_rows import FILE, SHAPE, keys, names, opened, put, values
-from trainer import row_store
-from trainer.row_store import RowStore
 
 # Round trips
 

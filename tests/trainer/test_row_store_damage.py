@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
+from graftline.trainer import row_store
+from graftline.trainer.row_store import RowStore
 from tests.trainer.stored_rows import FILE, SHAPE, keys, killed_in_a_commit, names, opened, put, python, values
-from trainer import row_store
-from trainer.row_store import RowStore
 
 # All or nothing
 
@@ -61,7 +61,7 @@ def test_a_writer_that_wrote_nothing_leaves_nothing(tmp_path: pathlib.Path) -> N
 KILL = """
     import os, pathlib, random, signal, sys, time
     import numpy as np
-    from trainer.row_store import RowStore
+    from graftline.trainer.row_store import RowStore
     keys = [i.to_bytes(32, "big") for i in range(100)]
     random.seed(0)
     for case in range(6):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
+from graftline.trainer import row_store
+from graftline.trainer.row_store import RowStore
 from tests.trainer import disks
 from tests.trainer.stored_rows import FILE, SHAPE, keys, killed_in_a_commit, names, opened, put, python, values
-from trainer import row_store
-from trainer.row_store import RowStore
 
 # No room
 
@@ -107,7 +107,7 @@ def test_rows_on_disk_take_no_memory(tmp_path: pathlib.Path) -> None:
         """
         import pathlib, sys
         import numpy as np
-        from trainer.row_store import RowStore
+        from graftline.trainer.row_store import RowStore
         def peak():
             (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
             return int(line.split()[1])

@@ -14,13 +14,13 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from PIL import Image, PngImagePlugin
 
-from components.serving_validator import validation
 from graftline import features, signatures
+from graftline.components.serving_validator import validation
+from graftline.trainer import export, models, phases, reference, run_fn
+from graftline.trainer.activations import Activations
+from graftline.trainer.settings import TrainerSettings, TrainingSettings
 from tests import images
 from tests.conftest import Materialized, Transformed
-from trainer import export, models, phases, reference, run_fn
-from trainer.activations import Activations
-from trainer.settings import TrainerSettings, TrainingSettings
 
 _PARTS = {
     "backbone": {"weights": "none", "input_size": 32, "options": {"alpha": 0.35}},
@@ -321,8 +321,8 @@ def test_labels_are_read_in_the_models_order(transformed: Transformed) -> None:
 
 
 def test_bytes_that_are_no_example_get_one_clear_error_from_our_server(exported: pathlib.Path) -> None:
-    from serving.server.errors import ServingError
-    from serving.server.model.loaded_model import LoadedModel
+    from graftline.serving.server.errors import ServingError
+    from graftline.serving.server.model.loaded_model import LoadedModel
 
     model = LoadedModel(str(exported / "Format-Serving"))
     image = images.encoded(images.draw("rot", 1))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
+from graftline.trainer import run_fn
+from graftline.trainer.inputs import Records
 from tests import images
 from tests.trainer.runs import Analyse, Data, _args, _photos, _records, _run
-from trainer import run_fn
-from trainer.inputs import Records
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+from graftline.trainer import models, run_fn, warm_start
+from graftline.trainer.settings import HeadSettings
 from tests.conftest import Transformed
-from trainer import models, run_fn, warm_start
-from trainer.settings import HeadSettings
 
 OLD = ["daisy", "rose", "tulip"]
 

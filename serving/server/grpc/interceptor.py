@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
-from serving.server.errors import Code, ServingError
-from serving.server.http.front import UNKNOWN_MODEL
-from serving.server.limits import InFlight
-from serving.server.metrics import Metrics
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.http.front import UNKNOWN_MODEL
+from graftline.serving.server.limits import InFlight
+from graftline.serving.server.metrics import Metrics
 
 # It writes a stack trace for every message that is no proto, which any client may send.
 logging.getLogger("grpc._common").setLevel(logging.CRITICAL)

@@ -19,13 +19,13 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.model import inference, service
+from graftline.serving.server.model.loaded_model import LoadedModel
+from graftline.serving.server.model.manager import ModelManager
+from graftline.serving.server.model.tensors import check_names, fill_proto, from_proto
+from graftline.serving.versions import model_config
 from graftline.signatures import MODELS_METADATA, SERVING_DEFAULT
-from serving.server.errors import Code, ServingError, invalid
-from serving.server.model import inference, service
-from serving.server.model.loaded_model import LoadedModel
-from serving.server.model.manager import ModelManager
-from serving.server.model.tensors import check_names, fill_proto, from_proto
-from serving.versions import model_config
 
 _logger = logging.getLogger(__name__)
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}

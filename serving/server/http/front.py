@@ -10,14 +10,14 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from serving.server.errors import HTTP_STATUS, Code, ServingError
-from serving.server.http.server import Answer, Handle, RefusedError, error_answer
-from serving.server.limits import InFlight
-from serving.server.metrics import Metrics
-from serving.server.options import ServerOptions
+from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError
+from graftline.serving.server.http.server import Answer, Handle, RefusedError, error_answer
+from graftline.serving.server.limits import InFlight
+from graftline.serving.server.metrics import Metrics
+from graftline.serving.server.options import ServerOptions
 
 if TYPE_CHECKING:
-    from serving.server.model.manager import ModelManager
+    from graftline.serving.server.model.manager import ModelManager
 
 _VERB = re.compile(r"/v1/models/(?P<name>[^/:]+)(?:/[^:]*)?:(?P<api>classify|regress|predict)", re.IGNORECASE)
 # Which of the codes with one HTTP status is meant can't be told any more: the commonest stands for all.
@@ -61,7 +61,7 @@ class Front:
             return error_answer(503, "the model server is still loading its models")
         if path.lower().startswith("/v1/"):
             return self._ask_api(self._api, self._manager, method, path, body)
-        from serving.server.http import page
+        from graftline.serving.server.http import page
 
         return page.answer(method, path, self._manager) or _text(404, f"not found: {path}; the API is under /v1/")
 

@@ -11,8 +11,8 @@ from json.encoder import encode_basestring as quoted
 import numpy as np
 import tensorflow as tf
 
-from serving.server.errors import invalid
-from serving.server.model.tensors import dtype_name, dtype_of
+from graftline.serving.server.errors import invalid
+from graftline.serving.server.model.tensors import dtype_name, dtype_of
 
 ROW, COLUMN = "instances", "inputs"  # the two layouts of predict, by the key that asks for each
 _INDENT = "\n    "

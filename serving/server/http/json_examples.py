@@ -8,8 +8,8 @@ from typing import Any
 
 from tensorflow.core.example import example_pb2
 
-from serving.server.errors import invalid
-from serving.server.http.json_tensors import decode_base64, encode, is_base64, show, type_of
+from graftline.serving.server.errors import invalid
+from graftline.serving.server.http.json_tensors import decode_base64, encode, is_base64, show, type_of
 
 
 def read_examples(document: Mapping[str, Any]) -> list[bytes]:

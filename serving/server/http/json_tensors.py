@@ -16,9 +16,9 @@ import numpy as np
 import rapidjson
 import tensorflow as tf
 
-from serving.server.errors import Code, ServingError, invalid
-from serving.server.http.json_answers import COLUMN, ROW, decimals
-from serving.server.model.tensors import dtype_name
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.http.json_answers import COLUMN, ROW, decimals
+from graftline.serving.server.model.tensors import dtype_name
 
 _SHOWN = 1024  # characters of a client's own JSON that an error message repeats
 _MAX_RANK = 31  # of numpy's 32, as rows are stacked

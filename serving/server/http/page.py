@@ -13,11 +13,11 @@ from typing import Any
 
 from tensorflow.core.framework import types_pb2
 
+from graftline.serving.server.errors import ServingError
+from graftline.serving.server.http.front import available_versions
+from graftline.serving.server.http.server import Answer
+from graftline.serving.server.model.manager import ModelManager
 from graftline.signatures import SERVING_DEFAULT
-from serving.server.errors import ServingError
-from serving.server.http.front import available_versions
-from serving.server.http.server import Answer
-from serving.server.model.manager import ModelManager
 
 _MODELS = "/graftline/models.json"
 _FILES = {

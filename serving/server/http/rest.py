@@ -11,11 +11,11 @@ from typing import Any
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
-from serving.server.http import json_answers, json_examples, json_tensors
-from serving.server.http.server import Answer, error_answer
-from serving.server.model import inference, service
-from serving.server.model.manager import ModelManager
+from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
+from graftline.serving.server.http import json_answers, json_examples, json_tensors
+from graftline.serving.server.http.server import Answer, error_answer
+from graftline.serving.server.model import inference, service
+from graftline.serving.server.model.manager import ModelManager
 
 _VERSION_OR_LABEL = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _ACT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION_OR_LABEL}:(?P<verb>classify|regress|predict)", re.I)

@@ -16,9 +16,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from serving.server.errors import Code, ServingError, invalid
-from serving.server.metrics import Metrics
-from serving.server.options import BatchingParameters
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.metrics import Metrics
+from graftline.serving.server.options import BatchingParameters
 
 Tensors = Mapping[str, np.ndarray]
 Run = Callable[[Tensors, float | None], dict[str, np.ndarray]]  # (inputs, seconds that it may take) → outputs

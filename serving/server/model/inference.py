@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from graftline.serving.server.errors import invalid
+from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.signatures import SERVING_DEFAULT
-from serving.server.errors import invalid
-from serving.server.model.loaded_model import LoadedModel
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 _INPUTS, _CLASSES, _SCORES, _OUTPUTS = "inputs", "classes", "scores", "outputs"

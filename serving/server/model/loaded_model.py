@@ -21,13 +21,13 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.limits import check_images
+from graftline.serving.server.metrics import Metrics
+from graftline.serving.server.model.batching import Batcher, Function, Run, Tensors
+from graftline.serving.server.model.tensors import check_names, check_outputs, check_types, from_proto, with_defaults
+from graftline.serving.server.options import ServerOptions
 from graftline.signatures import SERVING_DEFAULT, WARMUP_FILE
-from serving.server.errors import Code, ServingError
-from serving.server.limits import check_images
-from serving.server.metrics import Metrics
-from serving.server.model.batching import Batcher, Function, Run, Tensors
-from serving.server.model.tensors import check_names, check_outputs, check_types, from_proto, with_defaults
-from serving.server.options import ServerOptions
 
 _logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graftline.errors import UserError
-from serving.server.errors import Code, ServingError, invalid
-from serving.server.model.loaded_model import LoadedModel, LoadError
-from serving.versions.locate import SAVED_MODEL, Model
-from serving.versions.model_config import ModelConfig
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.model.loaded_model import LoadedModel, LoadError
+from graftline.serving.versions.locate import SAVED_MODEL, Model
+from graftline.serving.versions.model_config import ModelConfig
 
 _logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Any
 from google.protobuf import any_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from serving.server.errors import invalid
-from serving.server.model.manager import ModelManager
+from graftline.serving.server.errors import invalid
+from graftline.serving.server.model.manager import ModelManager
 
 SIGNATURE_DEF = "signature_def"  # the one metadata_field that TF Serving knows
 

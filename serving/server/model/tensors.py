@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.errors import Code, ServingError, invalid
 
 MAX_PADDED_BYTES = 64 << 20  # a TensorProto may claim any shape for one repeated value: no more than could be sent
 _STRING_BYTES = 64  # that an empty string takes, on its way through TensorFlow

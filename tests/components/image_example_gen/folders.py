@@ -2,7 +2,7 @@
 
 import pathlib
 
-from components.image_example_gen.layouts import Layout
+from graftline.components.image_example_gen.layouts import Layout
 from tests.components.image_example_gen.pictures import put
 
 FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/2.jpg")

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from components.image_example_gen import assignments
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen import assignments
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 
 SETTINGS = IngestSettings(eval_fraction=0.2, split_seed=7)

@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageOps
 
-from components.image_example_gen import decoding
-from components.image_example_gen.decoding import Decoded, Quarantined, decode, decode_many, to_store
-from components.storage import files
-from components.transform import pixels
-from serving.images import storing
+from graftline.components.image_example_gen import decoding
+from graftline.components.image_example_gen.decoding import Decoded, Quarantined, decode, decode_many, to_store
+from graftline.components.storage import files
+from graftline.components.transform import pixels
+from graftline.serving.images import storing
 from tests.assets import ASSETS, FLOWERS, needs_assets
 from tests.components.image_example_gen.pictures import encoded, orientation_exif, png, png_chunk, saved, scene
 

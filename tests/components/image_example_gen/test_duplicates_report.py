@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.image_example_gen import duplicates_report
-from components.image_example_gen.plan import Copies, Member, Plan
+from graftline.components.image_example_gen import duplicates_report
+from graftline.components.image_example_gen.plan import Copies, Member, Plan
 from tests.assets import FLOWERS, needs_assets
 from tests.components.image_example_gen.pictures import encoded
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from components.storage import files
+from graftline.components.storage import files
 from tests.components.image_example_gen.pictures import put
 
 HELLO = b"hello, world"

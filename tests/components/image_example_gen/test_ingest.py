@@ -22,14 +22,14 @@ from tfx.components.util import tfxio_utils
 from tfx.types import artifact_utils, standard_artifacts
 from tfx_bsl.tfxio import dataset_options
 
-from components.image_example_gen import ingest, layouts
-from components.image_example_gen.artifacts import Quarantine
-from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.decoding import Quarantined
-from components.image_example_gen.executor import Executor
-from components.image_example_gen.layouts import File, Roots
-from components.image_example_gen.settings import IngestSettings
 from graftline import features
+from graftline.components.image_example_gen import ingest, layouts
+from graftline.components.image_example_gen.artifacts import Quarantine
+from graftline.components.image_example_gen.component import ImageExampleGen
+from graftline.components.image_example_gen.decoding import Quarantined
+from graftline.components.image_example_gen.executor import Executor
+from graftline.components.image_example_gen.layouts import File, Roots
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.assets import ASSETS, FLOWERS, needs_assets
 from tests.components.image_example_gen.pictures import encoded, folder_of_images, put
@@ -225,8 +225,8 @@ def peak_megabytes(images: pathlib.Path, place: pathlib.Path) -> float:
     code = """
 import resource, sys
 import apache_beam as beam
-from components.image_example_gen import ingest, layouts
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen import ingest, layouts
+from graftline.components.image_example_gen.settings import IngestSettings
 with beam.Pipeline() as pipeline:
     uris = sys.argv[2] + "/examples", sys.argv[2] + "/quarantine"
     ingest.ingest(pipeline, layouts.scan(sys.argv[1]), *uris, IngestSettings())
@@ -378,7 +378,7 @@ def test_what_crosses_a_shuffle_is_small_whatever_the_image(tmp_path: pathlib.Pa
 
 
 def test_beams_workers_import_no_tfx() -> None:
-    code = "import sys, components.image_example_gen.ingest; print('tfx' in sys.modules)"
+    code = "import sys, graftline.components.image_example_gen.ingest; print('tfx' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
 

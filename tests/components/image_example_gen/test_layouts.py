@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from components.image_example_gen.layouts import File, check_decodable, fingerprint, scan
+from graftline.components.image_example_gen.layouts import File, check_decodable, fingerprint, scan
 from graftline.errors import UserError
 from tests.components.image_example_gen.folders import FOUR, make_split, refusals
 from tests.components.image_example_gen.pictures import put
@@ -270,7 +270,7 @@ def test_the_fingerprint_changes_with_the_set_of_files(root: pathlib.Path, chang
 
 
 def test_scanning_needs_no_heavy_import(tmp_path: pathlib.Path) -> None:
-    code = "import sys, components.image_example_gen.layouts; print(*sys.modules)"
+    code = "import sys, graftline.components.image_example_gen.layouts; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from components.image_example_gen.layouts import File, Layout, fingerprint, scan
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen.layouts import File, Layout, fingerprint, scan
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.components.image_example_gen.folders import make_split
 from tests.components.image_example_gen.pictures import put

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from components.image_example_gen import manifest
-from components.image_example_gen.manifest import Row
+from graftline.components.image_example_gen import manifest
+from graftline.components.image_example_gen.manifest import Row
 from graftline.errors import UserError
 
 SPLITS = ("train", "val", "test")

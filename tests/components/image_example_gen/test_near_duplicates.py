@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits
 
-from components.image_example_gen.decoding import Decoded, decode
-from components.image_example_gen.near_duplicates import bits_between, connect, groups, join, members
+from graftline.components.image_example_gen.decoding import Decoded, decode
+from graftline.components.image_example_gen.near_duplicates import bits_between, connect, groups, join, members
 from tests.assets import EUROSAT, FLOWERS, needs_assets
 
 FULL = (1 << 64) - 1

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.image_example_gen.decoding import Decoded, Quarantined
-from components.image_example_gen.layouts import File
-from components.image_example_gen.plan import Plan, Row, make_plan
-from components.image_example_gen.quarantine import (
+from graftline.components.image_example_gen.decoding import Decoded, Quarantined
+from graftline.components.image_example_gen.layouts import File
+from graftline.components.image_example_gen.plan import Plan, Row, make_plan
+from graftline.components.image_example_gen.quarantine import (
     Summary,
     Written,
     quarantined_rows,
@@ -22,7 +22,7 @@ from components.image_example_gen.quarantine import (
     summarize,
     to_csv,
 )
-from components.image_example_gen.settings import IngestSettings
+from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
 

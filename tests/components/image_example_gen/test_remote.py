@@ -14,10 +14,10 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.testing.util import assert_that, equal_to
 
-from components.image_example_gen import layouts
-from components.image_example_gen.layouts import File
-from components.image_example_gen.settings import IngestSettings
-from components.storage import files
+from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.layouts import File
+from graftline.components.image_example_gen.settings import IngestSettings
+from graftline.components.storage import files
 from graftline.errors import UserError
 from tests.components.image_example_gen import filesystems
 from tests.components.image_example_gen.pictures import begun, put
@@ -149,7 +149,7 @@ def test_a_filesystem_that_lacks_a_package_names_it() -> None:
     code = """
 import sys
 sys.modules["azure"] = None  # as where it is not installed
-from components.image_example_gen import layouts
+from graftline.components.image_example_gen import layouts
 layouts.scan("azfs://account/container/photos")
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

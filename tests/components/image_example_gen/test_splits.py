@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.image_example_gen.splits import Unit, assign, split_of
+from graftline.components.image_example_gen.splits import Unit, assign, split_of
 from graftline.features import EVAL, TEST, TRAIN
 
 fractions = st.floats(0.01, 0.99)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from serving.server import ModelServer
-from serving.server.options import ServerOptions
+from graftline.serving.server import ModelServer
+from graftline.serving.server.options import ServerOptions
 from tests.serving.test_rest import Rest
 
 MODEL = "all"

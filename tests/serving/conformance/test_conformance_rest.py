@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server.errors import HTTP_STATUS, Code, ServingError
-from serving.server.http import json_answers
+from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError
+from graftline.serving.server.http import json_answers
 from tests.serving.conformance.model import CLASSIFY, MODEL, REGRESS, Part, ask, check, rows
 
 PREDICT = "tensorflow/serving/predict"

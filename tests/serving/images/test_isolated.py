@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from serving.images import isolated, transcoding
-from serving.images.transcoding import Refused
+from graftline.serving.images import isolated, transcoding
+from graftline.serving.images.transcoding import Refused
 from tests.components.image_example_gen.pictures import encoded, saved, scene
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.image_example_gen import decoding
-from serving.client import classifying
-from serving.images import isolated, storing
-from serving.images.transcoding import Refused
+from graftline.components.image_example_gen import decoding
+from graftline.serving.client import classifying
+from graftline.serving.images import isolated, storing
+from graftline.serving.images.transcoding import Refused
 from tests.assets import ASSETS, needs_assets
 from tests.components.image_example_gen.pictures import orientation_exif, saved, scene
 
@@ -121,6 +121,7 @@ def test_what_is_refused_is_refused_with_ingests_reason(data: bytes, reason: str
 
 
 def test_it_needs_neither_tensorflow_nor_numpy() -> None:
-    code = "import sys, serving.images.storing; print(sorted({'tensorflow', 'numpy', 'scipy'} & set(sys.modules)))"
+    heavy = "{'tensorflow', 'numpy', 'scipy'}"
+    code = f"import sys, graftline.serving.images.storing; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
