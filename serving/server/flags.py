@@ -125,7 +125,7 @@ def _is_typed(context: click.Context, name: str) -> bool:
 def log_to_stderr(prefix: str = "") -> None:
     """Show what the server does, a line with the time for each, and the warnings of all others; for a command."""
     logging.basicConfig(format=f"{prefix}%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("serving").setLevel(logging.INFO)
+    logging.getLogger("graftline.serving").setLevel(logging.INFO)
 
 
 def refuse_path_and_config(path: str | None, options: ServerOptions) -> None:

@@ -388,7 +388,7 @@ def test_new_labels_ahead_of_their_versions_may_be_forbidden_to_a_reload(push, m
 
 def test_each_version_that_comes_goes_or_is_refused_is_one_line(push, managed, caplog):
     base_path = push(1)
-    with caplog.at_level("INFO", "serving"):
+    with caplog.at_level("INFO", "graftline.serving"):
         manager = managed(config(base_path))
         push(2)
         break_version(base_path, 3)

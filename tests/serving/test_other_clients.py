@@ -195,8 +195,7 @@ def test_min_tfs_client_gets_the_same_answers(served: ModelServer, tmp_path: pat
 def light(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The `bin` of an environment with what `pip install graftline` brings, installed from a copy of the sources."""
     root = tmp_path_factory.mktemp("light")
-    for room in ("graftline", "serving", "trainer", "components", "pipeline"):
-        shutil.copytree(ROOT / room, root / "source" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "graftline", root / "source" / "graftline", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, root / "source")
     return pathlib.Path(_environment(root / "venv", sys.executable, str(root / "source"))).parent
