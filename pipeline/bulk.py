@@ -24,6 +24,7 @@ from graftline.serving.client import Client, Prediction
 from graftline.serving.client.classifying import BATCH_IMAGES, load
 from graftline.serving.predict import LocalClassifier, connect, is_image_name
 from graftline.serving.versions.locate import find_model
+from graftline.uri import is_uri
 
 Format = Literal["csv", "jsonl"]
 # Without a name for an image, of which direct runners have none, Beam packs sources for workers that there are not.
@@ -118,7 +119,7 @@ def _pattern(image: str) -> tuple[str, str]:
         return os.path.join(glob.escape(image), "**"), image
     if os.path.exists(image):
         return glob.escape(image), ""
-    if not files.is_uri(image) and not _MAGIC & set(image):
+    if not is_uri(image) and not _MAGIC & set(image):
         raise UserError(f"no such file or folder: {image}; name an image, a folder of images or a pattern")
     try:
         if FileSystems.match([image], limits=[1])[0].metadata_list:

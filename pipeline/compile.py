@@ -8,11 +8,11 @@ import yaml
 
 from graftline import __version__
 from graftline.components.image_example_gen import layouts
-from graftline.components.storage import files
 from graftline.errors import UserError
 from graftline.pipeline import preflight
 from graftline.pipeline.config import BYTE_BATCHES, Config
 from graftline.trainer import backbones
+from graftline.uri import is_uri
 
 Target = Literal["kubeflow", "vertex"]
 
@@ -91,14 +91,14 @@ _RUNNERS = {
 
 def warnings(config: Config) -> list[str]:
     """A sentence for each path that is none of an object store, where every node finds it anyway."""
-    paths = {"images": ", ".join(path for path in config.image_folders if not files.is_uri(path))}
+    paths = {"images": ", ".join(path for path in config.image_folders if not is_uri(path))}
     optional = {
         "workspace": config.workspace,
         "data.manifest": config.data.manifest,
         "data.schema_file": config.data.schema_file,
         "push.path": config.push.path,
     }
-    paths |= {key: path for key, path in optional.items() if path and not files.is_uri(path)}
+    paths |= {key: path for key, path in optional.items() if path and not is_uri(path)}
     if config.backbone.weights not in backbones.WEIGHTS:
         paths["backbone.weights"] = config.backbone.weights
     return [

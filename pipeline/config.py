@@ -17,11 +17,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from graftline.components.data_validation.settings import ValidationSettings
 from graftline.components.evaluator.settings import GateSettings, Threshold
-from graftline.components.image_example_gen.settings import DataSettings
-from graftline.components.pusher.settings import PushSettings, ServingValidationSettings
+from graftline.components.image_example_gen.settings import IngestSettings
+from graftline.components.pusher.settings import PushSettings
+from graftline.components.serving_validator.settings import ServingValidationSettings
+from graftline.components.transform.settings import TransformSettings
 from graftline.errors import UserError, did_you_mean
 from graftline.pipeline import yaml12
+from graftline.settings import Settings
 from graftline.trainer.settings import (
     AugmentationSettings,
     BackboneSettings,
@@ -29,9 +33,9 @@ from graftline.trainer.settings import (
     FeatureExtractionSettings,
     FineTuningSettings,
     HeadSettings,
-    Settings,
     TrainingSettings,
 )
+from graftline.uri import is_uri
 
 WORKSPACE = "./graftline-workspace"
 _MODEL_NAME = re.compile(
@@ -65,6 +69,20 @@ class BeamSettings(Settings):
         "direct", description="direct (this machine), flink, spark or dataflow"
     )
     options: list[str] = Field([], description="Beam pipeline options, for example [--direct_num_workers=2]")
+
+
+class DataSettings(IngestSettings, TransformSettings):
+    """How the images are read, split, stored and validated."""
+
+    schema_file: str | None = Field(
+        None, description="a curated TFDV schema (schema.pbtxt); null infers one from the images of the run"
+    )
+    validation: ValidationSettings = ValidationSettings()
+
+    @property
+    def ingest(self) -> IngestSettings:
+        """The part that ImageExampleGen reads."""
+        return IngestSettings(**self.model_dump(include=set(IngestSettings.model_fields)))
 
 
 class HousekeepingSettings(Settings):
@@ -132,7 +150,7 @@ def name_from_folder(images: str | None) -> str:
     """A legal model name from a folder's path or URI: `~/My photos/` gives `My-photos`; else `model`."""
     if images is None:
         return "model"
-    named = images if "://" in images else str(pathlib.Path(images).resolve())
+    named = images if is_uri(images) else str(pathlib.Path(images).resolve())
     last = next((part for part in reversed(named.split("/")) if part and "{" not in part), "")  # skips span-{SPAN}
     plain = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._") or "model"

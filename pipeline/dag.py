@@ -33,6 +33,7 @@ from graftline.pipeline.config import Config
 from graftline.serving.versions import withdrawals
 from graftline.trainer import backbones
 from graftline.trainer.settings import TrainerSettings
+from graftline.uri import is_uri
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -249,7 +250,7 @@ def pipeline_name(config: Config) -> str:
 def base_path(config: Config, models: str) -> str:
     """The folder or URI of the model's numbered versions: `push.path`, or `<models>/<model name>`."""
     path = config.push.path or f"{models}/{config.model_name}"
-    return path if "://" in path else os.path.abspath(path)
+    return path if is_uri(path) else os.path.abspath(path)
 
 
 def code_hash(*paths: str) -> str:
@@ -281,7 +282,7 @@ def _again(report_dir: str, folders: Sequence[str]) -> str:
 
     What is wrong with a file on disk is part of the images' fingerprint; of one at a URI that may be a checksum alone.
     """
-    remote = any("://" in folder for folder in folders)
+    remote = any(is_uri(folder) for folder in folders)
 
     def may_pass(reason: str) -> bool:
         busy = reason.startswith("decoding took too long") and "processor time" not in reason
@@ -321,5 +322,5 @@ def _weights_hash(weights: str) -> str:
 
 def _reference(statistics_history: str | None, fingerprint: Any) -> int:
     """The run that the statistics will be compared with; 0 when there is none, or it can't be known before the run."""
-    known = statistics_history is not None and "://" not in statistics_history and isinstance(fingerprint, str)
+    known = statistics_history is not None and not is_uri(statistics_history) and isinstance(fingerprint, str)
     return history.reference(str(statistics_history), fingerprint) if known else 0

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from graftline import imports
+from graftline.blessings import SERVING_VALIDATION_FILE
 from graftline.components.data_validation import findings
 from graftline.components.evaluator import verdict as gate
-from graftline.components.serving_validator.validation import FILE as SERVING_VALIDATION
 from graftline.errors import UserError
 from graftline.pipeline.config import BYTE_BATCHES, Config
 from graftline.pipeline.console import Event
 from graftline.pipeline.run_summary import Phase, RunSummary
 from graftline.serving.versions.locate import MODELS
+from graftline.uri import is_uri
 
 # What the page of copies shows, as counted in ingest's summary.
 _COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
@@ -94,10 +95,9 @@ def run(
 
 def _resolved(config: Config) -> Config:
     """The config with absolute paths, where they are none of a URI: TFX's cache knows a folder by its name."""
-    from graftline.components.storage import files
 
     def absolute(path: str) -> str:
-        return path if files.is_uri(path) else str(pathlib.Path(path).resolve())
+        return path if is_uri(path) else str(pathlib.Path(path).resolve())
 
     manifest = config.data.manifest and absolute(config.data.manifest)
     data = config.data.model_copy(update={"manifest": manifest})
@@ -182,7 +182,7 @@ def _note(note: str, config: Config, models: pathlib.Path) -> str:
 
 def _serving(blessing: str) -> dict[str, Any]:
     """What the serving validation measured; empty where TFX's InfraValidator asked in its place."""
-    path = pathlib.Path(blessing, SERVING_VALIDATION)
+    path = pathlib.Path(blessing, SERVING_VALIDATION_FILE)
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from graftline.errors import UserError
+from graftline.jsonable import finite
 from graftline.signatures import TOP_K
+from graftline.uri import is_uri
 
 if TYPE_CHECKING:
     from graftline.serving.client import Prediction
@@ -31,14 +33,6 @@ CSV_COLUMNS = (
 
 def to_json(value: Any) -> str:
     """JSON on one line; inf and nan, which JSON does not have, become null."""
-
-    def finite(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {key: finite(each) for key, each in part.items()}
-        if isinstance(part, list | tuple):
-            return [finite(each) for each in part]
-        return None if isinstance(part, float) and not math.isfinite(part) else part
-
     return json.dumps(finite(value), allow_nan=False)
 
 
@@ -113,7 +107,7 @@ def write(
 
 def refuse_unwritable(prefix: str) -> None:
     """Raises UserError where files whose names begin so cannot be written; URIs are left to those who open them."""
-    if "://" in prefix:
+    if is_uri(prefix):
         return
     folder = os.path.dirname(os.path.abspath(prefix))
     while not os.path.lexists(folder):  # Beam makes what is missing

@@ -19,6 +19,7 @@ from graftline.components.evaluator.settings import always_one, check_classes, c
 from graftline.errors import UserError, did_you_mean
 from graftline.trainer import backbones
 from graftline.trainer.settings import BackboneSettings
+from graftline.uri import is_uri
 
 if TYPE_CHECKING:
     from graftline.components.image_example_gen.layouts import Layout
@@ -54,7 +55,7 @@ def check(config: "Config") -> "Layout":
     images = images_folders(config)
     for folder in images:
         check_apart(folder, config.workspace)
-    if any(map(files.is_uri, (*images, config.data.manifest or "", config.push.path or ""))):
+    if any(map(is_uri, (*images, config.data.manifest or "", config.push.path or ""))):
         files.use_beam_options(config.beam.options)
     layout = layouts.scan(images, config.data.ingest)
     layouts.check_decodable(layout)
@@ -170,9 +171,8 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
 
 def check_apart(images: str, workspace: str) -> None:
     """Raises UserError when the workspace lies inside the images, where its folders would be read as classes."""
-    from graftline.components.storage import files
 
-    if files.is_uri(images):  # a local run's workspace is on disk
+    if is_uri(images):  # a local run's workspace is on disk
         return
     outer, inner = pathlib.Path(images).resolve(), pathlib.Path(workspace).resolve()
     if inner == outer or outer in inner.parents:
@@ -188,9 +188,8 @@ def check_push(path: str | None) -> None:
     Raises:
       UserError: a push to it would fail, with the reason that the system gives. A URI is the Pusher's to try.
     """
-    from graftline.components.storage import files
 
-    if path is None or files.is_uri(path):
+    if path is None or is_uri(path):
         return
     folder = pathlib.Path(path).absolute()
     while not os.path.lexists(folder):  # a link to what is not there counts: no folder can be made in its place
@@ -211,7 +210,7 @@ def make_workspace(workspace: str) -> None:
     Raises:
       UserError: with the path and the reason that the system gives.
     """
-    if "://" in workspace:
+    if is_uri(workspace):
         raise UserError(
             f"workspace {workspace} is a URI, but `graftline run` keeps its workspace on this machine's disk"
         )

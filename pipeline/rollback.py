@@ -9,11 +9,11 @@ import pathlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from graftline.components.storage import files
 from graftline.components.storage.versions import ObjectStore, destination
 from graftline.errors import UserError
 from graftline.serving.versions import locate, rollback
 from graftline.serving.versions.rollback import RolledBack
+from graftline.uri import is_uri
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
 
 
 def _base_path(path: str, name: str | None) -> str:
-    if files.is_uri(path):
+    if is_uri(path):
         if ObjectStore(path).versions():
             return path
         if name is None:
@@ -76,7 +76,7 @@ def _base_path(path: str, name: str | None) -> str:
 def _tell_metadata(base_path: str, done: RolledBack) -> str:
     """Withdraws the blessing and notes the push; why it could not, or "" (also where there is no metadata)."""
     base = pathlib.Path(base_path)
-    if files.is_uri(base_path) or base.parent.name != locate.MODELS:
+    if is_uri(base_path) or base.parent.name != locate.MODELS:
         return ""
     from ml_metadata import errors
 

@@ -19,6 +19,7 @@ import pytest
 from graftline import signatures
 from graftline.pipeline import cli, config
 from graftline.pipeline.run_summary import RunSummary
+from graftline.references import read as read_references
 from tests import assets, images
 
 _EXECUTOR_NODES = {
@@ -116,13 +117,12 @@ def test_served_over_grpc_equals_trained(story: Story) -> None:
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-    from graftline.components.serving_validator import validation
     from graftline.serving.server import ModelServer
     from graftline.serving.versions import locate
     from graftline.trainer import reference
 
     (artifact,) = (story.workspace / "artifacts" / "Trainer" / "model").iterdir()
-    references = validation.read_references(str(artifact / reference.FILE))
+    references = read_references(str(artifact / signatures.REFERENCES_FILE))
     assert 6 <= len(references) <= reference.COUNT
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "photos"
@@ -211,10 +211,8 @@ def test_a_version_that_somebody_removed_is_put_back(story: Story) -> None:
 def test_real_photos_on_real_weights_are_learned_and_served_as_trained(tmp_path: pathlib.Path) -> None:
     import requests
 
-    from graftline.components.serving_validator import validation
     from graftline.serving.server import ModelServer
     from graftline.serving.versions import locate
-    from graftline.trainer import reference
 
     for label in ("daisy", "roses", "tulips"):
         (tmp_path / "flowers" / label).mkdir(parents=True)
@@ -234,7 +232,7 @@ def test_real_photos_on_real_weights_are_learned_and_served_as_trained(tmp_path:
     assert summary.accuracy >= 0.6
 
     (artifact,) = (tmp_path / "workspace" / "artifacts" / "Trainer" / "model").iterdir()
-    references = validation.read_references(str(artifact / reference.FILE))[:8]
+    references = read_references(str(artifact / signatures.REFERENCES_FILE))[:8]
     body = {"instances": [{"b64": base64.b64encode(r.image_bytes).decode()} for r in references]}
     with ModelServer(locate.find_models(str(tmp_path / "workspace")), 0, 0) as server:
         url = f"http://127.0.0.1:{server.rest_port}/v1/models/flowers:predict"

@@ -17,6 +17,7 @@ from graftline.trainer.boundary import Frozen
 from graftline.trainer.inputs import Pixels, Records
 from graftline.trainer.row_store import prune, size
 from graftline.trainer.settings import TrainerSettings
+from graftline.uri import is_uri
 
 
 class Feeds:
@@ -135,7 +136,7 @@ class Feeds:
         """Those of the tensors whose activations the disk has room for, the smallest first, and the bytes left over."""
         settings = self._settings.boundary_cache
         room = settings.disk_gb * 1e9
-        if "://" not in folder:
+        if not is_uri(folder):
             held = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
             existing = next(path for path in (pathlib.Path(folder), *pathlib.Path(folder).parents) if path.is_dir())
             room = min(room, shutil.disk_usage(existing).free + held)

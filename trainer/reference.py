@@ -10,31 +10,21 @@ import io
 import math
 import random
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from graftline import features, signatures
+from graftline import features
+from graftline.references import Reference
 from graftline.trainer import backbones, inputs
 from graftline.trainer.settings import TrainerSettings
 
-FILE = signatures.REFERENCES_FILE
 COUNT = 32
 
 Predict = Callable[[np.ndarray], np.ndarray]  # pixels float32 [n, size, size, 3] to probabilities [n, C]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An image file's bytes, its name, and the probabilities float32 [C] of the live model."""
-
-    filename: str
-    image_bytes: bytes
-    probabilities: np.ndarray
 
 
 def _upright(image_bytes: bytes) -> np.ndarray:
@@ -108,22 +98,3 @@ def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records
     with _whole_floats():
         probabilities = predict(np.stack(batch))
     return [Reference(*row) for row in zip(names, files, probabilities, strict=True)]
-
-
-def write(references: Sequence[Reference], path: str) -> None:
-    """Writes them as a TFRecord of tf.Examples."""
-    with tf.io.TFRecordWriter(path) as writer:
-        for reference in references:
-            feature = {
-                features.FILENAME: _bytes(reference.filename.encode()),
-                features.IMAGE: _bytes(reference.image_bytes),
-                signatures.PROBABILITIES: tf.train.Feature(
-                    float_list=tf.train.FloatList(value=reference.probabilities)
-                ),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=feature))
-            writer.write(example.SerializeToString(deterministic=True))
-
-
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))

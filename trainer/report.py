@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import logging
-import math
 import os
 import pathlib
 import subprocess
@@ -23,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from graftline.jsonable import finite
 from graftline.trainer import boundary, models, phases
 
 MISTAKES = 24
@@ -230,15 +230,6 @@ def _history_csv(results: Sequence[Mapping[str, Any]]) -> str:
             values = [result["history"][log][epoch] if log in result["history"] else "" for log in logs]
             writer.writerow([result["name"], epoch + 1, *values])
     return text.getvalue()
-
-
-def finite(value: Any) -> Any:
-    """`value` with None for NaN and infinity, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(directory: str, name: str, text: str) -> None:

@@ -31,6 +31,7 @@ import tensorflow as tf
 from tensorflow.io import gfile
 
 from graftline.errors import UserError
+from graftline.uri import is_uri
 
 _FILE = "rows.sqlite"
 _USED = "used"
@@ -55,7 +56,7 @@ class RowStore:
         self._kind = zlib.crc32(f"{dtype} {list(shape)}".encode())
         self._good: set[bytes] = set()  # keys whose rows were verified, or written here
         self._file = self._local = f"{directory}/{_FILE}"
-        if "://" in directory:
+        if is_uri(directory):
             self._local = str(scratch.absolute() / f"{hashlib.sha256(directory.encode()).hexdigest()}.sqlite")
         if gfile.exists(self._file):
             with contextlib.suppress(tf.errors.OpError):  # what can't be marked is only pruned sooner

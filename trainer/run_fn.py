@@ -14,7 +14,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from graftline import signatures
 from graftline.errors import UserError
+from graftline.jsonable import finite
+from graftline.references import write as write_references
 from graftline.trainer import (
     augmentation,
     boundary,
@@ -30,6 +33,7 @@ from graftline.trainer import (
 from graftline.trainer import warm_start as warm_starts
 from graftline.trainer.inputs import Pixels, Records, Resized
 from graftline.trainer.settings import TrainerSettings
+from graftline.uri import is_uri
 
 if TYPE_CHECKING:  # takes fifteen seconds to import, and what runs this has done so
     from tfx import v1 as tfx
@@ -55,7 +59,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     _begin(settings.seed)
     beside = os.path.dirname(fn_args.serving_model_dir)
     # Beside the logs, on the workspace's disk: /tmp may be memory. An object store has no files to read from.
-    local = "://" not in fn_args.model_run_dir
+    local = not is_uri(fn_args.model_run_dir)
     if local:
         os.makedirs(fn_args.model_run_dir, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="boundary-", dir=fn_args.model_run_dir if local else None))
@@ -72,10 +76,10 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
             run.unfrozen if run.fine_tunes else [],
             run.cut,
         )
-        references = reference.compute(run.predictor(outcome.part), settings, run.val)
+        predictions = reference.compute(run.predictor(outcome.part), settings, run.val)
         export.export(run.grafted.model, run.grafted.pooled, run.transform, fn_args.serving_model_dir)
         _save_keras(run.grafted.model, settings, os.path.join(beside, KERAS_FILE))
-        reference.write(references, os.path.join(beside, reference.FILE))
+        write_references(predictions, os.path.join(beside, signatures.REFERENCES_FILE))
         transfer: dict[str, float] | None = None
         notes: list[str] = []
         if settings.training.transfer_images_per_class:
@@ -85,7 +89,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
     whole = drawing.finish()
     summary: dict[str, Any] = {
         "labels": run.labels,
-        "phases": [report.finite(asdict(result)) for result in outcome.results],
+        "phases": [finite(asdict(result)) for result in outcome.results],
         "activations": run.activations,
         "transfer": transfer,
         "notes": [*run.notes, *notes, *([] if whole else ["the report is not complete; the log says why"])],

@@ -6,8 +6,6 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -17,6 +15,7 @@ from pydantic import (
 )
 
 from graftline.errors import UserError, did_you_mean
+from graftline.settings import Settings
 from graftline.trainer import backbones
 
 # Arguments of the builders that would make another model than the one around them expects.
@@ -50,12 +49,6 @@ NOT_OPTIMIZER_OPTIONS = {
     "loss_scale_factor": "training.precision=mixed_float16 scales the loss",
     "name": "Keras names it",
 }
-
-
-class Settings(BaseModel):
-    """Base of every part of the config: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class BackboneSettings(Settings):

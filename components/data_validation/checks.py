@@ -11,7 +11,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 from graftline import features
 from graftline.components.data_validation import statistics
 from graftline.components.data_validation.findings import Finding
-from graftline.components.image_example_gen.settings import Action, ValidationSettings
+from graftline.components.data_validation.settings import Action, ValidationSettings
 
 # Of features that a curated schema does not name, and of what `_measured` reads from the measurements.
 _NOT_VIOLATIONS = frozenset(

@@ -8,7 +8,7 @@ from tfx.types import BaseChannel, channel_utils, standard_artifacts, standard_c
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from graftline.components.data_validation.executor import SchemaExecutor, ValidatorExecutor
-from graftline.components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation.settings import ValidationSettings
 
 
 class ExampleValidatorSpec(ComponentSpec):

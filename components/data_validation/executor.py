@@ -15,7 +15,7 @@ from tfx.types import Artifact, artifact_utils
 from tfx.utils import io_utils, writer_utils
 
 from graftline.components.data_validation import checks, findings, history, statistics
-from graftline.components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation.settings import ValidationSettings
 
 
 class SchemaExecutor(BaseExecutor):

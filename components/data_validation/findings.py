@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from graftline.components.image_example_gen.settings import Action
+from graftline.components.data_validation.settings import Action
 from graftline.errors import UserError
 
 FILE = "findings.json"  # beside the anomalies

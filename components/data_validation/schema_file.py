@@ -8,6 +8,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from graftline import features
 from graftline.errors import UserError
+from graftline.uri import is_uri
 
 _KEY = "data.schema_file"
 _COPY = (
@@ -24,7 +25,7 @@ def check(path: str) -> str:
     Raises:
       UserError: no file, no schema, or one without the two features that every later stage reads.
     """
-    if "://" in path:
+    if is_uri(path):
         return ""
     file = pathlib.Path(path)
     if not file.is_file():

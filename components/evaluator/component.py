@@ -24,6 +24,7 @@ from tfx.types.system_executions import Evaluate
 from tfx.utils import io_utils, path_utils
 
 from graftline import features, signatures
+from graftline.blessings import INFRA_BLESSED, SERVING_VALIDATION_FILE
 from graftline.components.evaluator import judging, predictions, settings
 from graftline.components.evaluator import verdict as gate
 from graftline.components.evaluator.predictions import BASELINE, CANDIDATE
@@ -31,8 +32,6 @@ from graftline.components.evaluator.tfma import eval_config
 from graftline.components.storage import versions as object_store
 from graftline.errors import UserError
 
-SERVING_VALIDATION_FILE = "serving_validation.json"
-_INFRA_BLESSED = "INFRA_BLESSED"  # what TFX's own InfraValidator leaves
 _TELEMETRY = ["Evaluator"]
 
 
@@ -293,7 +292,7 @@ def _serving_validation(inputs: Mapping[str, list[types.Artifact]]) -> gate.Chec
             text = f"withdrawn: {'; '.join(reasons)}"
             return gate.Check(gate.WITHDRAWN, "passed", 1, 0.0, False, because=text)
     else:
-        passed, reasons = tf.io.gfile.exists(os.path.join(uri, _INFRA_BLESSED)), []
+        passed, reasons = tf.io.gfile.exists(os.path.join(uri, INFRA_BLESSED)), []
     text = "the model server answered as the model was trained, passed"
     if not passed:
         text = f"refused by the serving validation: {'; '.join(reasons) or 'it does not say why'}"

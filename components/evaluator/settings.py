@@ -6,9 +6,10 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from graftline.errors import UserError, did_you_mean
+from graftline.settings import Settings
 
 Dimension = Literal["class", "folder", "size", "brightness"]
 CLASS, FOLDER, SIZE, BRIGHTNESS = DIMENSIONS = get_args(Dimension)
@@ -21,10 +22,8 @@ BUCKETS: dict[str, dict[str, float]] = {
 }
 
 
-class Threshold(BaseModel):
+class Threshold(Settings):
     """Bounds of one metric that lies between 0 and 1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min: float | None = Field(None, ge=0, le=1, description="the least value that is blessed")
     max: float | None = Field(None, ge=0, le=1, description="the greatest value that is blessed")
@@ -57,10 +56,8 @@ def _share(about: str) -> Threshold | None:
     return Field(None, description=about)
 
 
-class _Thresholds(BaseModel):
+class _Thresholds(Settings):
     """The metrics that any set of images has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     accuracy: Threshold | None = _share("share of the images whose best class is the right one")
     top_2_accuracy: Threshold | None = _share("share whose right class is among the best 2")

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from graftline.jsonable import finite
+
 VERDICT_FILE = "verdict.json"
 VERDICT_TEXT = "verdict.txt"  # the same, to read
 
@@ -96,7 +98,7 @@ class Verdict:
 
     def to_json(self) -> str:
         """For VERDICT_FILE."""
-        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False)
+        return json.dumps(finite(asdict(self)), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Verdict":
@@ -238,15 +240,6 @@ def _change_asked(bound: float) -> str:
 
 
 _MAY_BE_NULL = ("interval", "baseline", "examples", "p_value")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no nan, which a metric is that is not defined: null."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(fields: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from graftline.components.image_example_gen.ingest import clean_up, ingest
 from graftline.components.image_example_gen.quarantine import Summary
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
+from graftline.uri import is_uri
 
 COUNTS = ("found", "examples", "quarantined", "duplicates")
 
@@ -39,7 +40,7 @@ class Executor(BaseBeamExecutor):
         refused = artifact_utils.get_single_instance(output_dict["quarantine"])
         images, state = json.loads(exec_properties["images"]), exec_properties.get("state") or ""
         settings = IngestSettings.model_validate_json(exec_properties["settings"])
-        if any(map(files.is_uri, (*images, settings.manifest or ""))):
+        if any(map(is_uri, (*images, settings.manifest or ""))):
             files.use_beam_options(self._beam_pipeline_args)
         layout = layouts.scan(images, settings)
         if state:

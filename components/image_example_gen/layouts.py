@@ -19,11 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from graftline import uri
 from graftline.components.image_example_gen import manifest
 from graftline.components.storage import files, listing
 from graftline.components.storage.listing import Disk, Objects, Tree
 from graftline.errors import UserError
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
+from graftline.uri import is_uri
 
 if TYPE_CHECKING:
     from graftline.components.image_example_gen.settings import IngestSettings
@@ -60,14 +62,14 @@ class Roots:
     def locate(self, path: str) -> str:
         """Where the file of this path lies: a path on disk, or a URI."""
         if self.names == ("",):
-            return files.join(self.folders[0], path)
+            return uri.join(self.folders[0], path)
         name, _, inside = path.partition("/")
-        return files.join(self.folders[self.names.index(name)], inside)
+        return uri.join(self.folders[self.names.index(name)], inside)
 
     @property
     def remote(self) -> bool:
         """Whether one of them is a URI."""
-        return any(map(files.is_uri, self.folders))
+        return any(map(is_uri, self.folders))
 
     def __str__(self) -> str:
         return ", ".join(map(files.escape, self.folders))
@@ -252,7 +254,7 @@ def _resolve(given: Sequence[str | os.PathLike[str]]) -> Roots:
 
 def _checked_root(root: str) -> str:
     """The root without links in it; a URI without "/" at its end."""
-    if files.is_uri(root):
+    if is_uri(root):
         return root.rstrip("/")
     shown = files.escape(root)
     if not os.path.lexists(root):
@@ -267,7 +269,7 @@ def _checked_root(root: str) -> str:
 
 def _gather_folders(root: str, name: str, spans: int | None) -> _Gathered:
     """Everything under one root. `name` is what its files' paths begin with, "" where it is the only one."""
-    tree: Tree = Objects(root) if files.is_uri(root) else Disk(root)
+    tree: Tree = Objects(root) if is_uri(root) else Disk(root)
     shown = files.escape(root)
     gathered = _Gathered()
     top = _folders(tree, "", name, gathered)
@@ -303,7 +305,7 @@ def _gather_splits(tree: Tree, base: str, names: list[str], prefix: str, into: _
 
 def _gather_classes(tree: Tree, base: str, names: list[str], split: str, prefix: str, into: _Gathered) -> None:
     for label in names:
-        _check_class_name(files.join(tree.root, base), label)
+        _check_class_name(uri.join(tree.root, base), label)
         into.labels.add(label)
         for path, reason in tree.walk(_inside(base, label)):
             path = _inside(prefix, path)
@@ -373,9 +375,9 @@ def _check_class_name(folder: str, name: str) -> None:
 def _gather_table(root: str, table: str) -> _Gathered:
     """The files that the manifest names. Those at a URI are not asked for one by one: reading them will tell."""
     read = manifest.read(table, tuple(_SPLIT_OF))
-    if files.is_uri(root):
+    if is_uri(root):
         listing.require_reachable(root)
-    judge = listing.wrong_name if files.is_uri(root) else Disk(root).judge
+    judge = listing.wrong_name if is_uri(root) else Disk(root).judge
     gathered = _Gathered(notes=list(read.warnings))
     for row in read.rows:
         gathered.labels.add(row.label)

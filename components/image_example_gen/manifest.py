@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from graftline.components.storage import files
 from graftline.errors import UserError, did_you_mean
+from graftline.uri import is_uri
 
 _NEEDED = ("path", "label")
 _OPTIONAL = ("split", "group")
@@ -143,7 +144,7 @@ def _checked_path(path: str) -> str:
     shown = files.escape(path)
     if not path.strip():
         raise ValueError("the path is empty; give one or remove the line")
-    if path.startswith("/") or files.is_uri(path) or _DRIVE.match(path):
+    if path.startswith("/") or is_uri(path) or _DRIVE.match(path):
         raise ValueError(f"the path '{shown}' is absolute; give it relative to the folder of images")
     # Two ways to write one path are one path.
     normal = posixpath.normpath(path)

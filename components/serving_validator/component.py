@@ -9,8 +9,8 @@ from tfx.types import BaseChannel, channel_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from graftline import features, signatures
-from graftline.components.pusher.settings import ServingValidationSettings
 from graftline.components.serving_validator.executor import Executor
+from graftline.components.serving_validator.settings import ServingValidationSettings
 
 NODE = "ServingValidator"  # the node's id, whichever engine it has
 _DOCKER_TAG = "2.16.1"  # of the image tensorflow/serving: that of the TensorFlow that exports
@@ -41,7 +41,7 @@ class ServingValidator(BaseComponent):
     A model that was rolled back from is refused here as well, for the same reason.
 
     Outputs:
-      blessing: InfraBlessing as TFX's own, with `validation.FILE` in it.
+      blessing: InfraBlessing as TFX's own, with `serving_validation.json` in it.
     """
 
     SPEC_CLASS = ServingValidatorSpec

@@ -10,14 +10,16 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from graftline import signatures
-from graftline.components.pusher.settings import ServingValidationSettings
+from graftline.blessings import INFRA_BLESSED, INFRA_NOT_BLESSED, SERVING_VALIDATION_FILE
 from graftline.components.serving_validator import validation
+from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.components.storage import versions as object_store
+from graftline.references import read as read_references
 from graftline.serving.versions import withdrawals
 from graftline.serving.versions.base_path import content_digest
 
-# As TFX's InfraValidator marks its blessing; TFX's Pusher reads the property.
-_BLESSED, _MARKS = "blessed", {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
+_BLESSED = "blessed"  # the property that TFX's Pusher reads
+_MARKS = {True: INFRA_BLESSED, False: INFRA_NOT_BLESSED}
 
 
 class Executor(BaseExecutor):
@@ -29,7 +31,7 @@ class Executor(BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes `validation.FILE` and the mark into the blessing."""
+        """Writes `SERVING_VALIDATION_FILE` and the mark into the blessing."""
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = ServingValidationSettings.model_validate_json(exec_properties["settings"])
         model = artifact_utils.get_single_instance(input_dict["model"])
@@ -42,12 +44,12 @@ class Executor(BaseExecutor):
             if reason:
                 report = validation.Report(reasons=[reason], withdrawn=True)
             elif settings.enabled:
-                references = validation.read_references(os.path.join(model.uri, signatures.REFERENCES_FILE))
+                references = read_references(os.path.join(model.uri, signatures.REFERENCES_FILE))
                 report = validation.validate(directory, references, settings)
             else:
                 report = validation.Report()
         tf.io.gfile.makedirs(blessing.uri)
-        for name, content in ((validation.FILE, report.to_json()), (_MARKS[report.passed], "")):
+        for name, content in ((SERVING_VALIDATION_FILE, report.to_json()), (_MARKS[report.passed], "")):
             with tf.io.gfile.GFile(os.path.join(blessing.uri, name), "w") as file:
                 file.write(content)
         blessing.set_int_custom_property(_BLESSED, int(report.passed))

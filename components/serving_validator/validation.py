@@ -14,23 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from graftline import features, signatures
-from graftline.components.pusher.settings import TOLERANCE, ServingValidationSettings
+from graftline import signatures
 from graftline.components.serving_validator.server_process import NAME, ServerProcess, StartError, serving
+from graftline.components.serving_validator.settings import TOLERANCE, ServingValidationSettings
+from graftline.references import Reference
 
-FILE = "serving_validation.json"  # in the InfraBlessing
 _FEW = 8  # images that are asked once more over REST and in one batch
 _BATCH_BYTES = 16 << 20  # of that batch, unless one image alone is larger
 _URL = f"/v1/models/{NAME}:predict"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An image of the eval split, and the probabilities float32 [C] that the trainer had for it."""
-
-    filename: str
-    image_bytes: bytes
-    probabilities: np.ndarray
 
 
 @dataclass
@@ -54,7 +45,7 @@ class Report:
         return not self.reasons
 
     def to_json(self) -> str:
-        """For FILE."""
+        """Return the report as JSON, for `blessings.SERVING_VALIDATION_FILE`."""
         return json.dumps({"passed": self.passed, **asdict(self)}, indent=2)
 
     @classmethod
@@ -63,25 +54,6 @@ class Report:
         fields = json.loads(text)
         del fields["passed"]
         return cls(**fields)
-
-
-def read_references(path: str) -> list[Reference]:
-    """The trainer's predictions, from the TFRecord that it leaves beside the SavedModel; none when it left none."""
-    import tensorflow as tf
-
-    if not tf.io.gfile.exists(path):
-        return []
-    references = []
-    for record in tf.data.TFRecordDataset([path]).as_numpy_iterator():
-        feature = tf.train.Example.FromString(record).features.feature
-        references.append(
-            Reference(
-                feature[features.FILENAME].bytes_list.value[0].decode(),
-                feature[features.IMAGE].bytes_list.value[0],
-                np.array(feature[signatures.PROBABILITIES].float_list.value, np.float32),
-            )
-        )
-    return references
 
 
 def validate(saved_model_dir: str, references: Sequence[Reference], settings: ServingValidationSettings) -> Report:

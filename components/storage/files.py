@@ -9,19 +9,20 @@ import copy
 import functools
 import hashlib
 import os
-import re
 import stat
 import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-# Shared with the client, which classifies a file as it would have been stored.
 from graftline.serving.images.formats import DECODABLE as DECODABLE
 from graftline.serving.images.formats import HEAD_BYTES as HEAD_BYTES
 from graftline.serving.images.formats import READABLE as READABLE
 from graftline.serving.images.formats import is_left_out as is_left_out
 from graftline.serving.images.formats import sniff as sniff
+
+# Shared with the client, which classifies a file as it would have been stored.
+from graftline.uri import is_uri
 
 if TYPE_CHECKING:
     from apache_beam.io.aws.s3io import S3IO
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 REMOTE_THREADS = 10  # a request waits, it does not compute; botocore keeps as many connections
 _CHUNK = 1 << 20
 _MORE = 1 << 16
-_URI = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")
 _LONGEST_REASON = 200  # characters; a cloud's answer may be a whole page
 _STATUS_WORDS = {
     401: "Permission denied: the credentials are missing or not valid",
@@ -87,16 +87,6 @@ def kind_of(mode: int) -> str:
         (stat.S_ISBLK, "a device"),
     )
     return next((words for test, words in kinds if test(mode)), "not a regular file")
-
-
-def is_uri(path: str) -> bool:
-    """Whether `path` is a URI, such as gs://bucket/photos, which Beam's filesystems open, and not a path on disk."""
-    return _URI.match(path) is not None
-
-
-def join(root: str, path: str) -> str:
-    """The place of `path`, which has "/" between its parts, under the folder or URI `root`."""
-    return f"{root.rstrip('/')}/{path}" if is_uri(root) else os.path.join(root, path)
 
 
 def use_beam_options(flags: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from graftline import uri
 from graftline.components.storage import files
 from graftline.errors import UserError
 
@@ -100,7 +101,7 @@ class Disk:
         """Why the file `path`, which somebody named, must not be opened; "" when it may."""
         if wrong := wrong_name(path):
             return wrong
-        whole = files.join(self.root, path)
+        whole = uri.join(self.root, path)
         try:
             mode = os.stat(whole).st_mode
         except OSError as error:

@@ -17,6 +17,7 @@ from graftline.components.storage import files, listing
 from graftline.errors import UserError
 from graftline.serving.versions.base_path import BasePath, Disk, files_under
 from graftline.serving.versions.locate import SAVED_MODEL
+from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def destination(path: str) -> BasePath:
 
     Raises UserError for a URI that no file system is known for, that cannot be reached, or that is no object store's.
     """
-    return ObjectStore(path) if files.is_uri(path) else Disk(path)
+    return ObjectStore(path) if is_uri(path) else Disk(path)
 
 
 def served_version(base_path: str) -> str:
@@ -46,7 +47,7 @@ def served_version(base_path: str) -> str:
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
     """A folder on disk with the content of `folder`, which is a path (then it is that itself) or a URI."""
-    if not files.is_uri(folder):
+    if not is_uri(folder):
         yield folder
         return
     parent, _, name = folder.rstrip("/").rpartition("/")

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from graftline.trainer.settings import Settings
+from graftline.settings import Settings
 
 
 class Recipe(Settings):

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from graftline.errors import UserError
 from graftline.serving.versions.locate import scan_versions
+from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
 _ASIDE = ".push-"  # a version being written
@@ -144,7 +145,7 @@ class Disk:
 
     def __init__(self, path: str) -> None:
         """Raises UserError when `path` is a URI."""
-        if "://" in path:
+        if is_uri(path):
             raise UserError(f"{path} is a URI, but a push from here goes to a mounted file system: give a path")
         self.path = os.path.abspath(path)
 

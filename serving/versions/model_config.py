@@ -11,6 +11,7 @@ from typing import Any
 
 from graftline.errors import UserError
 from graftline.serving.versions.locate import Model, scan_versions
+from graftline.uri import is_uri
 
 PLATFORM = "tensorflow"
 _INT64_MAX = (1 << 63) - 1
@@ -137,7 +138,7 @@ def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
             raise ConfigError(f"Illegal to list model {proto.name} multiple times in config list")
         names.add(proto.name)
     for proto in listed:
-        if "://" not in proto.base_path and not os.path.isabs(proto.base_path):
+        if not is_uri(proto.base_path) and not os.path.isabs(proto.base_path):
             raise ConfigError(
                 f"Expected model {proto.name} to have an absolute path or URI; got base_path()={proto.base_path}"
             )

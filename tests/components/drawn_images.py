@@ -11,7 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from graftline import features
 from graftline.components.data_validation import checks, findings, statistics
-from graftline.components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation.settings import ValidationSettings
 
 ALL_STOP = ValidationSettings(
     new_label="stop", missing_class="stop", drift="stop", skew="stop", schema_violation="stop"

@@ -14,7 +14,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from graftline import features
 from graftline.components.data_validation import schema_file, statistics
-from graftline.components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation.settings import ValidationSettings
 from graftline.errors import UserError
 from tests import assets
 from tests.components.drawn_images import ALL_STOP as _ALL_STOP

@@ -14,7 +14,7 @@ import tensorflow_data_validation as tfdv
 
 from graftline import features
 from graftline.components.data_validation import findings, history, schema_file, statistics
-from graftline.components.image_example_gen.settings import ValidationSettings
+from graftline.components.data_validation.settings import ValidationSettings
 from graftline.errors import UserError
 from tests.components.drawn_images import ALL_STOP as _ALL_STOP
 from tests.components.drawn_images import drawn, found, split, usual

@@ -12,9 +12,10 @@ import sys
 import numpy as np
 import pytest
 
-from graftline import features, signatures
-from graftline.components.pusher.settings import ServingValidationSettings
+from graftline import blessings, signatures
+from graftline import references as reference_predictions
 from graftline.components.serving_validator import server_process, validation
+from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.serving.server.options import ServerOptions
 from graftline.serving.versions import rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
@@ -35,28 +36,10 @@ def probabilities(image: bytes) -> np.ndarray:
     return np.float32(powers / powers.sum())
 
 
-def references(count: int = 4) -> list[validation.Reference]:
+def references(count: int = 4) -> list[reference_predictions.Reference]:
     colours = ("red", "green", "blue")
     images = [image_of(colours[number % 3], 16 + number, "PNG") for number in range(count)]
-    return [validation.Reference(f"{n}.png", image, probabilities(image)) for n, image in enumerate(images)]
-
-
-def write_references(path: pathlib.Path, found: list[validation.Reference]) -> None:
-    """As the trainer does, of which `test_training` has the proof."""
-    import tensorflow as tf
-
-    def feature(value: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for one in found:
-            floats = tf.train.Feature(float_list=tf.train.FloatList(value=one.probabilities))
-            named = {
-                features.FILENAME: feature(one.filename.encode()),
-                features.IMAGE: feature(one.image_bytes),
-                signatures.PROBABILITIES: floats,
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString())
+    return [reference_predictions.Reference(f"{n}.png", image, probabilities(image)) for n, image in enumerate(images)]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +102,7 @@ def test_a_model_that_answers_nonsense_does_not_pass(tmp_path: pathlib.Path) -> 
 
     module = Careless()
     tf.saved_model.save(module, str(tmp_path / "m"), signatures={signatures.SERVING_DEFAULT: module.serve})
-    same = [validation.Reference("a.png", image_of("red"), np.float32([0.5, 0.5]))]
+    same = [reference_predictions.Reference("a.png", image_of("red"), np.float32([0.5, 0.5]))]
     report = validation.validate(str(tmp_path / "m"), same, ServingValidationSettings())
     assert report.largest_difference == 0
     assert "bytes that are no image over gRPC got OK for an answer, not an error" in report.reasons
@@ -219,7 +202,7 @@ def execute(
     model, blessing = standard_artifacts.Model(), standard_artifacts.InfraBlessing()
     model.uri, blessing.uri = str(root / "model"), str(root / "blessing")
     shutil.copytree(saved_model, root / "model" / "Format-Serving")
-    write_references(root / "model" / signatures.REFERENCES_FILE, references(2))
+    reference_predictions.write(references(2), str(root / "model" / signatures.REFERENCES_FILE))
     properties = {
         "settings": ServingValidationSettings(enabled=False).model_dump_json(),
         "served": str(served),
@@ -227,7 +210,7 @@ def execute(
         **changed,
     }
     Executor().Do({"model": [model]}, {"blessing": [blessing]}, properties)
-    report = validation.Report.from_json((root / "blessing" / validation.FILE).read_text())
+    report = validation.Report.from_json((root / "blessing" / blessings.SERVING_VALIDATION_FILE).read_text())
     assert (root / "blessing" / ("INFRA_BLESSED" if report.passed else "INFRA_NOT_BLESSED")).is_file()
     return blessing.get_int_custom_property("blessed"), report
 

@@ -10,7 +10,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from graftline.components.pusher.settings import PushSettings, ServingValidationSettings, VertexSettings
+from graftline.components.pusher.settings import PushSettings, VertexSettings
+from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.errors import UserError
 from graftline.pipeline import compile as compiling
 from graftline.pipeline import config

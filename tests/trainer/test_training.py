@@ -15,7 +15,7 @@ import tensorflow_transform as tft
 from PIL import Image, PngImagePlugin
 
 from graftline import features, signatures
-from graftline.components.serving_validator import validation
+from graftline.references import read as read_references
 from graftline.trainer import export, models, phases, reference, run_fn
 from graftline.trainer.activations import Activations
 from graftline.trainer.settings import TrainerSettings, TrainingSettings
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_served_equals_trained(exported: pathlib.Path) -> None:
-    references = validation.read_references(str(exported / reference.FILE))
+    references = read_references(str(exported / signatures.REFERENCES_FILE))
     assert len(references) == 18  # all of the eval split, among them every EXIF orientation
     served = tf.saved_model.load(str(exported / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
     got = served(image_bytes=tf.constant([r.image_bytes for r in references]))
@@ -156,7 +156,7 @@ def test_a_model_that_was_trained_on_stored_images_is_served_as_it_was_trained(
     """The images are padded and rounded, here by the Transform, there by the served graph and by the references."""
     made = {"resize": "pad", "materialize": True}
     run_fn.run_fn(_fn_args(materialized.transformed, tmp_path, **made))  # type: ignore[arg-type]
-    references = validation.read_references(str(tmp_path / "model" / reference.FILE))
+    references = read_references(str(tmp_path / "model" / signatures.REFERENCES_FILE))
     served = tf.saved_model.load(str(tmp_path / "model" / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
     got = served(image_bytes=tf.constant([r.image_bytes for r in references]))[signatures.PROBABILITIES]
     expected = np.stack([r.probabilities for r in references])
@@ -203,7 +203,7 @@ def test_the_model_answers_in_a_session_as_tensorflow_serving_runs_it(
     exported: pathlib.Path, exported_with_variables: pathlib.Path, weights: str
 ) -> None:
     """`tf.saved_model.load` hides variables that are saved twice; a session does not (tensorflow issue 72963)."""
-    references = validation.read_references(str(exported / reference.FILE))
+    references = read_references(str(exported / signatures.REFERENCES_FILE))
     directory = str(exported / "Format-Serving" if weights == "constants" else exported_with_variables)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], directory)

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from graftline import uri
 from graftline.components.storage import files
 from tests.components.image_example_gen.pictures import put
 
@@ -70,9 +71,9 @@ def test_the_head_is_what_is_looked_at_for_the_format(tmp_path: pathlib.Path) ->
     ],
 )
 def test_a_path_is_joined_to_a_folder_or_a_uri(root: str, path: str, joined: str) -> None:
-    assert files.join(root, path) == joined
+    assert uri.join(root, path) == joined
 
 
 @pytest.mark.parametrize(("path", "is_uri"), [("gs://a", True), ("/a://b", False), ("a:/b", False), ("C:\\a", False)])
 def test_a_uri_has_a_scheme(path: str, is_uri: bool) -> None:
-    assert files.is_uri(path) == is_uri
+    assert is_uri(path) == is_uri

@@ -1,0 +1,116 @@
+"""The map of a workspace: where everything that runs keep lies under its root."""
+
+import os
+import pathlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graftline import uri
+from graftline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace's folders and files, as paths. `root` is a folder or a URI.
+
+    Paths are strings, since a cluster's workspace is a URI.
+    """
+
+    root: str
+
+    ARTIFACTS: ClassVar[str] = "artifacts"
+    MODELS: ClassVar[str] = "models"
+    METADATA: ClassVar[str] = "metadata.db"
+    FORMAT: ClassVar[int] = 1  # of the files below; higher when an older Graftline could not read them
+
+    @property
+    def metadata(self) -> str:
+        """ML Metadata's SQLite file."""
+        return self._at(self.METADATA)
+
+    @property
+    def artifacts(self) -> str:
+        """TFX's pipeline root: `<node>/<output>/<execution>/`."""
+        return self._at(self.ARTIFACTS)
+
+    @property
+    def models(self) -> str:
+        """The base paths that a model server watches: `<name>/<version>/`."""
+        return self._at(self.MODELS)
+
+    @property
+    def quarantine(self) -> str:
+        """The list of what the last ingest left out, also of one that was refused."""
+        return self._at("quarantine")
+
+    @property
+    def logs(self) -> str:
+        """One log file a run."""
+        return self._at("logs")
+
+    @property
+    def splits(self) -> str:
+        """Which split each image is in."""
+        return self._at("splits")
+
+    @property
+    def statistics(self) -> str:
+        """Statistics of the last validated images, a folder for each pipeline."""
+        return self._at("statistics")
+
+    @property
+    def checkpoints(self) -> str:
+        """State of training that did not end."""
+        return self._at("checkpoints")
+
+    @property
+    def boundary_cache(self) -> str:
+        """Activations of the frozen trunk, by image; may be deleted at any time."""
+        return self._at("cache", "boundary")
+
+    @property
+    def lock(self) -> str:
+        """The file that a run locks, so that two runs never share a workspace."""
+        return self._at(".lock")
+
+    @property
+    def format_file(self) -> str:
+        """Holds the number of the format, as text."""
+        return self._at("format")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Every folder that a run writes to."""
+        cache = os.path.dirname(self.boundary_cache)
+        return (
+            self.artifacts,
+            cache,
+            self.checkpoints,
+            self.logs,
+            self.models,
+            self.quarantine,
+            self.splits,
+            self.statistics,
+        )
+
+    def require_format(self) -> None:
+        """Write the format's number where none is, as in a new workspace and in those of 0.1.0's first months.
+
+        Raises:
+          UserError: a newer Graftline made the workspace, or the file holds no number.
+        """
+        file = pathlib.Path(self.format_file)
+        if not file.exists():
+            file.write_text(f"{self.FORMAT}\n")
+            return
+        text = file.read_text(errors="replace").strip()
+        if not text.isdecimal():
+            raise UserError(f"{file} holds {text[:20]!r}, not the number of the workspace's format: restore the file")
+        if int(text) > self.FORMAT:
+            raise UserError(
+                f"{self.root} has format {int(text)}, and this Graftline knows formats up to {self.FORMAT}: a newer "
+                "Graftline made the workspace. Update Graftline, or give another --workspace"
+            )
+
+    def _at(self, *parts: str) -> str:
+        return uri.join(self.root, *parts)
