@@ -275,7 +275,7 @@ def test_a_served_model_with_the_same_classes_in_another_order_knows_no_others(t
 
 _MEASURE = """
 import pathlib, resource, sys
-from tests.components.test_evaluator import *
+from tests.components.evaluator.test_executor import *
 place = Place.__new__(Place)
 place.root = pathlib.Path(sys.argv[1])
 write_examples(place.root / "examples" / "Split-eval", range(int(sys.argv[2])), side=1100)
@@ -290,7 +290,7 @@ def test_four_times_the_large_images_take_no_more_memory(tmp_path: pathlib.Path)
     # What is freed goes back at once: fragments of malloc's arenas would grow with the images, too.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     environment["MALLOC_TRIM_THRESHOLD_"] = "65536"
-    root, peaks = pathlib.Path(__file__).parents[2], []
+    root, peaks = pathlib.Path(__file__).parents[3], []
     for seeds in (15, 60):  # 45 and 180 images of 3 MB
         command = [sys.executable, "-c", _MEASURE, str(tmp_path / str(seeds)), str(seeds)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)

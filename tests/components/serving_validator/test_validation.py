@@ -149,7 +149,7 @@ with serving(sys.argv[1], 120) as server:
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the end of another's child is awaited by a pidfd")
 def test_a_run_that_is_killed_leaves_no_server(colours: str) -> None:
     command = [sys.executable, "-c", _KILLED, colours]
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
