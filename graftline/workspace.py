@@ -38,6 +38,10 @@ class Workspace:
         """The base paths that a model server watches: `<name>/<version>/`."""
         return self._at(self.MODELS)
 
+    def base_path(self, model_name: str) -> str:
+        """The numbered versions of one model."""
+        return self._at(self.MODELS, model_name)
+
     @property
     def quarantine(self) -> str:
         """The list of what the last ingest left out, also of one that was refused."""
@@ -111,6 +115,14 @@ class Workspace:
                 f"{self.root} has format {int(text)}, and this Graftline knows formats up to {self.FORMAT}: a newer "
                 "Graftline made the workspace. Update Graftline, or give another --workspace"
             )
+
+    @classmethod
+    def of_base_path(cls, base_path: str) -> "Workspace | None":
+        """Return the workspace on disk that `base_path` belongs to; None for any other folder or URI of versions."""
+        models, name = os.path.split(base_path)
+        if uri.is_uri(base_path) or not name or os.path.basename(models) != cls.MODELS:
+            return None
+        return cls(os.path.dirname(models))
 
     def _at(self, *parts: str) -> str:
         return uri.join(self.root, *parts)

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from graftline.components.evaluator import verdict as gate
 from graftline.pipeline.run_summary import RunSummary
+from graftline.workspace import Workspace
 
 PREPARING = "Preparing"  # what stands on the line before the first node: importing TFX takes most of it
 _FEW_IMAGES = 30  # in the eval split; one image more or less is then 3 points of accuracy
@@ -262,7 +263,7 @@ def _next(run: RunSummary, workspace: str) -> Iterator[str]:
 
 def new_log_file(workspace: str) -> pathlib.Path:
     """The path of a new run's log: `<workspace>/logs/run-20250131-235959.log`, its folder made."""
-    logs = pathlib.Path(workspace) / "logs"
+    logs = pathlib.Path(Workspace(workspace).logs)
     logs.mkdir(parents=True, exist_ok=True)
     stem = time.strftime("run-%Y%m%d-%H%M%S")
     taken = len(

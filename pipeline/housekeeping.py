@@ -27,13 +27,11 @@ from ml_metadata.proto import metadata_store_pb2
 from graftline.components.storage.versions import destination
 from graftline.pipeline import lineage
 from graftline.pipeline.console import Event
-from graftline.pipeline.local_runner import ARTIFACTS
-from graftline.serving.versions.locate import MODELS
+from graftline.workspace import Workspace
 
 if TYPE_CHECKING:
     from graftline.pipeline.config import Config
 
-LOGS = "logs"
 _NAME = "Housekeeping"  # what stands on its line of the progress
 _PUSHER = "Pusher"
 # TFX's own folders beside a node's outputs (tfx/orchestration/portable/outputs_utils.py).
@@ -92,28 +90,28 @@ def clean_up(workspace: pathlib.Path, keep_runs: int, pushed_to: str | None = No
       OSError: the models can't be listed; nothing is removed.
       ml_metadata.errors.StatusError: the metadata can't be read or written; nothing is removed.
     """
-    workspace = workspace.resolve()
-    store = lineage.connect(str(workspace / lineage.METADATA_FILE))
+    places = Workspace(str(workspace.resolve()))
+    store = lineage.connect(places.metadata)
     descent = lineage.descent(store)
     runs = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda run: run.id)[-keep_runs:]
     latest = {execution.id for run in runs for execution in store.get_executions_by_context(run.id)}
     known = _Executions(store)
     kept = descent.upstream(
         descent.made_by(latest)
-        | _pushed(descent, _versions(workspace / MODELS) | _versions_at(pushed_to))
+        | _pushed(descent, _versions(pathlib.Path(places.models)) | _versions_at(pushed_to))
         | _perhaps_pushed(store, descent, known)
         | _last_blessed(store, descent)
     )
 
     freed = Freed()
-    artifacts = workspace / ARTIFACTS
+    artifacts = pathlib.Path(places.artifacts)
     if artifacts.is_symlink():
         logging.warning("%s is a link: what old runs left there is not removed", artifacts)
     elif artifacts.is_dir():
         marked = _mark(store, descent, kept, artifacts)
         freed.runs |= {known.run(execution) for execution, made in descent.outputs.items() if made & marked}
         _remove_payloads(artifacts, kept, known, freed)
-    logs = workspace / LOGS
+    logs = pathlib.Path(places.logs)
     if runs and logs.is_dir() and not logs.is_symlink():
         since = min(run.create_time_since_epoch for run in runs)
         made = [descent.artifacts[artifact].create_time_since_epoch for artifact in descent.made_by(kept)]

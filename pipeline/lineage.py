@@ -9,7 +9,9 @@ from typing import Any
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-METADATA_FILE = "metadata.db"  # in a workspace
+from graftline.workspace import Workspace
+
+METADATA_FILE = Workspace.METADATA
 
 # Types and properties as TFX has them (tfx.types.standard_artifacts, its Pusher and its Evaluator).
 _MODEL, _PUSHED, _BLESSING = "Model", "PushedModel", "ModelBlessing"

@@ -16,8 +16,8 @@ from graftline.errors import UserError
 from graftline.pipeline.config import BYTE_BATCHES, Config
 from graftline.pipeline.console import Event
 from graftline.pipeline.run_summary import Phase, RunSummary
-from graftline.serving.versions.locate import MODELS
 from graftline.uri import is_uri
+from graftline.workspace import Workspace
 
 # What the page of copies shows, as counted in ingest's summary.
 _COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
@@ -64,9 +64,9 @@ def run(
     pipeline = create_pipeline(
         _resolved(config),
         pipeline_root=str(workspace / ARTIFACTS),
-        models=str(workspace / MODELS),
+        models=str(workspace / Workspace.MODELS),
         fingerprint=fingerprint,
-        served=_served(config, str(workspace / MODELS)),
+        served=_served(config, str(workspace / Workspace.MODELS)),
         reset_baseline=reset_baseline,
         report_dir=str(workspace / QUARANTINE),
         state=str(workspace),
@@ -231,7 +231,7 @@ def _summarise(config: Config, workspace: pathlib.Path, seconds: dict[str, float
         cached=[name for name, node in nodes.items() if node.cached],
         new_version=new,
         quarantine_file=str(left_out / quarantine.CSV_NAME) if counts["quarantined"] else None,
-        note=_note(verdict.note, config, workspace / MODELS),
+        note=_note(verdict.note, config, workspace / Workspace.MODELS),
         serving=_serving(nodes["ServingValidator"].outputs["blessing"].uri),
         push_refused=str(pushed.get("refused", "")),
         accuracy_interval=verdict.intervals.get("accuracy"),

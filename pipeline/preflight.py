@@ -20,14 +20,12 @@ from graftline.errors import UserError, did_you_mean
 from graftline.trainer import backbones
 from graftline.trainer.settings import BackboneSettings
 from graftline.uri import is_uri
+from graftline.workspace import Workspace
 
 if TYPE_CHECKING:
     from graftline.components.image_example_gen.layouts import Layout
     from graftline.pipeline.config import Config
 
-LOCK_FILE = ".lock"
-# Of the workspace, each with files that a run writes.
-_FOLDERS = ("artifacts", "cache", "checkpoints", "logs", "models", "quarantine", "splits", "statistics")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 
@@ -221,7 +219,7 @@ def make_workspace(workspace: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"workspace {workspace} cannot be made or written: {error.strerror or error}") from None
-    for folder in (root / name for name in _FOLDERS):
+    for folder in Workspace(workspace).folders:
         if os.path.lexists(folder):  # also a link to what is not mounted
             try:
                 with tempfile.TemporaryFile(dir=folder):
@@ -239,7 +237,7 @@ def lock(workspace: str) -> Iterator[None]:
     Raises:
       UserError: another run holds it; the message names that process.
     """
-    path = pathlib.Path(workspace) / LOCK_FILE
+    path = pathlib.Path(Workspace(workspace).lock)
     # Opened for appending: truncating before the lock is held would wipe the other run's number.
     try:
         opened = path.open("a+")

@@ -5,7 +5,7 @@ local workspace the blessing in ML Metadata goes as well, so that a warm start b
 Imports no TFX.
 """
 
-import pathlib
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from graftline.errors import UserError
 from graftline.serving.versions import locate, rollback
 from graftline.serving.versions.rollback import RolledBack
 from graftline.uri import is_uri
+from graftline.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done; `trouble` is why ML Metadata could not be told of it."""
+    """What was done; `trouble` is why ML Metadata could not be updated."""
 
     rolled_back: RolledBack
     trouble: str = ""
@@ -66,7 +67,7 @@ def _base_path(path: str, name: str | None) -> str:
             raise UserError(
                 f"{path} holds no versions: name the folder of a model's versions, or the model with --name"
             )
-        return f"{path.rstrip('/')}/{locate.MODELS}/{name}"
+        return Workspace(path).base_path(name)
     model = locate.find_model(path, name)
     if model.base_path is None:
         raise UserError(f"{path} is a single model without other versions: name a workspace, or a folder of versions")
@@ -75,27 +76,27 @@ def _base_path(path: str, name: str | None) -> str:
 
 def _tell_metadata(base_path: str, done: RolledBack) -> str:
     """Withdraws the blessing and notes the push; why it could not, or "" (also where there is no metadata)."""
-    base = pathlib.Path(base_path)
-    if is_uri(base_path) or base.parent.name != locate.MODELS:
+    workspace = Workspace.of_base_path(base_path)
+    if workspace is None or not os.path.isfile(workspace.metadata):
         return ""
     from ml_metadata import errors
 
     from graftline.pipeline import lineage
 
-    metadata = base.parents[1] / lineage.METADATA_FILE
-    if not metadata.is_file():
-        return ""
+    name = os.path.basename(base_path)
     try:
-        store = lineage.connect(str(metadata))
+        store = lineage.connect(workspace.metadata)
         descent = lineage.descent(store)
         if done.withdrawn:
-            lineage.withdraw(store, lineage.pushed_as(descent, base.name, done.before))
-        again = lineage.pushed_as(descent, base.name, done.of)
+            lineage.withdraw(store, lineage.pushed_as(descent, name, done.before))
+        again = lineage.pushed_as(descent, name, done.of)
         if done.withdrawn is None:
             lineage.withdraw(store, again, back=True)
         if again:
             lineage.record_rollback(store, again, done.path, done.version)
     except (errors.StatusError, RuntimeError) as error:  # the versions are as they should be: this is a help, no more
         why = str(error)[:100]
-        return f"{metadata} could not be told of it ({why}): a warm start may still begin from the withdrawn model"
+        return (
+            f"{workspace.metadata} could not be updated ({why}): a warm start may still begin from the withdrawn model"
+        )
     return ""

@@ -268,4 +268,4 @@ def test_metadata_that_cannot_be_told_costs_a_note_and_no_rollback(workspace: pa
     (workspace / "metadata.db").write_bytes(b"not a database, for certain" * 100)
     outcome = command.run(str(workspace))
     assert outcome.rolled_back.version == 4
-    assert f"note: {workspace}/metadata.db could not be told of it" in outcome.text
+    assert f"note: {workspace}/metadata.db could not be updated" in outcome.text

@@ -18,6 +18,7 @@ from graftline.trainer.inputs import Pixels, Records
 from graftline.trainer.row_store import prune, size
 from graftline.trainer.settings import TrainerSettings
 from graftline.uri import is_uri
+from graftline.workspace import Workspace
 
 
 class Feeds:
@@ -51,7 +52,7 @@ class Feeds:
         most = max(settings.feature_extraction.epochs, settings.fine_tuning.epochs)
         self._views = min(settings.augmentation.views, most) if self._augmented else 1
         tensors = [tensor for tensor in tensors if tensor is not model.inputs[0]]
-        folder = f"{settings.state}/cache/boundary" if settings.state else str(scratch / "cache")
+        folder = Workspace(settings.state).boundary_cache if settings.state else str(scratch / "cache")
         self._cached: dict[tuple[str, int], Activations] = {}
         wanted = {
             "train": self._views if settings.boundary_cache.enabled else 0,

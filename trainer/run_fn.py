@@ -34,6 +34,7 @@ from graftline.trainer import warm_start as warm_starts
 from graftline.trainer.inputs import Pixels, Records, Resized
 from graftline.trainer.settings import TrainerSettings
 from graftline.uri import is_uri
+from graftline.workspace import Workspace
 
 if TYPE_CHECKING:  # takes fifteen seconds to import, and what runs this has done so
     from tfx import v1 as tfx
@@ -212,7 +213,8 @@ class Run:
             raise UserError("feature_extraction.epochs is 0 and nothing is fine-tuned: there is nothing to train")
         self.cut = self._phases[-1][1]
         self.checkpoints = checkpoints.Checkpoints(
-            f"{settings.state}/checkpoints" if settings.state and whole is None else "", self._checkpoint_key(base)
+            Workspace(settings.state).checkpoints if settings.state and whole is None else "",
+            self._checkpoint_key(base),
         )
         # One pass over the images gives the inputs of both phases.
         tensors = list({id(cut): cut for _, cut, _ in self._phases}.values())

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from graftline.features import EVAL, TEST, TRAIN
+from graftline.workspace import Workspace
 
-FOLDER = "splits"
 HEADER = "sha256,split"
 _LINE = re.compile(f"([0-9a-f]{{64}}),({TRAIN}|{EVAL}|{TEST})")
 
 
 def path_of(state: str, settings: IngestSettings) -> str:
     """The file of these settings: another fraction or seed is another split, and so another file."""
-    return os.path.join(state, FOLDER, f"eval-{settings.eval_fraction!r}-seed-{settings.split_seed}.csv")
+    return os.path.join(Workspace(state).splits, f"eval-{settings.eval_fraction!r}-seed-{settings.split_seed}.csv")
 
 
 def load(state: str, settings: IngestSettings) -> dict[str, str]:

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 
 from graftline.errors import UserError, did_you_mean
+from graftline.workspace import Workspace
 
 SAVED_MODEL = "saved_model.pb"
-MODELS = "models"  # the workspace's folder of TF Serving base paths
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,13 @@ def find_models(path: str, name: str | None = None) -> list[Model]:
     if versions := scan_versions(path):
         return [Model(name or os.path.basename(path) or "model", path, versions)]
     # A workspace is asked for its models/ first, so that no folder beside it is taken for a model.
-    folder = os.path.join(path, MODELS) if os.path.isdir(os.path.join(path, MODELS)) else path
+    base_paths = Workspace(path).models
+    folder = base_paths if os.path.isdir(base_paths) else path
     models = [Model(key, os.path.join(folder, key), found) for key, found in _base_paths(folder).items()]
     if not models:
         raise UserError(
             f"no model in {given}: {_describe(path)}, but neither {SAVED_MODEL}, nor numbered versions, nor "
-            f"{MODELS}/<name>/<version>; run `graftline run` first, or name another path"
+            f"{Workspace.MODELS}/<name>/<version>; run `graftline run` first, or name another path"
         )
     return models if name is None else [_called(name, models, given)]
 

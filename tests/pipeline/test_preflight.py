@@ -392,7 +392,7 @@ def test_a_killed_run_leaves_its_workspace_free(tmp_path: pathlib.Path, other_ru
     other_run.kill()
     other_run.wait()
     with preflight.lock(str(tmp_path)):
-        assert (tmp_path / preflight.LOCK_FILE).read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_run_that_fails_leaves_its_workspace_free(tmp_path: pathlib.Path):
