@@ -12,7 +12,7 @@ from graftline.components.pusher import component as pusher
 from graftline.components.pusher.settings import PushSettings, VertexSettings
 from graftline.serving.versions import rollback
 from graftline.serving.versions.base_path import Disk
-from tests.serving.saved_models import export
+from tests.serving.versions.saved_models import export
 
 
 class Case:

@@ -13,7 +13,7 @@ from graftline.components.storage import versions as object_store
 from graftline.errors import UserError
 from graftline.serving.versions import publish, rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
-from tests.serving.saved_models import export
+from tests.serving.versions.saved_models import export
 
 BASE = "s3://models/ws/models/roses"
 

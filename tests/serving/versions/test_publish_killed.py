@@ -16,9 +16,9 @@ _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 def kill_at_each_step(what: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
-        command = [sys.executable, "-m", "tests.serving.push_every_step", what, folder]
+        command = [sys.executable, "-m", "tests.serving.versions.push_every_step", what, folder]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, check=True, timeout=300, cwd=pathlib.Path(__file__).parents[2]
+            command, stdout=subprocess.PIPE, check=True, timeout=300, cwd=pathlib.Path(__file__).parents[3]
         )
     return json.loads(done.stdout)
 

@@ -29,7 +29,7 @@ from tests import images
 from tests.conftest import Transformed
 from tests.images import CLASSES
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 _CLOSE = 1e-3
 # What turns an upright picture into the pixels that a camera writes with this orientation; CIPA DC-008, 4.6.4.
 _AS_WRITTEN = {

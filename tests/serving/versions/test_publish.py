@@ -13,7 +13,7 @@ import pytest
 from graftline.errors import UserError
 from graftline.serving.versions.locate import scan_versions
 from graftline.serving.versions.publish import Published, content_digest, publish
-from tests.serving.saved_models import export
+from tests.serving.versions.saved_models import export
 
 PUSH = (
     "import sys; from graftline.serving.versions.publish import publish\n"

@@ -224,7 +224,8 @@ def record(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 
 def test_the_process_becomes_tensorflow_serving_with_the_same_settings(pushed, record):
     code = f"""
-from graftline.serving import engine, locate
+from graftline.serving.tf_serving import engine
+from graftline.serving.versions import locate
 from graftline.serving.server.options import BatchingParameters, ServerOptions
 batching = BatchingParameters(max_batch_size=8, batch_timeout_micros=5, num_batch_threads=3, allowed_batch_sizes=(1, 8))
 options = ServerOptions(

@@ -13,7 +13,7 @@ from graftline.serving.versions.base_path import Disk
 from graftline.serving.versions.labels import FILE
 from graftline.serving.versions.publish import publish
 from graftline.serving.versions.rollback import roll_back
-from tests.serving.saved_models import export
+from tests.serving.versions.saved_models import export
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ A process of its own, without TensorFlow, so that hundreds of forks take seconds
 on the disk, or who may change it, wherever it is made: in `serving/` or, on its behalf, in Python's library. Between
 two of them nothing changes that a reader or the next pusher could see.
 
-    python -m tests.serving.push_every_step WHAT FOLDER
+    python -m tests.serving.versions.push_every_step WHAT FOLDER
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 
 from graftline.serving.versions import labels, publish, rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
-from tests.serving.saved_models import export
+from tests.serving.versions.saved_models import export
 
 KEPT = 2  # versions, by the retention
 STEPS = {"open", "write", "flush", "close", "fsync", "flock", "mkdir", "rename", "unlink", "rmdir"}
