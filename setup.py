@@ -1,6 +1,9 @@
-"""Package metadata. `pip install graftline` gives the client and the command `predict --server`, in seconds and MBs;
-`pip install 'graftline[serve]'` adds TensorFlow, for `serve` and `predict --model`; `pip install 'graftline[pipeline]'`
-adds TFX, which every stage of the pipeline and `bulk` need."""
+"""Package metadata.
+
+`pip install graftline` installs the client and `graftline predict --server`.
+`pip install 'graftline[serve]'` adds TensorFlow, for `graftline serve` and `graftline predict --model`.
+`pip install 'graftline[pipeline]'` adds TFX, for the pipeline and `graftline bulk`.
+"""
 
 import pathlib
 import re
@@ -10,9 +13,8 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "graftline" / "__init__.py").read_text()).group(1)  # type: ignore[union-attr]
 
-# What the command line, the config and the client need: seconds to install, no TensorFlow, no upper bounds that an
-# application's own requirements could clash with. httpx, because it has one API for callers that block and for those
-# that don't.
+# The command line, the config and the client. They install in seconds and need no TensorFlow. Upper bounds are few,
+# because an application has requirements of its own. httpx has one API for blocking and for asynchronous callers.
 LIGHT = [
     "click>=8.1",
     "pydantic>=2.7,<3",
@@ -25,7 +27,7 @@ LIGHT = [
     "httpx>=0.27,<1",
 ]
 
-# What the local model server needs beside.
+# The model server needs these, too.
 SERVE = [
     "tensorflow>=2.16,<2.17",
     "tensorflow-serving-api==2.16.1",
@@ -35,9 +37,9 @@ SERVE = [
     "grpcio-health-checking>=1.48",
 ]
 
-# The newest TFX that installs on glibc < 2.39, with the bounds that its own metadata leaves out:
-# Beam 2.68 drops `dill` (tfx-bsl imports it), an open kfp range resolves to 1.4,
-# and setuptools 81 drops pkg_resources (tensorflow_hub imports it).
+# The newest TFX that installs on glibc < 2.39. TFX's own metadata leaves these bounds out:
+# Beam 2.68 drops `dill`, which tfx-bsl imports; an open range for kfp resolves to 1.4;
+# setuptools 81 drops pkg_resources, which tensorflow_hub imports.
 PIPELINE = [
     *SERVE,
     "tfx==1.16.0",
@@ -49,11 +51,14 @@ PIPELINE = [
     "scipy>=1.11,<2",
 ]
 
-# HEIC photos, as phones write them.
+# HEIC photos, the format of many phones.
 HEIF = ["pillow-heif>=1"]
 
-# Images at s3:// (Beam brings what gs:// needs).
+# Images at s3://. Beam brings the packages for gs://.
 S3 = ["boto3>=1.9,<2"]
+
+# The documentation's site. mkdocstrings reads docstrings from the sources and imports nothing.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"]
 
 DEV = [
     *HEIF,
@@ -74,15 +79,31 @@ DEV = [
     "types-PyYAML",
     "requests",
     "selenium>=4.20,<5",
+    *DOCS,
 ]
 
 setup(
     name="graftline",
     version=VERSION,
     description="From a folder of labelled images to a served classifier: transfer learning on TFX",
+    license="Apache-2.0",
+    keywords=["transfer learning", "image classification", "TFX", "Keras", "TensorFlow Serving", "MLOps"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    python_requires=">=3.10",  # of the client; TFX 1.16 asks for less than 3.11 itself
+    python_requires=">=3.10",  # for the client; TFX 1.16 itself requires less than 3.11
     packages=find_packages(include=["graftline", "graftline.*"]),  # the rooms are links in graftline/
     package_data={
         "graftline": ["py.typed"],
