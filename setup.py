@@ -58,7 +58,7 @@ HEIF = ["pillow-heif>=1"]
 S3 = ["boto3>=1.9,<2"]
 
 # The documentation's site. mkdocstrings reads docstrings from the sources and imports nothing.
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2", "pymdown-extensions<11"]
 
 DEV = [
     *HEIF,
