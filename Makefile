@@ -1,9 +1,12 @@
-# make run    the main job on an embedded data set: digits, trained, gated, pushed, classified
-# make demo   a nightly life in small: refused, pushed, taken up by a server under requests, rolled back
+# make run    train, judge, push and try a classifier of handwritten digits; the data set is embedded
+# make demo   four nights in two minutes: a first model, a refused one, a better one, a rollback
 # make test   every test that is not marked slow
+# make slow   the tests that take minutes
 # make lint   ruff, mypy, import-linter
-# Each target sets up .venv first, when it is not there or out of date.
-.PHONY: setup run demo test slow lint format bench clean
+# make docs   the documentation's site, in site/; a broken link or anchor is an error
+# make bench  the three shortest benchmarks
+# Every target first makes or updates .venv.
+.PHONY: setup run demo test slow lint docs format bench clean
 
 setup:
 	@.ci/setup
@@ -26,6 +29,9 @@ lint: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 format: setup
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -36,4 +42,4 @@ bench: setup
 	.venv/bin/python -m benchmarks.rerun
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site
