@@ -1,13 +1,13 @@
-"""Versions of a model in an object store (gs://, s3://, azfs://), by Beam's file systems.
+"""Versions of a model in an object store (gs://, s3://, azfs://), through Beam's file systems.
 
-An object store has no folders to rename. So a version's files are written first and `saved_model.pb` last: without it
-nobody takes the number for a version (`serving.versions.locate`), and TF Serving refuses to load it. It has no locks
-either: one pusher at a time writes to a base path, which a pipeline of one model is.
+An object store cannot rename folders. So the files of a version are written first and `saved_model.pb` is written last:
+without it, neither Graftline (`serving.versions.locate`) nor TF Serving takes the number for a version. An object store
+has no locks either. Only one pusher at a time may write to a base path; a pipeline has one pusher for each model.
 """
 
 import contextlib
-import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,30 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 from graftline.components.storage import files, listing
 from graftline.errors import UserError
-from graftline.serving.versions.base_path import BasePath, Disk, files_under
-from graftline.serving.versions.locate import SAVED_MODEL
+from graftline.serving.versions.base_path import BasePath, Disk, changed_while_pushed, copy_and_digest, files_under
+from graftline.serving.versions.locate import SAVED_MODEL, is_version_name
 from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
 if TYPE_CHECKING:
     from apache_beam.io.filesystem import FileSystem
 
-_BEGUN = ".push"  # holds a file for each version that is being written
-_CHUNK = 1 << 20
-
 
 def destination(path: str) -> BasePath:
-    """The base path at a folder or a URI.
+    """Return the base path at a folder or a URI.
 
-    Raises UserError for a URI that no file system is known for, that cannot be reached, or that is no object store's.
+    Raises:
+      UserError: no file system is known for the URI, it cannot be reached, or it is not an object store's.
     """
     return ObjectStore(path) if is_uri(path) else Disk(path)
 
 
 def served_version(base_path: str) -> str:
-    """Path or URI of the version that a model server takes up: the highest complete one; "" when there is none.
+    """Return the path or URI of the highest complete version, which a model server serves; "" when there is none.
 
-    Raises: as `destination`, and what a listing that fails raises: a model must not pass for the first one by it.
+    Raises:
+      UserError: as `destination`.
+      Exception: what the file system raises when it cannot list the versions. Without it a failed listing would look
+        like a base path without versions, and the gate would compare with nothing.
     """
     versions = destination(base_path).versions()
     return versions[max(versions)] if versions else ""
@@ -46,7 +47,7 @@ def served_version(base_path: str) -> str:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
-    """A folder on disk with the content of `folder`, which is a path (then it is that itself) or a URI."""
+    """Give a folder on disk with the content of `folder`: a temporary copy of a URI, a path itself."""
     if not is_uri(folder):
         yield folder
         return
@@ -56,15 +57,15 @@ def local_copy(folder: str) -> Iterator[str]:
 
 
 class _Beam:
-    """What is asked of a store, by Beam's file system for it."""
+    """The operations that ObjectStore needs, through Beam's file system."""
 
     def __init__(self, path: str) -> None:
         self._system: FileSystem = files.filesystem(path)
         if self._system.has_dirs():
             raise UserError(f"{path}: models are pushed to a mounted folder or an object store, and this is neither")
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        return ((entry.path, entry.size_in_bytes) for entry in self._system.match([f"{prefix}**"])[0].metadata_list)
+    def list(self, prefix: str) -> Iterator[str]:
+        return (entry.path for entry in self._system.match([f"{prefix}**"])[0].metadata_list)
 
     def open(self, path: str) -> Any:
         return self._system.open(path, compression_type="uncompressed")
@@ -80,16 +81,16 @@ class _Beam:
 
 
 class _S3:
-    """The same by one connection: Beam's file system makes a new one for each call, in a third of a second."""
+    """The same operations through one connection: Beam's file system makes a new one for each call, in 0.3 s."""
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        return ((path, size) for path, (size, _) in files.s3().list_files(prefix, with_metadata=True))
+    def list(self, prefix: str) -> Iterator[str]:
+        return (path for path, _ in files.s3().list_files(prefix, with_metadata=True))
 
     def open(self, path: str) -> Any:
         return files.s3().open(path, "r")
 
     def create(self, path: str, empty: bool) -> Any:
-        if empty:  # of which Beam would make an upload without parts, and S3 refuses that
+        if empty:  # Beam would make an upload without parts, which S3 refuses.
             bucket, _, key = path.removeprefix("s3://").partition("/")
             files.s3().client.client.put_object(Bucket=bucket, Key=key, Body=b"")
             return contextlib.nullcontext()
@@ -112,48 +113,46 @@ class ObjectStore:
         """Raises: as `destination`."""
         self.path = path.rstrip("/")
         listing.require_reachable(f"{self.path}/")
+        self._unfinished = f"{self.path}/.push"  # holds a file for each version that is being written or removed
         self._system = _S3() if self.path.startswith("s3://") else _Beam(path)
 
-    def _list(self, folder: str) -> dict[str, int]:
-        """Path relative to `folder` → bytes, of all that lies under it."""
+    def _list(self, folder: str) -> list[str]:
+        """Return the paths of all files under a folder, relative to it."""
         prefix = f"{folder}/"
-        found = {path[len(prefix) :]: size for path, size in self._system.list(prefix)}
-        return {path: size for path, size in found.items() if path and not path.endswith("/")}
+        paths = (path[len(prefix) :] for path in self._system.list(prefix))
+        return [path for path in paths if path and not path.endswith("/")]
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """As `BasePath.alone`: takes away what pushes left that ended early, but holds off nobody."""
+    def exclusive(self) -> Iterator[None]:
+        """As `BasePath.exclusive`: removes what interrupted pushes left, but does not keep other pushers out."""
         complete = self.versions()
-        for name in filter(str.isdecimal, self.names(f"{self.path}/{_BEGUN}")):
+        for name in filter(str.isdecimal, self.names(self._unfinished)):
             if int(name) not in complete:
                 self._clear(name)
-            self.delete(f"{self.path}/{_BEGUN}/{name}")
+            self.delete(f"{self._unfinished}/{name}")
         yield
 
     def versions(self) -> dict[int, str]:
         """As `BasePath.versions`."""
         places = [path.partition("/") for path in self._list(self.path)]
-        complete = [name for name, _, rest in places if rest == SAVED_MODEL and name.isascii() and name.isdecimal()]
+        complete = [name for name, _, file in places if file == SAVED_MODEL and is_version_name(name)]
         return {int(name): f"{self.path}/{name}" for name in complete}
 
-    def taken(self) -> int:
-        """As `BasePath.taken`."""
+    def highest_number(self) -> int:
+        """As `BasePath.highest_number`."""
         names = {path.partition("/")[0] for path in self._list(self.path)}
-        return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
+        return max((int(name) for name in names if is_version_name(name)), default=0)
 
     def digest(self, version: int) -> str:
         """As `BasePath.digest`; reads the whole version."""
         folder = self.versions()[version]
         return tree_digest(
-            (path.encode(), self._file_digest(f"{folder}/{path}")) for path in sorted(self._list(folder))
+            (os.fsencode(path), self._file_digest(f"{folder}/{path}")) for path in sorted(self._list(folder))
         )
 
     def _file_digest(self, path: str) -> bytes:
-        digest = hashlib.sha256()
         with self._system.open(path) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-        return digest.digest()
+            return copy_and_digest(file)
 
     def local(self, version: int) -> AbstractContextManager[str]:
         """As `BasePath.local`."""
@@ -161,57 +160,52 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[str]:
-        """A temporary folder with the content of the folder `name`."""
+        """Give a temporary folder with the content of the folder `name`."""
         with tempfile.TemporaryDirectory(prefix="graftline-") as root:
             for path in self._list(f"{self.path}/{name}"):
                 target = os.path.join(root, *path.split("/"))
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with self._system.open(f"{self.path}/{name}/{path}") as reader, open(target, "wb") as writer:
-                    while chunk := reader.read(_CHUNK):
-                        writer.write(chunk)
+                    shutil.copyfileobj(reader, writer, 1 << 20)
             yield root
 
     def add(self, saved_model_dir: str, digest: str) -> int:
-        """As `BasePath.add`. Readers that look for `saved_model.pb` see it whole or not at all."""
-        version = self.taken() + 1
-        self.write(f"{self.path}/{_BEGUN}/{version}", digest.encode())
+        """As `BasePath.add`. Readers that look for `saved_model.pb` see a whole version or none."""
+        version = self.highest_number() + 1
+        graph = os.path.join(saved_model_dir, SAVED_MODEL)
+        self.write(f"{self._unfinished}/{version}", digest.encode())
         try:
-            # The file that makes a version of the rest comes last, and only when the rest is what was meant.
-            contents = {path: hashlib.sha256() for path in files_under(saved_model_dir)}
-            for path in sorted(contents, key=lambda path: path == SAVED_MODEL):
-                last = path == SAVED_MODEL
-                if last and self._read_through(os.path.join(saved_model_dir, path), contents, path) != digest:
-                    raise RuntimeError(
-                        f"{saved_model_dir} changed while it was being pushed: push again when it is complete"
-                    )
-                source = os.path.join(saved_model_dir, path)
-                to = self._system.create(f"{self.path}/{version}/{path}", empty=not os.path.getsize(source))
-                with open(source, "rb") as reader, to as writer:
-                    while chunk := reader.read(_CHUNK):
-                        if not last:
-                            contents[path].update(chunk)
-                        writer.write(chunk)
+            digests = {
+                path: self._upload(os.path.join(saved_model_dir, path), f"{self.path}/{version}/{path}")
+                for path in files_under(saved_model_dir)
+                if path != SAVED_MODEL
+            }
+            with open(graph, "rb") as reader:
+                digests[SAVED_MODEL] = copy_and_digest(reader)
+            # `saved_model.pb` completes the version, so everything must be right before it is written.
+            if tree_digest((os.fsencode(path), digests[path]) for path in sorted(digests)) != digest:
+                raise changed_while_pushed(saved_model_dir)
+            self._upload(graph, f"{self.path}/{version}/{SAVED_MODEL}")
         except BaseException:
             self._clear(str(version))
-            self.delete(f"{self.path}/{_BEGUN}/{version}")
+            self.delete(f"{self._unfinished}/{version}")
             raise
-        self.delete(f"{self.path}/{_BEGUN}/{version}")
+        self.delete(f"{self._unfinished}/{version}")
         return version
 
-    def _read_through(self, source: str, contents: dict[str, Any], path: str) -> str:
-        """The digest of all `contents`, of which that of `path` is read now."""
-        with open(source, "rb") as reader:
-            while chunk := reader.read(_CHUNK):
-                contents[path].update(chunk)
-        return tree_digest((os.fsencode(each), contents[each].digest()) for each in sorted(contents))
+    def _upload(self, source: str, target: str) -> bytes:
+        """Copy a file of the disk to the store and return its sha256 digest."""
+        empty = not os.path.getsize(source)
+        with open(source, "rb") as reader, self._system.create(target, empty) as writer:
+            return copy_and_digest(reader, writer)
 
     def remove(self, version: int) -> None:
-        """As `BasePath.remove`: `saved_model.pb` goes first. The next pusher ends what was broken off."""
+        """As `BasePath.remove`: `saved_model.pb` goes first. The next pusher completes an interrupted removal."""
         name = self.versions()[version].rpartition("/")[2]
-        self.write(f"{self.path}/{_BEGUN}/{name}", b"removing")
+        self.write(f"{self._unfinished}/{name}", b"removing")
         self._system.delete([f"{self.path}/{name}/{SAVED_MODEL}"])
         self._clear(name)
-        self.delete(f"{self.path}/{_BEGUN}/{name}")
+        self.delete(f"{self._unfinished}/{name}")
 
     def _clear(self, name: str) -> None:
         folder = f"{self.path}/{name}"
@@ -231,7 +225,7 @@ class ObjectStore:
         return content
 
     def write(self, path: str, content: bytes) -> None:
-        """As `BasePath.write`: an object is there when it is whole."""
+        """As `BasePath.write`: an object appears when it is complete."""
         with self._system.create(path, empty=False) as file:
             file.write(content)
 
@@ -241,5 +235,5 @@ class ObjectStore:
             self._system.delete([path])
 
     def holding(self, folder: str) -> AbstractContextManager[None]:
-        """As `BasePath.holding`, but holds off nobody."""
+        """As `BasePath.holding`, but keeps nobody out."""
         return contextlib.nullcontext()

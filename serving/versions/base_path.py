@@ -13,10 +13,10 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import IO, Protocol
 
 from graftline.errors import UserError
-from graftline.serving.versions.locate import scan_versions
+from graftline.serving.versions.locate import is_version_name, scan_versions
 from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
@@ -31,13 +31,13 @@ class BasePath(Protocol):
 
     path: str
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Make the base path if need be, hold it against other pushers, and clean up after those that crashed."""
 
     def versions(self) -> dict[int, str]:
         """Version number → place, of every complete version."""
 
-    def taken(self) -> int:
+    def highest_number(self) -> int:
         """The highest number in use by anything, complete version or not; 0 when there is none."""
 
     def digest(self, version: int) -> str:
@@ -76,20 +76,31 @@ def files_under(root: str) -> list[str]:
     return sorted(found)
 
 
-def _file_digest(source: str, copy: str | None = None) -> bytes:
-    """sha256 of one file; with `copy`, it is written there as well and brought to disk."""
+def copy_and_digest(reader: IO[bytes], writer: IO[bytes] | None = None) -> bytes:
+    """Read a file to its end, write what was read to `writer` if there is one, and return its sha256 digest."""
     digest = hashlib.sha256()
-    with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open(source, "rb"))
-        writer = stack.enter_context(open(copy, "xb")) if copy else None
-        while chunk := reader.read(_CHUNK):
-            digest.update(chunk)
-            if writer:
-                writer.write(chunk)
+    while chunk := reader.read(_CHUNK):
+        digest.update(chunk)
         if writer:
+            writer.write(chunk)
+    return digest.digest()
+
+
+def changed_while_pushed(saved_model_dir: str) -> RuntimeError:
+    """Return the error for a model whose copy has another digest than the model had before."""
+    return RuntimeError(f"{saved_model_dir} changed while it was being pushed: push again when it is complete")
+
+
+def _file_digest(source: str, copy: str | None = None) -> bytes:
+    """Return the sha256 digest of a file; with `copy`, the file is also copied there and brought to disk."""
+    with open(source, "rb") as reader:
+        if copy is None:
+            return copy_and_digest(reader)
+        with open(copy, "xb") as writer:
+            digest = copy_and_digest(reader, writer)
             writer.flush()
             os.fsync(writer.fileno())
-    return digest.digest()
+    return digest
 
 
 def content_digest(saved_model_dir: str) -> str:
@@ -150,8 +161,8 @@ class Disk:
         self.path = os.path.abspath(path)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """As `BasePath.alone`."""
+    def exclusive(self) -> Iterator[None]:
+        """As `BasePath.exclusive`."""
         os.makedirs(self.path, exist_ok=True)
         with _locked(self.path):
             for name in os.listdir(self.path):  # under the lock: whatever is there has no living owner
@@ -163,9 +174,9 @@ class Disk:
         """As `BasePath.versions`."""
         return scan_versions(self.path)
 
-    def taken(self) -> int:
-        """As `BasePath.taken`."""
-        return max((int(name) for name in os.listdir(self.path) if name.isascii() and name.isdecimal()), default=0)
+    def highest_number(self) -> int:
+        """As `BasePath.highest_number`."""
+        return max((int(name) for name in os.listdir(self.path) if is_version_name(name)), default=0)
 
     def digest(self, version: int) -> str:
         """As `BasePath.digest`."""
@@ -180,10 +191,8 @@ class Disk:
         aside = os.path.join(self.path, f"{_ASIDE}{uuid.uuid4().hex}")
         try:
             if _copy_tree(saved_model_dir, aside) != digest:
-                raise RuntimeError(
-                    f"{saved_model_dir} changed while it was being pushed: push again when it is complete"
-                )
-            version = self.taken()
+                raise changed_while_pushed(saved_model_dir)
+            version = self.highest_number()
             while True:
                 version += 1
                 try:

@@ -36,6 +36,11 @@ def is_saved_model(path: str) -> bool:
     return os.path.isfile(os.path.join(path, SAVED_MODEL))
 
 
+def is_version_name(name: str) -> bool:
+    """Return whether TF Serving takes a folder of this name for a version: ASCII digits alone."""
+    return name.isascii() and name.isdecimal()
+
+
 def scan_versions(base_path: str) -> dict[int, str]:
     """Version number → directory, of every complete version under a TF Serving base path.
 
@@ -46,7 +51,7 @@ def scan_versions(base_path: str) -> dict[int, str]:
         names = os.listdir(base_path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    numbered = {int(name): os.path.join(base_path, name) for name in names if name.isascii() and name.isdecimal()}
+    numbered = {int(name): os.path.join(base_path, name) for name in names if is_version_name(name)}
     return {version: path for version, path in numbered.items() if is_saved_model(path)}
 
 
@@ -71,7 +76,7 @@ def _describe(path: str) -> str:
 def _name_of_saved_model(path: str) -> tuple[str, int]:
     """The name and version of a SavedModel that was named directly: `…/flowers/3` is version 3 of flowers."""
     parent, last = os.path.split(path)
-    if last.isascii() and last.isdecimal():
+    if is_version_name(last):
         return os.path.basename(parent) or "model", int(last)
     return last or "model", 1
 

@@ -52,13 +52,13 @@ def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_wi
     if not os.path.isfile(os.path.join(saved_model_dir, SAVED_MODEL)):
         raise UserError(f"nothing to push: {saved_model_dir} holds no {SAVED_MODEL}; name the folder of a SavedModel")
     digest = content_digest(saved_model_dir)
-    with base.alone():
+    with base.exclusive():
         withdrawal = withdrawals.find(base, digest)
         if withdrawal and not allow_withdrawn:
             raise withdrawals.WithdrawnError(
                 f"not pushed: {withdrawal}; train another, or allow it with --set push.allow_withdrawn=true"
             )
-        highest = base.taken()
+        highest = base.highest_number()
         new = highest not in base.versions() or base.digest(highest) != digest
         if new:
             highest = base.add(saved_model_dir, digest)

@@ -41,7 +41,7 @@ def roll_back(base: BasePath, to: int | None = None) -> RolledBack:
     Raises:
       UserError: no version, no such version, none to go back to, or `to` has the very content that is served.
     """
-    with base.alone():
+    with base.exclusive():
         versions = base.versions()
         if not versions:
             raise UserError(f"nothing to roll back: {base.path} holds no version; push a model first")

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from apache_beam.io.filesystems import FileSystems
 
-from graftline.components.storage import files
-from graftline.components.storage import versions as object_store
+from graftline.components.storage import files, versions
 from graftline.errors import UserError
 from graftline.serving.versions import publish, rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
@@ -68,20 +67,20 @@ def bucket(server: str) -> Iterator[Bucket]:
 
 
 def push(folder: pathlib.Path, keep: int | None = None) -> publish.Published:
-    return publish.push(str(folder), object_store.destination(BASE), keep)
+    return publish.push(str(folder), versions.destination(BASE), keep)
 
 
 def test_a_version_is_written_with_its_graph_last_and_holds_every_file(
     bucket: Bucket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    create = object_store._S3.create
+    create = versions._S3.create
 
-    def noted(self: object_store._S3, path: str, empty: bool) -> Any:
+    def noted(self: versions._S3, path: str, empty: bool) -> Any:
         written.append(path)
         return create(self, path, empty)
 
-    monkeypatch.setattr(object_store._S3, "create", noted)
+    monkeypatch.setattr(versions._S3, "create", noted)
     source = export(tmp_path / "export", files=2)
     (source / "assets" / "empty.txt").touch()
     assert push(source) == publish.Published(1, f"{BASE}/1", new=True)
@@ -94,7 +93,7 @@ def test_a_version_is_written_with_its_graph_last_and_holds_every_file(
         "roses/1/variables/0",
         "roses/1/variables/1",
     ]
-    store = object_store.destination(BASE)
+    store = versions.destination(BASE)
     assert store.digest(1) == content_digest(str(source))
     with store.local(1) as folder:
         assert content_digest(folder) == content_digest(str(source))
@@ -116,7 +115,7 @@ def test_a_push_that_was_broken_off_is_no_version_and_is_cleaned_up(
     bucket.put("roses/.push/2")
     bucket.put("roses/2/variables/0")
     bucket.put("roses/7/notes.txt")
-    store = object_store.destination(BASE)
+    store = versions.destination(BASE)
     assert sorted(store.versions()) == [1]
     assert push(export(tmp_path / "other", b"other")).version == 8, "no number is used twice"
     assert [name for name in bucket.names() if name.startswith(("roses/.push", "roses/2/"))] == []
@@ -126,14 +125,14 @@ def test_a_push_that_was_broken_off_is_no_version_and_is_cleaned_up(
 def test_a_push_that_fails_leaves_nothing(
     bucket: Bucket, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = object_store._S3.create
+    create = versions._S3.create
 
-    def failing(self: object_store._S3, path: str, empty: bool) -> Any:
+    def failing(self: versions._S3, path: str, empty: bool) -> Any:
         if path.endswith("variables/1"):
             raise OSError("the network is gone")
         return create(self, path, empty)
 
-    monkeypatch.setattr(object_store._S3, "create", failing)
+    monkeypatch.setattr(versions._S3, "create", failing)
     with pytest.raises(OSError, match="the network is gone"):
         push(export(tmp_path / "export"))
     assert bucket.names() == []
@@ -142,7 +141,7 @@ def test_a_push_that_fails_leaves_nothing(
 def test_a_model_that_changes_while_it_is_pushed_becomes_no_version(bucket: Bucket, tmp_path: pathlib.Path) -> None:
     source = export(tmp_path / "export")
     with pytest.raises(RuntimeError, match="changed while it was being pushed"):
-        object_store.ObjectStore(BASE).add(str(source), "another digest")
+        versions.ObjectStore(BASE).add(str(source), "another digest")
     assert bucket.names() == []
 
 
@@ -150,7 +149,7 @@ def test_retention_rollback_and_withdrawal_are_those_of_a_disk(bucket: Bucket, t
     contents = ("a", "b", "c", "d")
     for content in contents:
         push(export(tmp_path / content, content.encode(), files=1), keep=3)
-    store = object_store.destination(BASE)
+    store = versions.destination(BASE)
     assert sorted(store.versions()) == [2, 3, 4]
     done = rollback.roll_back(store)
     assert (done.before, done.of, done.version, done.path) == (4, 3, 5, f"{BASE}/5")
@@ -165,9 +164,9 @@ def test_a_removal_that_was_broken_off_is_ended_by_the_next_push(
 ) -> None:
     for content in ("a", "b", "c"):
         push(export(tmp_path / content, content.encode()))
-    store = object_store.ObjectStore(BASE)
+    store = versions.ObjectStore(BASE)
     with monkeypatch.context() as broken:
-        broken.setattr(object_store.ObjectStore, "_clear", lambda *_: 1 / 0)
+        broken.setattr(versions.ObjectStore, "_clear", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             store.remove(1)
     bucket.put("roses/.push/notes.txt")  # none of ours
@@ -184,7 +183,7 @@ def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_
     from graftline import features
     from graftline.components.evaluator import component as evaluator
 
-    assert object_store.served_version(BASE) == "", "no version yet"
+    assert versions.served_version(BASE) == "", "no version yet"
     for content in ("a", "b"):
         source = export(tmp_path / content, content.encode())
         (source / "assets").mkdir(exist_ok=True)
@@ -200,9 +199,9 @@ def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_
 
 
 def test_a_path_is_a_disk_and_an_unknown_uri_is_told(tmp_path: pathlib.Path) -> None:
-    assert isinstance(object_store.destination(str(tmp_path)), Disk)
+    assert isinstance(versions.destination(str(tmp_path)), Disk)
     with pytest.raises(UserError, match=r"^ftp://host/models/: no filesystem is known for ftp://"):
-        object_store.destination("ftp://host/models")
+        versions.destination("ftp://host/models")
 
 
 @pytest.mark.slow
@@ -218,7 +217,7 @@ def test_google_cloud_storage_takes_a_push_and_a_rollback(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     try:
-        base = object_store.destination("gs://models/roses")
+        base = versions.destination("gs://models/roses")
         publish.push(str(export(tmp_path / "a", b"a")), base)
         publish.push(str(export(tmp_path / "b", b"b")), base)
         assert rollback.roll_back(base).version == 3
