@@ -32,12 +32,12 @@ def run(folder: str, workspace: str, last: str) -> None:
     from tfx.orchestration.local.local_dag_runner import LocalDagRunner
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
-    from graftline.pipeline import config, lineage, local_runner
+    from graftline.pipeline import config_file, lineage, local_runner
     from graftline.pipeline.dag import create_pipeline
 
     settings = ["backbone.weights=none", "data.near_duplicates=null"]  # copies are to stay, and to be split like others
     pipeline = create_pipeline(
-        config.load(None, settings, {"images": folder, "workspace": workspace}),
+        config_file.load(None, settings, {"images": folder, "workspace": workspace}),
         pipeline_root=f"{workspace}/artifacts",
         models=f"{workspace}/models",
         fingerprint=folder,

@@ -6,7 +6,6 @@ Used by the command line and by `pipeline.bulk`, so that both write the same row
 import contextlib
 import csv
 import io
-import json
 import math
 import os
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from graftline.errors import UserError
-from graftline.jsonable import finite
+from graftline.jsonable import to_json
 from graftline.signatures import TOP_K
 from graftline.uri import is_uri
 
@@ -29,11 +28,6 @@ CSV_COLUMNS = (
     *(f"{what}_{place}" for place in range(2, TOP_K + 1) for what in ("label", "score")),
     "error",
 )
-
-
-def to_json(value: Any) -> str:
-    """JSON on one line; inf and nan, which JSON does not have, become null."""
-    return json.dumps(finite(value), allow_nan=False)
 
 
 def json_row(found: "Prediction") -> str:

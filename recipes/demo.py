@@ -26,7 +26,7 @@ import click
 
 from graftline.components.evaluator import verdict as gate
 from graftline.errors import UserError
-from graftline.pipeline import cli
+from graftline.pipeline.command import DONE, NOT_BLESSED, UNEXPECTED, Command
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 from recipes import digits
 
@@ -157,7 +157,7 @@ class Demo:
             command = [*_GRAFTLINE, *arguments, "--json"]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
             log.write(done.stdout)
-        if done.returncode not in (cli.DONE, cli.NOT_BLESSED):
+        if done.returncode not in (DONE, NOT_BLESSED):
             raise UserError(f"graftline {arguments[0]} ended with status {done.returncode}; see {self._log}")
         return dict(json.loads(done.stdout))
 
@@ -237,7 +237,7 @@ def _fresh(workspace: pathlib.Path) -> Iterator[None]:
         yield
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=Command)
 @click.option(
     "--workspace",
     default="./graftline-demo",
@@ -275,7 +275,7 @@ def _tell(workspace: pathlib.Path) -> int:
         say(f"  graftline rollback: version {back['of']} is back, as version {back['version']}; {requests.told}")
     versions = ", ".join(f"{count:,} by version {version}" for version, count in sorted(requests.answered.items()))
     say(f"Done. Answers: {versions}; {len(requests.failed):,} of {requests.asked:,} requests failed")
-    return cli.UNEXPECTED if requests.failed else cli.DONE
+    return UNEXPECTED if requests.failed else DONE
 
 
 if __name__ == "__main__":

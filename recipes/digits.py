@@ -12,7 +12,8 @@ import tempfile
 
 import click
 
-from graftline.pipeline import cli
+from graftline.pipeline import app
+from graftline.pipeline.command import DONE, NOT_BLESSED, Command
 
 RECIPE = pathlib.Path(__file__).with_name("digits.yaml")
 FOLDER = "digits-images"
@@ -45,27 +46,27 @@ def write_images(folder: pathlib.Path) -> int:
     return len(digits.images)
 
 
-@click.command(cls=cli.Command)
+@click.command(cls=Command)
 @click.option("--workspace", default="./graftline-workspace", show_default=True, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Only JSON on standard output.")
 def main(workspace: str, as_json: bool) -> int:
     """Train, judge, push and try a classifier of handwritten digits."""
-    from graftline.pipeline import config, console
+    from graftline.pipeline import config_file, console
 
     images = pathlib.Path(workspace) / FOLDER
     click.echo(f"{write_images(images):,} scans of digits in {images}", err=True)
-    loaded = config.load(str(RECIPE), given={"images": str(images), "workspace": workspace})
-    summary = cli.run_pipeline(loaded)
-    cli.print_summary(summary, loaded, as_json)
+    loaded = config_file.load(str(RECIPE), given={"images": str(images), "workspace": workspace})
+    summary = app.run_pipeline(loaded)
+    app.print_summary(summary, loaded, as_json)
     if summary.pushed_path is None:
-        return cli.NOT_BLESSED
+        return NOT_BLESSED
     samples = [str(sorted(images.glob(f"{digit}/*.png"))[0]) for digit in (0, 4, 8)]
     command = ["graftline", "predict", "--model", summary.pushed_path, *samples]
     click.echo(f"\n$ {shlex.join(command)}", err=as_json)
     with console.captured(pathlib.Path(os.devnull)):  # this process has TFX in it, which has TensorFlow speak up
-        answers = list(cli.classify(samples, model=summary.pushed_path))
-    cli.print_predictions(answers, as_json=False, err=as_json)
-    return cli.DONE if summary.blessed else cli.NOT_BLESSED
+        answers = list(app.classify(samples, model=summary.pushed_path))
+    app.print_predictions(answers, err=as_json)
+    return DONE if summary.blessed else NOT_BLESSED
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from graftline import signatures
-from graftline.pipeline import cli, config
+from graftline.pipeline import app, config_file
 from graftline.pipeline.run_summary import RunSummary
 from graftline.references import read as read_references
 from tests import assets, images
@@ -59,7 +59,7 @@ class Story:
     def run(self, *overrides: str) -> RunSummary:
         """Another night, in this process: TFX is imported once."""
         given = {"images": str(self.images), "workspace": str(self.workspace)}
-        return cli.run_pipeline(config.load(None, [*_SETTINGS, *overrides], given))
+        return app.run_pipeline(config_file.load(None, [*_SETTINGS, *overrides], given))
 
     @property
     def versions(self) -> list[str]:
@@ -225,7 +225,7 @@ def test_real_photos_on_real_weights_are_learned_and_served_as_trained(tmp_path:
         "fine_tuning.epochs=2",
     ]
     given = {"images": str(tmp_path / "flowers"), "workspace": str(tmp_path / "workspace")}
-    summary = cli.run_pipeline(config.load(None, settings, given))
+    summary = app.run_pipeline(config_file.load(None, settings, given))
     assert summary.blessed
     # .77 on all five classes by a linear probe; about .4 when the preprocessing is forgotten.
     assert summary.accuracy is not None

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 
-from graftline.pipeline import cli, config
+from graftline.pipeline import app, cli, config_file
 from graftline.pipeline.run_summary import RunSummary
 from graftline.trainer.checkpoints import Checkpoints
 from tests import images
@@ -55,7 +55,7 @@ class Place:
     def run(self, *overrides: str) -> RunSummary:
         """The same in this process, where TFX is imported once."""
         given = {"images": str(self.images), "workspace": str(self.workspace)}
-        self.runs.append(cli.run_pipeline(config.load(None, [*_SETTINGS, *overrides], given)))
+        self.runs.append(app.run_pipeline(config_file.load(None, [*_SETTINGS, *overrides], given)))
         return self.runs[-1]
 
     def refused(self, *overrides: str) -> None:
@@ -172,7 +172,7 @@ def test_a_second_phase_that_diverges_leaves_the_model_of_the_first_to_the_gate(
     (note,) = run.training_notes
     assert note.startswith("fine_tuning: the loss was no longer a number at epoch 1, step ")
     assert "the weights from before the phase were kept; lower fine_tuning.learning_rate (now 1e+30)" in note
-    cli.print_summary(run, config.load(None, [], {"workspace": str(place.workspace)}), as_json=False)
+    app.print_summary(run, config_file.load(None, [], {"workspace": str(place.workspace)}), as_json=False)
     printed = capsys.readouterr().out
     assert note in printed
     assert "ended: the loss was no longer a number; it did no good and was taken back" in printed

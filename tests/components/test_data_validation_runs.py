@@ -244,10 +244,10 @@ def test_the_summary_warns_and_the_json_lists() -> None:
 
 
 def test_the_run_to_compare_with_is_part_of_the_cache_key(tmp_path: pathlib.Path) -> None:
-    from graftline.pipeline import config
+    from graftline.pipeline import config_file
     from graftline.pipeline.dag import create_pipeline, pipeline_name
 
-    settings = config.load(None, ["backbone.weights=none"], {"images": str(tmp_path / "photos")})
+    settings = config_file.load(None, ["backbone.weights=none"], {"images": str(tmp_path / "photos")})
 
     def reference(images: str) -> int:
         pipeline = create_pipeline(
@@ -269,11 +269,11 @@ def test_on_a_cluster_nothing_is_made_of_the_images_before_they_are_validated(
     import yaml
 
     from graftline.pipeline import compile as compiling
-    from graftline.pipeline import config
+    from graftline.pipeline import config_file
 
     given = {"images": "gs://bucket/photos", "workspace": "gs://bucket/graftline"}
     settings = ["backbone.weights=none", "data.schema_file=gs://bucket/schema.pbtxt"]
-    compiling.compile_pipeline(config.load(None, settings, given), target, tmp_path / "out")
+    compiling.compile_pipeline(config_file.load(None, settings, given), target, tmp_path / "out")
     spec = yaml.safe_load((tmp_path / "out").read_text())
     tasks = spec.get("pipelineSpec", spec)["root"]["dag"]["tasks"]
     assert "ExampleValidator" in tasks["Transform"]["dependentTasks"]

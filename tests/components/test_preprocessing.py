@@ -22,7 +22,7 @@ from graftline import features
 from graftline import materialized as names
 from graftline.components.transform import pixels, preprocessing
 from graftline.errors import UserError
-from graftline.pipeline import config
+from graftline.pipeline import config_file
 from graftline.pipeline.dag import create_pipeline
 from graftline.trainer import backbones, inputs, reference
 from graftline.trainer.settings import BackboneSettings
@@ -263,7 +263,7 @@ def test_an_image_that_is_not_among_the_stored_ones_is_named(
 def test_pixels_that_are_made_in_another_way_are_other_activations_in_the_cache() -> None:
     made = {}
     for changed in ({}, {"data.resize": "crop"}, {"data.resize": "pad"}, {"data.materialize": True}):
-        settings = config.load(None, ["backbone.weights=none"], {"images": "photos", **changed})
+        settings = config_file.load(None, ["backbone.weights=none"], {"images": "photos", **changed})
         nodes = {node.id: node for node in create_pipeline(settings, pipeline_root="root", models="models").components}
         assert ("transformed_examples" in nodes["Transform"].outputs) == bool(changed.get("data.materialize"))
         trainer = json.loads(nodes["Trainer"].exec_properties["custom_config"])

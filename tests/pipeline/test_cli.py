@@ -17,7 +17,8 @@ from PIL import Image
 from graftline import __version__
 from graftline.errors import UserError
 from graftline.pipeline import cli
-from graftline.pipeline.config import Config, load
+from graftline.pipeline.config import Config
+from graftline.pipeline.config_file import load
 from graftline.pipeline.console import Event
 from graftline.pipeline.run_summary import Check, RunSummary
 from graftline.serving.client import Prediction
@@ -94,7 +95,7 @@ def fail_with(error: BaseException) -> Callable[[Config], RunSummary]:
 def test_asking_for_help_imports_nothing_heavy():
     program = (
         "import sys\n"
-        "from pipeline import cli\n"
+        "from graftline.pipeline import cli\n"
         "try: cli.main(['run', '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = ('tensorflow', 'tfx', 'keras', 'pydantic', 'yaml', 'numpy', 'rich', 'grpc')\n"
@@ -153,7 +154,8 @@ def test_without_a_command_the_help_is_shown_and_the_status_is_2():
 
 def test_output_that_nobody_reads_any_more_ends_without_a_traceback():
     program = (
-        "import sys, time; from pipeline import cli; time.sleep(0.3); sys.argv = ['graftline', 'config']; cli.main()"
+        "import sys, time; from graftline.pipeline import cli\n"
+        "time.sleep(0.3); sys.argv = ['graftline', 'config']; cli.main()"
     )
     shell = 'set -o pipefail; "$0" -c "$1" | true'
     process = subprocess.run(["bash", "-c", shell, sys.executable, program], capture_output=True, text=True)
@@ -229,7 +231,7 @@ def test_an_unforeseen_error_is_status_1_and_names_the_log_that_has_the_tracebac
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1] == (
-        f"graftline: unexpected KeyError: 'image/encoded'; the whole story is in {log}"
+        f"graftline: unexpected KeyError: 'image/encoded'; the traceback is in {log}"
     )
     assert "Traceback" not in result.stderr
     assert "Traceback" in log.read_text()

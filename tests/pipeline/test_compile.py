@@ -14,7 +14,8 @@ from graftline.components.pusher.settings import PushSettings, VertexSettings
 from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.errors import UserError
 from graftline.pipeline import compile as compiling
-from graftline.pipeline import config
+from graftline.pipeline import config_file
+from graftline.pipeline.config import Config
 from graftline.pipeline.dag import code_hash, pipeline_name
 
 _NODES = {
@@ -31,13 +32,13 @@ _NODES = {
 
 
 @pytest.fixture(scope="module")
-def settings() -> config.Config:
+def settings() -> Config:
     given = {
         "images": "gs://bucket/photos",
         "workspace": "gs://bucket/graftline",
         "cluster.image": "registry/graftline:1",
     }
-    return config.load(None, ["backbone.weights=none"], given)
+    return config_file.load(None, ["backbone.weights=none"], given)
 
 
 @pytest.fixture
@@ -58,9 +59,7 @@ def _spec(target: compiling.Target, text: str) -> pipeline_spec_pb2.PipelineSpec
 
 @pytest.mark.usefixtures("_no_network")
 @pytest.mark.parametrize("target", ["vertex", "kubeflow"])
-def test_the_dag_compiles_to_a_valid_spec(
-    settings: config.Config, tmp_path: pathlib.Path, target: compiling.Target
-) -> None:
+def test_the_dag_compiles_to_a_valid_spec(settings: Config, tmp_path: pathlib.Path, target: compiling.Target) -> None:
     output = tmp_path / "out"
     compiling.compile_pipeline(settings, target, output)
     text = output.read_text()
@@ -86,16 +85,14 @@ def test_the_dag_compiles_to_a_valid_spec(
         assert private not in text
 
 
-def _compiled(
-    settings: config.Config, target: compiling.Target, folder: pathlib.Path
-) -> pipeline_spec_pb2.PipelineSpec:
+def _compiled(settings: Config, target: compiling.Target, folder: pathlib.Path) -> pipeline_spec_pb2.PipelineSpec:
     compiling.compile_pipeline(settings, target, folder / "out")
     return _spec(target, (folder / "out").read_text())
 
 
 @pytest.mark.parametrize("target", ["vertex", "kubeflow"])
 def test_what_the_serving_validation_refuses_is_neither_blessed_nor_pushed(
-    settings: config.Config, tmp_path: pathlib.Path, target: compiling.Target
+    settings: Config, tmp_path: pathlib.Path, target: compiling.Target
 ) -> None:
     tasks = _compiled(settings, target, tmp_path).root.dag.tasks
     for node in ("Evaluator", "Pusher"):
@@ -106,7 +103,7 @@ def test_what_the_serving_validation_refuses_is_neither_blessed_nor_pushed(
 
 @pytest.mark.parametrize("target", ["vertex", "kubeflow"])
 def test_who_looks_at_the_served_versions_never_comes_from_the_cluster_s_cache(
-    settings: config.Config, tmp_path: pathlib.Path, target: compiling.Target
+    settings: Config, tmp_path: pathlib.Path, target: compiling.Target
 ) -> None:
     tasks = _compiled(settings, target, tmp_path).root.dag.tasks
     assert {node for node in _NODES if not tasks[node].caching_options.enable_cache} == {
@@ -119,7 +116,7 @@ def test_who_looks_at_the_served_versions_never_comes_from_the_cluster_s_cache(
         assert served in json_format.MessageToJson(tasks[node].inputs), node
 
 
-def test_a_push_goes_where_the_config_says(settings: config.Config, tmp_path: pathlib.Path) -> None:
+def test_a_push_goes_where_the_config_says(settings: Config, tmp_path: pathlib.Path) -> None:
     elsewhere = settings.model_copy(update={"push": PushSettings(path="gs://other/roses", keep_versions=9)})
     tasks = _compiled(elsewhere, "vertex", tmp_path).root.dag.tasks
     assert "gs://other/roses" in json_format.MessageToJson(tasks["Pusher"].inputs)
@@ -128,7 +125,7 @@ def test_a_push_goes_where_the_config_says(settings: config.Config, tmp_path: pa
     assert "gs://other/roses" in json_format.MessageToJson(tasks["Evaluator"].inputs)
 
 
-def test_a_vertex_endpoint_is_in_the_spec(settings: config.Config, tmp_path: pathlib.Path) -> None:
+def test_a_vertex_endpoint_is_in_the_spec(settings: Config, tmp_path: pathlib.Path) -> None:
     vertex = VertexSettings(project="my-project", region="europe-west4", endpoint="roses")
     to_endpoint = settings.model_copy(update={"push": PushSettings(vertex=vertex)})
     spec = _compiled(to_endpoint, "vertex", tmp_path)
@@ -142,9 +139,7 @@ def test_a_vertex_endpoint_is_in_the_spec(settings: config.Config, tmp_path: pat
         assert told in inputs
 
 
-def test_tfx_s_infra_validator_is_refused_for_it_does_not_compile(
-    settings: config.Config, tmp_path: pathlib.Path
-) -> None:
+def test_tfx_s_infra_validator_is_refused_for_it_does_not_compile(settings: Config, tmp_path: pathlib.Path) -> None:
     docker = settings.model_copy(update={"serving_validation": ServingValidationSettings(engine="docker")})
     with pytest.raises(UserError) as caught:
         compiling.compile_pipeline(docker, "vertex", tmp_path / "out")
@@ -165,29 +160,31 @@ def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
 
 
 def test_settings_that_no_folder_suits_are_refused_before_anything_is_compiled(tmp_path: pathlib.Path) -> None:
-    both = config.load(None, ["data.manifest=labels.csv", "data.spans=2"], {"images": "gs://bucket/photos"})
+    both = config_file.load(None, ["data.manifest=labels.csv", "data.spans=2"], {"images": "gs://bucket/photos"})
     with pytest.raises(UserError, match=r"data.manifest is labels.csv, which goes with .* not with data.spans"):
         compiling.compile_pipeline(both, "vertex", tmp_path / "out")
     changes = ["backbone.weights=none", "training.transfer_images_per_class=10"]
-    random = config.load(None, changes, {"images": "gs://bucket/photos"})
+    random = config_file.load(None, changes, {"images": "gs://bucket/photos"})
     with pytest.raises(UserError, match=r"training.transfer_images_per_class compares .* set .*=0"):
         compiling.compile_pipeline(random, "kubeflow", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_every_path_is_pointed_out_as_one_of_the_cluster() -> None:
-    local = config.load(None, ["backbone.weights=none"], {"images": "photos", "workspace": "/mnt/graftline"})
+    local = config_file.load(None, ["backbone.weights=none"], {"images": "photos", "workspace": "/mnt/graftline"})
     assert [warning.split(":")[0] for warning in compiling.warnings(local)] == [
         "images is 'photos'",
         "workspace is '/mnt/graftline'",
     ]
-    shipped = config.load(None, ["backbone.weights=procedural", "backbone.options={alpha: 0.35}"], {"images": "photos"})
+    shipped = config_file.load(
+        None, ["backbone.weights=procedural", "backbone.options={alpha: 0.35}"], {"images": "photos"}
+    )
     assert not [warning for warning in compiling.warnings(shipped) if "weights" in warning]  # they are in the package
 
 
 def test_each_model_has_a_pipeline_of_its_own_so_that_its_baseline_is_its_own() -> None:
     served = ("cats", "Dogs_2", "dogs-2", "dogs.2", "dogs-2_")
-    names = [pipeline_name(config.load(None, [f"model.name={name}"], {})) for name in served]
+    names = [pipeline_name(config_file.load(None, [f"model.name={name}"], {})) for name in served]
     assert len(set(names)) == len(served)
     assert names[0] == "graftline-cats"
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)

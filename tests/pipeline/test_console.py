@@ -14,7 +14,7 @@ import pytest
 from graftline.components.evaluator import verdict as gate
 from graftline.components.evaluator.verdict import Check
 from graftline.pipeline import console, local_runner
-from graftline.pipeline.config import load
+from graftline.pipeline.config_file import load
 from graftline.pipeline.console import Event, Progress
 from graftline.pipeline.run_summary import Phase, RunSummary
 

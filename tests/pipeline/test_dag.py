@@ -7,7 +7,7 @@ import pytest
 from tfx.orchestration.data_types import RuntimeParameter
 
 from graftline.components.image_example_gen import quarantine
-from graftline.pipeline import config, dag
+from graftline.pipeline import config_file, dag
 from graftline.serving.versions import withdrawals
 from graftline.serving.versions.base_path import Disk
 from graftline.trainer import backbones
@@ -42,7 +42,7 @@ def keys(
     folder: pathlib.Path, served: str | None, fingerprint: object = "x", weights: str = "none", **training: bool
 ) -> dict[str, str]:
     """What of each node TFX's cache knows it by."""
-    settings = config.load(None, [f"backbone.weights={weights}"], {"images": str(folder / "photos")})
+    settings = config_file.load(None, [f"backbone.weights={weights}"], {"images": str(folder / "photos")})
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
     made = dag.create_pipeline(
         settings, pipeline_root=str(folder), models=str(folder / "models"), fingerprint=fingerprint, served=served

@@ -22,7 +22,7 @@ from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, standard_artifacts
 
-from graftline.pipeline import config, housekeeping, lineage
+from graftline.pipeline import config_file, housekeeping, lineage
 from tests import images
 from tests.pipeline.workspaces import live as _live
 from tests.pipeline.workspaces import payloads as _payloads
@@ -256,7 +256,7 @@ def test_a_kill_at_any_moment_leaves_a_workspace_that_works(tmp_path: pathlib.Pa
 @pytest.mark.slow
 def test_four_nightly_runs_of_the_whole_pipeline(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Each on other images: what stays are the latest two runs and what the served versions are made of."""
-    from graftline.pipeline import cli
+    from graftline.pipeline import app
 
     workspace, photos = tmp_path / "workspace", images.folder(tmp_path / "photos", 4)
     settings = [
@@ -275,7 +275,7 @@ def test_four_nightly_runs_of_the_whole_pipeline(tmp_path: pathlib.Path, capfd: 
         label = images.CLASSES[night % 3]
         (photos / label / f"new-{night}.jpg").write_bytes(images.encoded(images.draw(label, 100 + night)))
         least = 1 if night < 2 else 1_000_000  # images to judge by
-        summary = cli.run_pipeline(config.load(None, [*settings, f"gate.min_examples={least}"], given))
+        summary = app.run_pipeline(config_file.load(None, [*settings, f"gate.min_examples={least}"], given))
         assert summary.blessed == (night < 2)
         said.append([line for line in capfd.readouterr().err.splitlines() if line.startswith("Housekeeping")])
         if night == 1:
@@ -288,5 +288,5 @@ def test_four_nightly_runs_of_the_whole_pipeline(tmp_path: pathlib.Path, capfd: 
         assert len(list((workspace / "artifacts" / node / output).iterdir())) == 3
     assert len(list((workspace / "logs").iterdir())) == 3
     assert _payloads(workspace) == _live(workspace)
-    again = cli.run_pipeline(config.load(None, [*settings, "gate.min_examples=1000000"], given))
+    again = app.run_pipeline(config_file.load(None, [*settings, "gate.min_examples=1000000"], given))
     assert {"ImageExampleGen", "Transform", "Trainer", "Evaluator"} <= set(again.cached)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from graftline.errors import UserError
 from graftline.pipeline import preflight
-from graftline.pipeline.config import load
+from graftline.pipeline.config_file import load
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_no_heavy_library_is_imported_by_the_checks(images: pathlib.Path, by: st
     (images.parent / "labels.csv").write_text("path,label\ncat/0.png,a\ncat/1.png,a\ndog/0.png,b\ndog/1.png,b\n")
     manifest = images.parent / "labels.csv" if by == "a table" else "null"
     program = (
-        "import sys; from pipeline import preflight; from graftline.pipeline.config import load; "
+        "import sys; from graftline.pipeline import preflight; from graftline.pipeline.config_file import load; "
         f"overrides = ['backbone.weights=none', 'data.manifest={manifest}']; "
         "preflight.check(load(None, overrides, {'images': sys.argv[1], 'workspace': sys.argv[2]})); "
         "print([name for name in ('tensorflow', 'tfx', 'keras', 'apache_beam', 'numpy') if name in sys.modules])"
@@ -367,7 +367,7 @@ def test_a_folder_as_weights_is_refused(images: pathlib.Path, tmp_path: pathlib.
 def other_run(tmp_path: pathlib.Path):
     """Another process that holds the workspace."""
     program = (
-        "import sys; from pipeline import preflight\n"
+        "import sys; from graftline.pipeline import preflight\n"
         "with preflight.lock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE

@@ -1,0 +1,114 @@
+"""What the commands do, as functions: run a pipeline, classify images, print a summary.
+
+`pipeline.cli` and the recipes call these functions. Everything heavy is imported when it is used.
+"""
+
+import importlib.util
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from graftline.errors import UserError
+from graftline.pipeline.command import UnexpectedError, brief
+
+if TYPE_CHECKING:
+    from graftline.pipeline.config import Config
+    from graftline.pipeline.run_summary import RunSummary
+    from graftline.serving.client import Prediction
+
+
+def require_package(package: str, extra: str) -> None:
+    """Raise UserError if a package of an optional installation is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"this needs {package}, which is not installed: run `pip install 'graftline[{extra}]'`")
+
+
+def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary":
+    """Check the input, then run the pipeline.
+
+    The progress goes to standard error, all other output of the process to a log file.
+
+    Args:
+      config: what to run.
+      reset_baseline: the gate compares with no served model, as in a first run.
+
+    Raises:
+      UserError: a mistake in the input.
+      UnexpectedError: any other error; the message names the log that holds the traceback.
+    """
+    require_package("tfx", "pipeline")
+    from graftline.components.image_example_gen import layouts
+    from graftline.pipeline import console, preflight
+
+    layout = preflight.check(config)
+    for warning in (*layout.warnings, *preflight.warnings(config, layout.classes)):
+        click.echo(f"graftline: note: {warning}", err=True)
+    with preflight.lock(config.workspace):
+        log_file = console.new_log_file(config.workspace)
+        click.echo(
+            f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}",
+            err=True,
+        )
+        with console.captured(log_file) as screen, console.Progress(screen) as progress:
+            try:
+                fingerprint = layouts.fingerprint(layout)
+                from graftline.pipeline import local_runner
+
+                return local_runner.run(config, fingerprint, progress, reset_baseline)
+            except Exception as error:
+                traceback.print_exc()  # into the log: sys.stderr is the log here
+                if user_error := find_user_error(error):
+                    raise user_error from error
+                raise UnexpectedError(f"unexpected {brief(error)}; the traceback is in {log_file}") from error
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Return the UserError that caused an error, without the stage that Beam adds to its message; None without one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error and UserError(re.sub(r" \[while running '.*'\]", "", str(error)))
+
+
+def print_summary(summary: "RunSummary", config: "Config", as_json: bool) -> None:
+    """Print a run's summary; with `as_json` the summary on standard error and its JSON on standard output."""
+    from graftline.pipeline import console
+
+    click.echo(f"\n{console.summary(summary, config.workspace)}", err=as_json)
+    if as_json:
+        from graftline.jsonable import to_json
+
+        click.echo(to_json(summary.as_json()))
+
+
+def classify(
+    images: Sequence[str], model: str | None = None, server: str | None = None, name: str | None = None
+) -> "Iterator[Prediction]":
+    """Classify files and folders by the model at a path, or by a server.
+
+    Returns:
+      One prediction for each image, as soon as it is known.
+
+    Raises:
+      UserError: an image, model or server does not exist. Raised at once, except for errors of the first prediction.
+    """
+    from graftline.serving import predict
+
+    paths = predict.opened(predict.find_images(images))
+    if server is not None:
+        return predict.predict_with_server(server, name, paths)
+    return predict.predict_with_model(str(model), paths, name)
+
+
+def print_predictions(predictions: "Iterable[Prediction]", err: bool = False) -> None:
+    """Print one line for each image on standard output, or with `err` on standard error; failures on standard error."""
+    from graftline.pipeline.predictions import write
+
+    write(
+        predictions,
+        "text",
+        lambda text: click.echo(text, nl=False, err=err),
+        lambda line: click.echo(line, err=True),
+    )

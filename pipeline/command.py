@@ -1,0 +1,89 @@
+"""A click command that turns every failure into one message and an exit status; the command line and recipes use it.
+
+Exit statuses: 0 done, or pushed; 3 the run ended, but the model was not blessed; 2 wrong usage, config or data;
+130 Ctrl-C; 1 any other error.
+"""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from graftline.errors import UserError, did_you_mean
+
+DONE, UNEXPECTED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class UnexpectedError(Exception):
+    """An error that is not the user's mistake; the message names the log that holds its traceback."""
+
+
+class Command(click.Command):
+    """A click command whose failures are one message on standard error and an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run as `click.Command.main` does in standalone mode: end the process."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # users do not need the messages of TensorFlow's C++ side
+        kwargs["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file name that is no Unicode must not end a run at its end
+                stream.reconfigure(errors="backslashreplace")
+        sys.exit(_exit_status(super().main, *args, **kwargs))
+
+
+class Group(Command, click.Group):
+    """A group of commands that suggests the nearest command for an unknown one."""
+
+    command_class = click.Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve as `click.Group.resolve_command` does; the error of an unknown command names the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            error.message = error.message.removesuffix(".") + (did_you_mean(args[0], self.list_commands(ctx)) or ".")
+            raise
+
+
+def brief(error: BaseException) -> str:
+    """Return an error's type and the first line of its message."""
+    text = str(error).strip().split("\n")[0][:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _exit_status(command: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    try:
+        status = command(*args, **kwargs)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
+    except click.UsageError as error:
+        command_path = error.ctx.command_path if error.ctx else "graftline"
+        return _fail(USAGE, f"{error.format_message()} See `{command_path} --help`.")
+    except click.ClickException as error:
+        return _fail(USAGE, error.format_message())
+    except UserError as error:
+        return _fail(USAGE, str(error))
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(INTERRUPTED, "interrupted")
+    except UnexpectedError as error:
+        return _fail(UNEXPECTED, str(error))
+    except BrokenPipeError:
+        # The reader of our output ended, as `head` does. Python would report the error again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return UNEXPECTED
+    except Exception as error:  # noqa: BLE001 - the last resort; outside a run there is no log
+        click.echo(traceback.format_exc(), err=True)
+        return _fail(UNEXPECTED, f"unexpected {brief(error)}")
+    return status if isinstance(status, int) else DONE
+
+
+def _fail(status: int, message: str) -> int:
+    click.echo(f"graftline: {message}", err=True)
+    return status
