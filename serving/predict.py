@@ -11,24 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from graftline.errors import UserError
+from graftline.ports import GRPC_PORT, REST_PORT
+from graftline.quick_tensorflow import import_tensorflow
 from graftline.serving.client import Client, Prediction, ServiceError
 from graftline.serving.client.classifying import OUTPUTS, Image, Loaded, batches, classify, is_classifier, load
 from graftline.serving.client.exchange import Steps, run
 from graftline.serving.client.results import Signature, TensorSpec
 from graftline.serving.images import formats
-from graftline.serving.server.model.quick_tensorflow import import_tensorflow
 from graftline.serving.versions.locate import find_model
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # for one batch
 STANDARD_INPUT = "-"
-GRPC_PORT, REST_PORT = 8500, 8501  # those of TensorFlow Serving, unless told otherwise
-
-_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
-    *(".heic", ".heif", ".hif", ".avif"),
-)
 
 
 def find_images(arguments: Sequence[str]) -> Iterator[Image]:
@@ -109,14 +104,9 @@ def _names(folder: str) -> Iterator[str]:
         return iter(sorted(entry.name + os.sep * entry.is_dir(follow_symlinks=False) for entry in kept))
 
 
-def is_image_name(path: str) -> bool:
-    """Whether a file is called an image."""
-    return path.lower().endswith(_SUFFIXES)
-
-
 def _is_image(path: str) -> bool:
     """Whether a file in a folder is one to classify: by its name, or else by its first bytes."""
-    named = is_image_name(path)
+    named = formats.is_image_name(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block whoever opens it
             return False

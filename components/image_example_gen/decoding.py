@@ -14,8 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 from graftline.serving.images import storing
+from graftline.serving.images.formats import MAX_BYTES as MAX_BYTES
 from graftline.serving.images.headers import Header
-from graftline.serving.images.storing import MAX_BYTES as MAX_BYTES
 from graftline.serving.images.storing import Stored
 from graftline.serving.images.transcoding import Refused
 

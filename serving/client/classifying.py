@@ -12,7 +12,7 @@ import numpy as np
 
 from graftline.serving.client.exchange import Steps
 from graftline.serving.client.results import Prediction, ServiceError, Signature, TensorSpec
-from graftline.serving.images import storing
+from graftline.serving.images import formats, storing
 from graftline.serving.images.transcoding import Refused
 from graftline.signatures import (
     IMAGE_BYTES,
@@ -73,10 +73,10 @@ def load(image: Image, transcode: bool = True, read: Read = read) -> Loaded:
         return _ready("", image, transcode)
     path = os.fspath(image)
     try:
-        data, size = read(path, storing.MAX_BYTES)
+        data, size = read(path, formats.MAX_BYTES)
     except OSError as error:
         return Loaded(path, b"", f"cannot be read: {error.strerror}")
-    if size > storing.MAX_BYTES:
+    if size > formats.MAX_BYTES:
         return Loaded(path, b"", storing.too_many_bytes(size).reason)
     return _ready(path, data, transcode)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graftline.ports import GRPC_PORT, REST_PORT
 from graftline.serving.client import classifying, tensors
 from graftline.serving.client.classifying import Image
 from graftline.serving.client.exchange import Call, Retry, Steps, T, exchange, run, run_async
@@ -33,9 +34,9 @@ def _address(address: str) -> tuple[str, str]:
     if not _is_place(scheme, rest):
         if scheme.startswith("grpc"):
             raise ValueError(
-                f"{address} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or http://HOST:REST_PORT"
+                f"{address} is not HOST:PORT: give the gRPC port (the default is {GRPC_PORT}), or http://HOST:REST_PORT"
             )
-        raise ValueError(f"{address} is not {scheme}://HOST:PORT: give the REST port, 8501 unless told otherwise")
+        raise ValueError(f"{address} is not {scheme}://HOST:PORT: give the REST port (the default is {REST_PORT})")
     return scheme, rest
 
 

@@ -1,4 +1,4 @@
-"""What an image file is, by its first bytes and by its name. Standard library only."""
+"""What an image file is by its first bytes and by its name, and how large it may be. Standard library only."""
 
 import re
 
@@ -21,6 +21,19 @@ _MAGIC = (
 HEAD_BYTES = 64  # enough for every pattern above
 DECODABLE = ("jpeg", "png", "gif", "bmp")  # what tf.io.decode_image reads
 READABLE = (*DECODABLE, "webp", "tiff", "heic", "avif")  # what ingest stores, as it is or transcoded
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".heic", ".heif", ".hif", ".avif"),
+)
+
+# Limits of one image file, the same for ingest, for clients and, by default, for the server.
+MAX_BYTES = 64 << 20
+MAX_PIXELS = 100_000_000  # 300 MB as uint8 RGB
+
+
+def is_image_name(path: str) -> bool:
+    """Return whether a file's name ends as an image's does, in upper or lower case."""
+    return path.lower().endswith(SUFFIXES)
 
 
 def is_left_out(name: str) -> bool:

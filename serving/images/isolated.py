@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import json
 import os
-import pathlib
 import resource
 import signal
 import subprocess
@@ -20,14 +19,13 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from graftline.serving.images import headers, transcoding
+from graftline.child import command
+from graftline.serving.images import formats, headers, transcoding
 from graftline.serving.images.transcoding import Refused
 
 CPU_SECONDS = 20  # for one file; a photo of 100 megapixels takes three, an AVIF or WebP too
 WALL_SECONDS = 60  # for one file, on a machine that is busy with other things
 MEMORY = 5 << 29  # bytes of address space; 100 megapixels take .4 to 1.7 GB by format, and .4 more to be turned
-MAX_BYTES = 64 << 20  # of a file, before and after
-_ROOT = pathlib.Path(__file__).parents[3]
 _LINE = 4096  # bytes; longer than any request or answer
 # An answer's reason that is left to the caller, who words it for the format.
 BROKEN = "broken"
@@ -75,18 +73,12 @@ class _Child:
     """One process and the two pipes to it. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "MALLOC_ARENA_MAX": "1",  # an arena takes 64 MiB of the address space
-        }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(MEMORY)],
+            command(__name__, str(MEMORY)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what C libraries have to say of damaged files
-            env=environment,
-            cwd=_ROOT,  # not the user's folder, whose files `-m` would put before the installed modules
+            env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # an arena takes 64 MiB of the address space
             start_new_session=True,  # Ctrl-C is for the parent
         )
 
@@ -155,7 +147,7 @@ def _receive(pipe: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
         return None
     fields = json.loads(line)
     size = fields["size"]
-    if not 0 <= size <= MAX_BYTES:
+    if not 0 <= size <= formats.MAX_BYTES:
         raise ValueError(f"a message of {size} bytes")
     data = pipe.read(size)
     return (fields, data) if len(data) == size else None
@@ -183,8 +175,8 @@ def _within_limits(data: bytes, fields: dict[str, Any]) -> bytes | Refused:
         return Refused("decoding took too much memory")
     except headers.ERRORS:
         return Refused(BROKEN)
-    if isinstance(made, bytes) and len(made) > MAX_BYTES:
-        return Refused(f"too many bytes: {len(made) >> 20} MiB as JPEG or PNG, the limit is {MAX_BYTES >> 20}")
+    if isinstance(made, bytes) and len(made) > formats.MAX_BYTES:
+        return Refused(f"too many bytes: {len(made) >> 20} MiB as JPEG or PNG, the limit is {formats.MAX_BYTES >> 20}")
     return made
 
 
@@ -198,7 +190,7 @@ def main(memory: int) -> None:
     """Set the limits and serve."""
     _limit(resource.RLIMIT_AS, memory)
     _limit(resource.RLIMIT_CORE, 0)
-    Image.MAX_IMAGE_PIXELS = transcoding.MAX_PIXELS
+    Image.MAX_IMAGE_PIXELS = formats.MAX_PIXELS
     # What a C library prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -16,7 +16,6 @@ from graftline.serving.images import formats, headers, isolated, transcoding
 from graftline.serving.images.headers import Header
 from graftline.serving.images.transcoding import Refused
 
-MAX_BYTES = isolated.MAX_BYTES  # of one file
 MAX_SIDE = 65_500  # pixels; libjpeg's own limit
 _ORDINARY_PIXELS = 25_000_000
 _SHOWN = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WebP"}
@@ -44,15 +43,15 @@ def to_send(data: bytes) -> bytes | Refused:
 
 
 def too_many_bytes(size: int) -> Refused:
-    """The refusal of a file above `MAX_BYTES`, for those who know its size without reading it."""
-    return Refused(f"too many bytes: {size / 2**20:.0f} MiB, the limit is {MAX_BYTES >> 20}")
+    """The refusal of a file above `formats.MAX_BYTES`, for those who know its size without reading it."""
+    return Refused(f"too many bytes: {size / 2**20:.0f} MiB, the limit is {formats.MAX_BYTES >> 20}")
 
 
 def read_header(data: bytes) -> Header | Refused:
     """What the file says it is, or why it must not be decoded."""
     if not data:
         return Refused("empty file")
-    if len(data) > MAX_BYTES:
+    if len(data) > formats.MAX_BYTES:
         return too_many_bytes(len(data))
     head = data[: formats.HEAD_BYTES]
     found = formats.sniff(head)
@@ -68,7 +67,7 @@ def read_header(data: bytes) -> Header | Refused:
         return Refused("too many pixels")
     except headers.ERRORS:
         return Refused(how_broken(data, found))
-    if max(header.width, header.height) > MAX_SIDE or header.pixels > transcoding.MAX_PIXELS:
+    if max(header.width, header.height) > MAX_SIDE or header.pixels > formats.MAX_PIXELS:
         return Refused(f"too many pixels: {header.width} x {header.height}")
     return header
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from PIL import AvifImagePlugin, Image, ImageOps
 
-from graftline.serving.images import headers
+from graftline.serving.images import formats, headers
 
-MAX_PIXELS = 100_000_000  # 300 MB as uint8 RGB
 _JPEG_QUALITY = 95
 # Up to here a PNG takes little more than a JPEG, and scans and drawings keep every pixel.
 _SMALL = 256 * 256  # pixels
@@ -48,7 +47,7 @@ def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool =
     if isinstance(plugin, Refused):
         return plugin
     with Image.open(io.BytesIO(data), formats=[plugin]) as image:
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > formats.MAX_PIXELS:
             return Refused(f"too many pixels: {image.width} x {image.height}")
         shrink = max_side is not None and max(image.size) > max_side
         if max_side and shrink:

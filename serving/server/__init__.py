@@ -118,7 +118,7 @@ class ModelServer:
         threading.Thread(target=rest.serve_forever, args=(0.1,), name="graftline-rest", daemon=True).start()
         self._undo.callback(rest.shutdown)  # after the start: it waits for the end of what has begun
 
-        from graftline.serving.server.model.quick_tensorflow import import_tensorflow
+        from graftline.quick_tensorflow import import_tensorflow
 
         import_tensorflow()
         from graftline.serving.server.config_file import ConfigFile

@@ -8,8 +8,10 @@ import os
 from dataclasses import dataclass, field
 
 from graftline.errors import UserError
+from graftline.ports import GRPC_PORT, REST_PORT
+from graftline.serving.images.formats import MAX_PIXELS
 
-_MIB = 1 << 20
+MAX_REQUEST_BYTES = 64 << 20  # by default
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def default_batch_threads() -> int:
 class ServerOptions:
     """Where a server listens, what it serves of each model, and what it allows a client."""
 
-    port: int = 8500  # gRPC; 0 takes any free one
-    rest_api_port: int = 8501  # the same for REST
+    port: int = GRPC_PORT  # 0 takes any free port
+    rest_api_port: int = REST_PORT  # the same for REST
     host: str = "127.0.0.1"  # Graftline's own: TensorFlow Serving listens on every address
     rest_api_timeout_in_ms: int = 30_000  # of a REST request, and of a gRPC request that comes without a deadline
     file_system_poll_wait_seconds: float = 2.0  # 0: versions are looked for once, at the start
@@ -71,8 +73,8 @@ class ServerOptions:
     tensorflow_inter_op_parallelism: int = 0  # threads that ops are spread over; the same
     enable_monitoring: bool = True  # prometheus_config.enable of TensorFlow Serving's monitoring_config_file
     monitoring_path: str = "/monitoring/prometheus/metrics"  # prometheus_config.path
-    max_request_bytes: int = 64 * _MIB  # Graftline's own, as all that follow
-    max_image_pixels: int = 100_000_000  # of an image in a request; what ImageExampleGen takes
+    max_request_bytes: int = MAX_REQUEST_BYTES  # Graftline's own, as all that follow
+    max_image_pixels: int = MAX_PIXELS  # of an image in a request
     max_in_flight: int = 256  # requests being answered or waiting, over both protocols
     shutdown_grace_seconds: float = 30.0  # for requests under way when the server is told to stop
 

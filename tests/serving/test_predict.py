@@ -12,6 +12,7 @@ import pytest
 from graftline.errors import UserError
 from graftline.serving import predict
 from graftline.serving.client import Prediction, classifying
+from graftline.serving.images import formats
 from graftline.serving.predict import find_images, predict_with_model, predict_with_server
 from graftline.serving.server import ModelServer
 from graftline.serving.versions import locate
@@ -60,10 +61,10 @@ def test_the_order_is_that_of_all_paths_sorted(tmp_path: pathlib.Path) -> None:
     assert len(found) == 7
 
 
-@pytest.mark.parametrize("suffix", ["avif", "AVIF", "heic", "heif", "webp", "tif", "tiff", "bmp", "jfif"])
-def test_every_format_that_is_transcoded_is_found_by_its_name(tmp_path: pathlib.Path, suffix: str) -> None:
-    (tmp_path / f"a.{suffix}").write_bytes(b"whatever")
-    assert list(find_images([str(tmp_path)])) == [str(tmp_path / f"a.{suffix}")]
+@pytest.mark.parametrize("suffix", [*formats.SUFFIXES, ".AVIF"])
+def test_every_format_is_found_by_its_name(tmp_path: pathlib.Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"whatever")
+    assert list(find_images([str(tmp_path)])) == [str(tmp_path / f"a{suffix}")]
 
 
 @pytest.mark.parametrize("fmt", ["AVIF", "WEBP", "TIFF", "PNG"])
@@ -212,7 +213,7 @@ def test_an_address_of_another_form_is_refused(target: str) -> None:
     with pytest.raises(UserError) as caught:
         predict_with_server(target, "colours", [])
     assert str(caught.value) == (
-        f"--server {target} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or http://HOST:REST_PORT"
+        f"--server {target} is not HOST:PORT: give the gRPC port (the default is 8500), or http://HOST:REST_PORT"
     )
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.options import MAX_REQUEST_BYTES
 
-MAX_PADDED_BYTES = 64 << 20  # a TensorProto may claim any shape for one repeated value: no more than could be sent
+# A TensorProto may claim any shape for one repeated value. The padded tensor may be no larger than a request.
+MAX_PADDED_BYTES = MAX_REQUEST_BYTES
 _STRING_BYTES = 64  # that an empty string takes, on its way through TensorFlow
 
 # dtype → the field of TensorProto that holds its values; the rule is the comment on each field in tensor.proto.

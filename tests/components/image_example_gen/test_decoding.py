@@ -17,7 +17,7 @@ from graftline.components.image_example_gen import decoding
 from graftline.components.image_example_gen.decoding import Decoded, Quarantined, decode, decode_many, to_store
 from graftline.components.storage import files
 from graftline.components.transform import pixels
-from graftline.serving.images import storing
+from graftline.serving.images import formats
 from tests.assets import ASSETS, FLOWERS, needs_assets
 from tests.components.image_example_gen.pictures import encoded, orientation_exif, png, png_chunk, saved, scene
 
@@ -204,7 +204,7 @@ def test_a_jpeg_of_thousands_of_scans_is_not_left_to_tensorflow() -> None:
 
 
 def test_too_many_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storing, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(formats, "MAX_BYTES", 1 << 20)
     assert reason(encoded(1) + b"\0" * (2 << 20)) == "too many bytes: 2 MiB, the limit is 1"
 
 

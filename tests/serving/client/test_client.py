@@ -280,13 +280,13 @@ def test_an_address_of_grpc_without_a_possible_port_is_refused(address: str) -> 
         with pytest.raises(ValueError) as caught:
             kind(address, "colours")
         assert str(caught.value) == (
-            f"{address} is not HOST:PORT: give the gRPC port, 8500 unless told otherwise, or http://HOST:REST_PORT"
+            f"{address} is not HOST:PORT: give the gRPC port (the default is 8500), or http://HOST:REST_PORT"
         )
 
 
 @pytest.mark.parametrize("address", ["http://localhost:99999", "http://:8501", "https://host:", "http://[::1"])
 def test_an_address_of_rest_without_a_possible_port_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match=r"is not https?://HOST:PORT: give the REST port, 8501 unless told otherwise"):
+    with pytest.raises(ValueError, match=r"is not https?://HOST:PORT: give the REST port \(the default is 8501\)"):
         Client(address)
 
 
