@@ -22,7 +22,8 @@ from graftline.errors import UserError
 from graftline.pipeline import predictions
 from graftline.serving.client import Client, Prediction
 from graftline.serving.client.classifying import BATCH_IMAGES, load
-from graftline.serving.predict import LocalClassifier, connect, is_image_name
+from graftline.serving.images.formats import is_image_name
+from graftline.serving.predict import LocalClassifier, connect
 from graftline.serving.versions.locate import find_model
 from graftline.uri import is_uri
 
