@@ -69,7 +69,7 @@ def write_large(folder: pathlib.Path, count: int, megabytes: float) -> None:
     for number in range(count):
         label = images.CLASSES[number % len(images.CLASSES)]
         (folder / label).mkdir(parents=True, exist_ok=True)
-        image = images.encoded(images.draw(label, number))
+        image = images.encode(images.draw(label, number))
         (folder / label / f"{number}.jpg").write_bytes(
             image + bytes(int(megabytes * 1e6) - len(image) - 2) + image[-2:]
         )

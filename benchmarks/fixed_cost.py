@@ -34,7 +34,7 @@ def main() -> None:
         ways["1.0 at 224 px"] = commands.mobilenet(arguments.weights, 1.0)
     columns: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        folder = images.folder(pathlib.Path(name, "images"), _A_CLASS)
+        folder = images.write_folder(pathlib.Path(name, "images"), _A_CLASS)
         for repeat in range(arguments.repeats):
             for number, (way, settings) in enumerate(ways.items()):
                 workspace = pathlib.Path(name, f"workspace-{number}-{repeat}")

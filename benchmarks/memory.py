@@ -41,7 +41,7 @@ def write_records(path: pathlib.Path, seeds: range) -> None:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for seed in seeds:
             label = images.CLASSES[seed % len(images.CLASSES)]
-            image = images.encoded(images.draw(label, seed, (64, 64)))
+            image = images.encode(images.draw(label, seed, (64, 64)))
             writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
 
 

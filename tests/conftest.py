@@ -43,7 +43,7 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
         with tf.io.TFRecordWriter(paths[split]) as writer:
             for seed in seeds:
                 for label in images.CLASSES:
-                    image = images.encoded(images.draw(label, seed), orientation=seed % 8 + 1)
+                    image = images.encode(images.draw(label, seed), orientation=seed % 8 + 1)
                     writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
     directory = artifacts.write_transform(paths[features.TRAIN], root, "MobileNetV2", 32)
     return Transformed(directory, paths[features.TRAIN], paths[features.EVAL])
@@ -92,4 +92,4 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def drawn(tmp_path: pathlib.Path) -> pathlib.Path:
     """A folder of 20 drawn images in each of three classes."""
-    return images.folder(tmp_path / "images", 20)
+    return images.write_folder(tmp_path / "images", 20)

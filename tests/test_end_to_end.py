@@ -70,8 +70,8 @@ class Story:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     root = tmp_path_factory.mktemp("story")
-    photos = images.folder(root / "photos", 20)
-    (photos / "rot" / "cut off.jpg").write_bytes(images.encoded(images.draw("rot", 50))[:700])
+    photos = images.write_folder(root / "photos", 20)
+    (photos / "rot" / "cut off.jpg").write_bytes(images.encode(images.draw("rot", 50))[:700])
     (photos / "green" / "notes.jpg").write_text("not an image")
     shutil.copy(photos / "green" / "0.jpg", photos / "green" / "copy of 0.jpg")
     (photos / ".DS_Store").write_text("")
@@ -170,12 +170,12 @@ def test_a_replaced_image_of_the_same_size_and_time_runs_ingest_again(story: Sto
 
 
 def test_a_new_class_is_left_out_of_the_comparison_with_the_old_model_and_that_is_said(story: Story) -> None:
-    images.folder(story.images / "x", 8, ("green",))
+    images.write_folder(story.images / "x", 8, ("green",))
     (story.images / "x" / "green").rename(story.images / "new class")
     (story.images / "x").rmdir()
     for number, path in enumerate(sorted((story.images / "new class").iterdir())):
         image = images.draw("green", 200 + number).rotate(90, expand=True).point(lambda value: 255 - value)
-        path.write_bytes(images.encoded(image))
+        path.write_bytes(images.encode(image))
     grown = story.run(*_QUICK)
     assert grown.classes == ["blue sky", "green", "new class", "rot"]
     assert grown.compared_accuracy is not None

@@ -102,7 +102,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     root = tmp_path_factory.mktemp("resume")
-    return Place(images.folder(root / "photos", 20), root / "workspace")
+    return Place(images.write_folder(root / "photos", 20), root / "workspace")
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_new_class_joins_a_warm_start(place: Place, resumed: object) -> None:
     (place.images / "a new one").mkdir()
     for number in range(10):
         image = images.draw("green", 200 + number).point(lambda value: 255 - value)
-        (place.images / "a new one" / f"{number}.jpg").write_bytes(images.encoded(image))
+        (place.images / "a new one" / f"{number}.jpg").write_bytes(images.encode(image))
     grown = place.run("training.warm_start=true", "fine_tuning.epochs=0")
     assert grown.training_notes == ["warm start from the last blessed model (new: a new one)"]
     assert grown.classes == ["a new one", "blue sky", "green", "rot"]

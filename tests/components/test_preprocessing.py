@@ -46,7 +46,7 @@ def test_all_four_preprocessing_modes_are_in_the_registry() -> None:
 
 @pytest.mark.parametrize("orientation", _ORIENTATIONS)
 def test_images_are_turned_as_a_viewer_turns_them(orientation: int) -> None:
-    data = images.encoded(images.draw("rot", 1, (37, 23)), orientation=orientation)
+    data = images.encode(images.draw("rot", 1, (37, 23)), orientation=orientation)
     stored = Image.fromarray(tf.io.decode_image(data, channels=3).numpy())
     stored.getexif()[0x0112] = orientation
     np.testing.assert_array_equal(pixels.decode_upright(tf.constant(data)), np.asarray(ImageOps.exif_transpose(stored)))
@@ -63,7 +63,7 @@ def test_exif_is_read_in_both_byte_orders_and_after_other_segments(byte_order: b
     entries = [(0x010F, 2, b"abcd"), (0x0112, kind, number(6, 2) + b"\0\0" if kind == 3 else number(6, 4))]
     ifd = number(len(entries), 2) + b"".join(number(t, 2) + number(k, 2) + number(1, 4) + v for t, k, v in entries)
     body = b"Exif\0\0" + byte_order + number(42, 2) + number(8, 4) + ifd + number(0, 4)
-    jpeg = images.encoded(images.draw("rot", 1))
+    jpeg = images.encode(images.draw("rot", 1))
     comment = b"\xff\xfe" + (2 + 70_00).to_bytes(2, "big") + b"x" * 70_00
     exif = b"\xff\xe1" + (2 + len(body)).to_bytes(2, "big") + body
     assert pixels.exif_orientation(tf.constant(jpeg[:2] + comment + b"\xff" + exif + jpeg[2:])) == 6
@@ -77,7 +77,7 @@ def test_a_damaged_exif_block_means_upright(tail: bytes, in_exif: bool) -> None:
 
 
 def test_orientation_in_another_format_is_not_taken_from_chance_bytes() -> None:
-    assert pixels.exif_orientation(tf.constant(images.encoded(images.draw("rot", 1), "PNG"))) == 1
+    assert pixels.exif_orientation(tf.constant(images.encode(images.draw("rot", 1), "PNG"))) == 1
 
 
 @assets.needs_assets
@@ -96,7 +96,7 @@ def test_real_photos_are_turned_as_pillow_turns_them(path: pathlib.Path) -> None
 def test_a_file_becomes_what_keras_would_make_of_it(name: str) -> None:
     """One backbone of each mode: tf, caffe, torch, none."""
     row = backbones.get(name)
-    data = images.encoded(images.draw("green", 3, (90, 60)))
+    data = images.encode(images.draw("green", 3, (90, 60)))
     image = keras.ops.image.resize(np.float32(tf.io.decode_image(data, channels=3)), (32, 32), antialias=True)
     expected = row.preprocess_input(keras.ops.convert_to_numpy(image).copy())
     got = preprocessing.preprocess(pixels.decode_batch(tf.constant([data]), 32), row.preprocessing)[0]
@@ -105,14 +105,14 @@ def test_a_file_becomes_what_keras_would_make_of_it(name: str) -> None:
 
 def test_the_transforms_output_is_what_keras_would_make_of_the_file(transformed: Transformed) -> None:
     layer = tf.function(tft.TFTransformOutput(transformed.directory).transform_features_layer())
-    data = images.encoded(images.draw("green", 3, (90, 60)))
+    data = images.encode(images.draw("green", 3, (90, 60)))
     image = keras.ops.image.resize(np.float32(tf.io.decode_image(data, channels=3)), (32, 32), antialias=True)
     expected = keras.applications.mobilenet_v2.preprocess_input(keras.ops.convert_to_numpy(image).copy())
     np.testing.assert_allclose(layer({features.IMAGE: tf.constant([[data]])})[features.PIXELS][0], expected, atol=1e-4)
 
 
 def test_resizing_is_antialiased_as_keras_does_it() -> None:
-    data = images.encoded(images.draw("green", 3, (300, 200)))
+    data = images.encode(images.draw("green", 3, (300, 200)))
     image = np.float32(tf.io.decode_image(data, channels=3))
     expected = keras.ops.image.resize(image, (32, 32), interpolation="bilinear", antialias=True)
     np.testing.assert_allclose(pixels.decode_batch(tf.constant([data]), 32)[0], expected, atol=1e-3)
@@ -157,7 +157,7 @@ _MODES: tuple[pixels.Resize, ...] = get_args(pixels.Resize)
 def test_each_way_to_a_square_is_that_of_pillow_pixel_for_pixel(resize: pixels.Resize, size: int) -> None:
     random = np.random.default_rng(0)
     given = [random.integers(0, 256, (*sides, 3), np.uint8) for sides in _SIDES]
-    files = tf.constant([images.encoded(Image.fromarray(image), "PNG") for image in given])
+    files = tf.constant([images.encode(Image.fromarray(image), "PNG") for image in given])
     got = tf.function(lambda data: pixels.decode_batch(data, size, resize))(files).numpy()
     for sides, ours, image in zip(_SIDES, got, given, strict=True):
         np.testing.assert_allclose(ours, _square(image, size, resize), atol=2e-3, err_msg=str(sides))
@@ -168,7 +168,7 @@ def test_each_way_to_a_square_is_that_of_pillow_pixel_for_pixel(resize: pixels.R
 @pytest.mark.parametrize("resize", _MODES)
 def test_squares_are_made_of_upright_images(resize: pixels.Resize) -> None:
     image = images.draw("rot", 1, (61, 40))
-    files = [images.encoded(image, orientation=orientation) for orientation in _ORIENTATIONS]
+    files = [images.encode(image, orientation=orientation) for orientation in _ORIENTATIONS]
     got = tf.function(lambda data: pixels.decode_batch(data, 24, resize))(tf.constant(files)).numpy()
     stored = Image.fromarray(tf.io.decode_image(files[0], channels=3).numpy())
     for orientation, ours in zip(_ORIENTATIONS, got, strict=True):
@@ -178,7 +178,7 @@ def test_squares_are_made_of_upright_images(resize: pixels.Resize) -> None:
 
 
 def test_the_three_ways_differ_and_pad_leaves_black_above_and_below() -> None:
-    data = tf.constant([images.encoded(images.draw("green", 3, (90, 60)), "PNG")])
+    data = tf.constant([images.encode(images.draw("green", 3, (90, 60)), "PNG")])
     stretched, cropped, padded = (pixels.decode_batch(data, 30, resize).numpy()[0] for resize in _MODES)
     assert np.abs(stretched - cropped).mean() > 1
     assert not padded[:5].any()

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from graftline import __version__
 from graftline.errors import UserError
@@ -22,6 +21,7 @@ from graftline.pipeline.config_file import load
 from graftline.pipeline.console import Event
 from graftline.pipeline.run_summary import Check, RunSummary
 from graftline.serving.client import Prediction
+from tests.images import write_noise_folder
 
 SUMMARY = RunSummary(
     run_id="r1",
@@ -50,12 +50,7 @@ def graftline(*arguments: str | pathlib.Path) -> Result:
 def images(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Two classes of two images; the current directory is beside them."""
     monkeypatch.chdir(tmp_path)
-    for label in ("cat", "dog"):
-        for number in range(2):
-            path = tmp_path / "images" / label / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
-    return tmp_path / "images"
+    return write_noise_folder(tmp_path / "images", cat=2, dog=2)
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ def test_four_nightly_runs_of_the_whole_pipeline(tmp_path: pathlib.Path, capfd: 
     """Each on other images: what stays are the latest two runs and what the served versions are made of."""
     from graftline.pipeline import app
 
-    workspace, photos = tmp_path / "workspace", images.folder(tmp_path / "photos", 4)
+    workspace, photos = tmp_path / "workspace", images.write_folder(tmp_path / "photos", 4)
     settings = [
         "backbone.weights=none",
         "backbone.input_size=32",
@@ -273,7 +273,7 @@ def test_four_nightly_runs_of_the_whole_pipeline(tmp_path: pathlib.Path, capfd: 
     said = []
     for night in range(4):
         label = images.CLASSES[night % 3]
-        (photos / label / f"new-{night}.jpg").write_bytes(images.encoded(images.draw(label, 100 + night)))
+        (photos / label / f"new-{night}.jpg").write_bytes(images.encode(images.draw(label, 100 + night)))
         least = 1 if night < 2 else 1_000_000  # images to judge by
         summary = app.run_pipeline(config_file.load(None, [*settings, f"gate.min_examples={least}"], given))
         assert summary.blessed == (night < 2)

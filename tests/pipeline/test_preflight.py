@@ -8,22 +8,17 @@ import sys
 import zipfile
 
 import pytest
-from PIL import Image
 
 from graftline.errors import UserError
 from graftline.pipeline import preflight
 from graftline.pipeline.config_file import load
+from tests.images import write_noise_folder
 
 
 @pytest.fixture
 def images(tmp_path: pathlib.Path) -> pathlib.Path:
     """Two classes of two images."""
-    for label in ("cat", "dog"):
-        for number in range(2):
-            path = tmp_path / "images" / label / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
-    return tmp_path / "images"
+    return write_noise_folder(tmp_path / "images", cat=2, dog=2)
 
 
 def check(images: pathlib.Path | None, *overrides: str):
@@ -47,7 +42,7 @@ def test_a_good_config_passes_and_its_workspace_is_there(images: pathlib.Path):
 
 @pytest.mark.parametrize("by", ["folders", "a table"])
 def test_no_heavy_library_is_imported_by_the_checks(images: pathlib.Path, by: str):
-    (images.parent / "labels.csv").write_text("path,label\ncat/0.png,a\ncat/1.png,a\ndog/0.png,b\ndog/1.png,b\n")
+    (images.parent / "labels.csv").write_text("path,label\ncat/0.jpg,a\ncat/1.jpg,a\ndog/0.jpg,b\ndog/1.jpg,b\n")
     manifest = images.parent / "labels.csv" if by == "a table" else "null"
     program = (
         "import sys; from graftline.pipeline import preflight; from graftline.pipeline.config_file import load; "
@@ -129,9 +124,9 @@ def test_images_inside_the_workspace_are_fine(images: pathlib.Path):
 
 @pytest.mark.parametrize("inside", ["images", "more"])
 def test_of_several_folders_none_may_hold_the_workspace(images: pathlib.Path, inside: str):
-    for path in ("bird/0.png", "bird/1.png"):
+    for path in ("bird/0.jpg", "bird/1.jpg"):
         (images.parent / "more" / path).parent.mkdir(parents=True, exist_ok=True)
-        (images.parent / "more" / path).write_bytes((images / "cat/0.png").read_bytes())
+        (images.parent / "more" / path).write_bytes((images / "cat/0.jpg").read_bytes())
     both = {"images": [str(images), str(images.parent / "more")]}
     config = load(None, ["backbone.weights=none", f"workspace={images.parent / 'ws'}"]).model_copy(update=both)
     assert preflight.check(config).classes == ("bird", "cat", "dog")
@@ -235,7 +230,7 @@ def test_an_empty_landmark_is_refused(images: pathlib.Path):
 
 def test_a_folder_of_the_gate_that_no_image_lies_in_is_refused_with_those_that_there_are(images: pathlib.Path):
     (images / "dog" / "old").mkdir()
-    (images / "dog" / "0.png").rename(images / "dog" / "old" / "0.png")
+    (images / "dog" / "0.jpg").rename(images / "dog" / "old" / "0.jpg")
     for name, hint in (("old", "did you mean 'dog/old'?"), ("lost", "there are cat, dog, dog/old")):
         assert refusal(images, f"gate.slices.folder.values.{name}.accuracy.min=0.5") == (
             f"gate.slices.folder.values names the folder '{name}', but no image to judge by lies in a folder of that "

@@ -1,6 +1,5 @@
 """Two real SavedModels, small enough to build in a second, and one running server that most tests ask."""
 
-import io
 import os
 import pathlib
 import shutil
@@ -9,9 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from graftline import signatures as names
 from graftline.serving.server import ModelServer
@@ -20,16 +17,6 @@ from graftline.serving.versions import locate
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 LABELS = ("blue", "green", "red")
-_CHANNELS = {"red": 0, "green": 1, "blue": 2}
-
-
-def image_of(colour: str, size: int = 16, fmt: str = "PNG") -> bytes:
-    """The bytes of a square image of one colour, with a little noise."""
-    pixels = np.random.default_rng(0).integers(0, 30, (size, size, 3), dtype=np.uint8)
-    pixels[..., _CHANNELS[colour]] = 230
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, fmt)
-    return file.getvalue()
 
 
 def save_colour_model(path: str, bias: float = 0.0) -> str:

@@ -13,7 +13,7 @@ from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.batching import Batcher, Function
 from graftline.serving.server.options import BatchingParameters
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 
 class Doubler:

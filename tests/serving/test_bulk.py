@@ -13,7 +13,7 @@ from graftline.errors import UserError
 from graftline.pipeline import bulk, predictions
 from graftline.serving.predict import find_images, predict_with_model
 from graftline.serving.server import ModelServer
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ of the server's (5xx, UNKNOWN, INTERNAL), where TensorFlow Serving itself would 
 
 import base64
 import http.client
-import io
 import json
 import random
 import socket
@@ -17,7 +16,8 @@ import grpc
 import pytest
 from PIL import Image
 
-from tests.serving.conftest import Child, image_of
+from tests.images import encode, image_of
+from tests.serving.conftest import Child
 from tests.serving.test_grpc import request
 
 PREDICT = "/v1/models/colours:predict"
@@ -54,9 +54,8 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 def pictures() -> list[bytes]:
     found = [image_of(colour, 24, fmt) for colour in ("red", "blue") for fmt in ("PNG", "JPEG", "BMP", "GIF")]
-    file = io.BytesIO()
-    Image.new("L", (40, 30)).save(file, "JPEG", progressive=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12")
-    return [*found, file.getvalue(), b"", b"\0", b"\xff\xd8\xff"]
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12"
+    return [*found, encode(Image.new("L", (40, 30)), progressive=True, exif=exif), b"", b"\0", b"\xff\xd8\xff"]
 
 
 def any_json(chance: random.Random, depth: int = 0) -> object:

@@ -23,7 +23,7 @@ from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
 from graftline.serving.server.model.tensors import from_proto
 from graftline.serving.versions.locate import Model
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 
 @pytest.fixture(scope="module")

@@ -19,27 +19,21 @@ from graftline.serving.server.limits import check_images
 from graftline.serving.server.model.image_sizes import pixels
 from graftline.serving.versions import locate
 from tests.assets import ASSETS, needs_assets
-from tests.serving.conftest import image_of
+from tests.images import PNG_SIGNATURE, encode, image_of, png_chunk
 from tests.serving.test_rest import Rest, b64
 
 
 def picture(fmt: str, width: int = 30, height: int = 20, **settings) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(file, fmt, **settings)
-    return file.getvalue()
+    return encode(Image.new("RGB", (width, height), "red"), fmt, **settings)
 
 
 def png_bomb(side: int) -> bytes:
     """A PNG of one colour with `side`² pixels in a few kilobytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     packer = zlib.compressobj(9)
     row = b"\0" * (side // 8 + 1)
     body = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
 
 
 # Sizes by header
@@ -52,9 +46,7 @@ def test_the_pixels_of_an_image_are_read_from_its_header(fmt):
 
 def test_all_frames_of_a_gif_count():
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "green", "blue")]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    assert pixels(file.getvalue()) == 1800
+    assert pixels(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])) == 1800
 
 
 def test_a_jpeg_with_exif_and_comments_before_its_frame_is_read():

@@ -10,7 +10,7 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from graftline.serving.server import ModelServer
 from graftline.serving.server.metrics import Counter, Histogram, Metrics
 from graftline.serving.versions import locate
-from tests.serving.conftest import image_of
+from tests.images import image_of
 from tests.serving.test_rest import Rest, b64
 
 REQUESTS, LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"

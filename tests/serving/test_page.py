@@ -1,7 +1,6 @@
 """The web page of the server, as a person uses it: in Debian's Chromium, headless, with a real server behind it."""
 
 import base64
-import io
 import os
 import pathlib
 import shutil
@@ -16,7 +15,7 @@ from graftline.serving.server import ModelServer
 from graftline.serving.server.http import page
 from graftline.serving.server.model.manager import ModelManager
 from graftline.serving.versions import locate
-from tests.serving.conftest import image_of
+from tests.images import encode, image_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(
@@ -183,17 +182,14 @@ def test_what_the_browser_alone_can_draw_is_sent_as_it_draws_it(browser, tmp_pat
 @needs_chromium
 @pytest.mark.parametrize("fmt", ["JPEG", "AVIF"])
 def test_an_image_that_lies_on_its_side_is_redrawn_upright(browser, fmt):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    Image.new("RGB", (24, 16)).save(file, fmt, exif=exif)
+    turned = encode(Image.new("RGB", (24, 16)), fmt, orientation=6)
     size = browser.driver.execute_async_script(
         "const [base64, done] = arguments;"
         "const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));"
         "const asStored = { imageOrientation: 'none' };"
         "redrawn(new Blob([bytes])).then((png) => createImageBitmap(png, asStored))"
         ".then(({ width, height }) => done([width, height]));",
-        base64.b64encode(file.getvalue()).decode(),
+        base64.b64encode(turned).decode(),
     )
     assert size == [16, 24]
 

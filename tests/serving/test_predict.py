@@ -16,7 +16,7 @@ from graftline.serving.images import formats
 from graftline.serving.predict import find_images, predict_with_model, predict_with_server
 from graftline.serving.server import ModelServer
 from graftline.serving.versions import locate
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 Predict = Callable[..., list[Prediction]]
 

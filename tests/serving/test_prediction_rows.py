@@ -15,7 +15,7 @@ import pytest
 from graftline.pipeline import predictions
 from graftline.serving.client import Prediction
 from graftline.serving.server import ModelServer
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 CAT = Prediction("a.png", "cat", 0.9, [("cat", 0.9), ("dog", 0.1)])
 BAD = Prediction("b.png", None, None, [], "cannot be decoded")

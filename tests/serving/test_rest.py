@@ -12,7 +12,8 @@ import urllib.request
 import pytest
 
 from graftline.serving.server.http import server as http_server
-from tests.serving.conftest import LABELS, image_of
+from tests.images import image_of
+from tests.serving.conftest import LABELS
 
 
 class Rest:

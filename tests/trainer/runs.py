@@ -28,7 +28,7 @@ def _records(path: pathlib.Path, photos: Iterable[Photo]) -> str:
     """A TFRecord of tf.Examples, as ImageExampleGen writes them."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for label, drawn_as, seed in photos:
-            image = images.encoded(images.draw(drawn_as, seed))
+            image = images.encode(images.draw(drawn_as, seed))
             writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
     return str(path)
 

@@ -436,7 +436,7 @@ def test_a_model_in_bfloat16_is_exported_with_float32_weights_and_answers(
 ) -> None:
     transform = tft.TFTransformOutput(transformed.directory)
     export.export(half.model, half.pooled, transform, str(tmp_path))
-    files = tf.constant([images.encoded(images.draw(label, seed)) for label in images.CLASSES for seed in range(2)])
+    files = tf.constant([images.encode(images.draw(label, seed)) for label in images.CLASSES for seed in range(2)])
     answers = tf.saved_model.load(str(tmp_path)).signatures[signatures.SERVING_DEFAULT](image_bytes=files)
     pixels = transform.transform_features_layer()({features.IMAGE: files[:, tf.newaxis]})[features.PIXELS]
     found, expected = answers[signatures.PROBABILITIES], full.model(pixels, training=False)

@@ -26,7 +26,7 @@ def test_records_lie_as_in_their_files_in_the_order_of_the_files_names(tmp_path:
     assert records.labels.dtype == np.int64
     assert [classes[index] for index in records.labels] == [label for label, _, _ in photos]
     assert records.filenames == [f"{label}/{seed}.jpg" for label, _, seed in photos]
-    files = [images.encoded(images.draw(drawn_as, seed)) for _, drawn_as, seed in photos]
+    files = [images.encode(images.draw(drawn_as, seed)) for _, drawn_as, seed in photos]
     assert records.keys == [hashlib.sha256(file).digest() for file in files]
     for rows in ([9, 0, 6, 6, 3], np.arange(10), []):
         assert list(records.images(rows)) == [files[row] for row in rows]

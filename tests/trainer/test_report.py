@@ -86,7 +86,7 @@ def _colour(row: int) -> tuple[int, int, int]:
 
 
 def _file(row: int) -> bytes:
-    return images.encoded(Image.new("RGB", (60, 60), _colour(row)), "PNG")
+    return images.encode(Image.new("RGB", (60, 60), _colour(row)), "PNG")
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, str]]:
@@ -298,7 +298,7 @@ def test_names_as_the_fonts_can_draw_them() -> None:
 def test_tiles_are_upright(tmp_path: pathlib.Path, orientation: int) -> None:
     stored = Image.new("RGB", (600, 300), "blue")
     stored.paste("red", (0, 0, 300, 300))
-    (tmp_path / "photo").write_bytes(images.encoded(stored, orientation=orientation))
+    (tmp_path / "photo").write_bytes(images.encode(stored, orientation=orientation))
     tile = figures.thumbnail(tmp_path / "photo")
     # Orientation 6: what is stored at the left is shown at the top.
     assert tile.size == ((240, 120) if orientation == 1 else (120, 240))

@@ -255,7 +255,7 @@ def test_the_signatures_agree_with_each_other(exported: pathlib.Path, transforme
 
 def test_more_images_than_a_chunk_and_none_at_all_are_answered(exported: pathlib.Path) -> None:
     served = tf.saved_model.load(str(exported / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
-    files = [images.encoded(images.draw("rot", seed % 5)) for seed in range(70)]
+    files = [images.encode(images.draw("rot", seed % 5)) for seed in range(70)]
     got = served(image_bytes=tf.constant(files))["probabilities"].numpy()
     assert got.shape == (70, 3)
     np.testing.assert_allclose(got, np.tile(got[:5], (14, 1)), atol=1e-6)
@@ -325,7 +325,7 @@ def test_bytes_that_are_no_example_get_one_clear_error_from_our_server(exported:
     from graftline.serving.server.model.loaded_model import LoadedModel
 
     model = LoadedModel(str(exported / "Format-Serving"))
-    image = images.encoded(images.draw("rot", 1))
+    image = images.encode(images.draw("rot", 1))
     with model, pytest.raises(ServingError) as caught:
         model.predict(signatures.SERVING_EXAMPLES, {signatures.EXAMPLES: np.array([image], object)})
     assert caught.value.code.name == "INVALID_ARGUMENT"
@@ -349,19 +349,17 @@ def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
 def test_a_png_that_pillow_refuses_and_tensorflow_reads_has_a_reference_too() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "0" * (2 << 20), zip=True)  # more than Pillow unpacks
-    buffer = io.BytesIO()
     image = images.draw("rot", 0)
-    image.save(buffer, "PNG", pnginfo=text)
+    data = images.encode(image, "PNG", pnginfo=text)
     with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
-        Image.open(buffer)
-    np.testing.assert_array_equal(reference._upright(buffer.getvalue()), np.asarray(image))
+        Image.open(io.BytesIO(data))
+    np.testing.assert_array_equal(reference._upright(data), np.asarray(image))
 
 
 def test_damaged_exif_does_not_cost_the_reference() -> None:
-    buffer = io.BytesIO()
     image = images.draw("rot", 0)
-    image.save(buffer, "JPEG")
+    whole = images.encode(image)
     garbage = b"Exif\0\0no TIFF at all"
     segment = b"\xff\xe1" + (2 + len(garbage)).to_bytes(2, "big") + garbage
-    data = buffer.getvalue()[:2] + segment + buffer.getvalue()[2:]
+    data = whole[:2] + segment + whole[2:]
     assert reference._upright(data).shape == (*image.size[::-1], 3)

@@ -3,7 +3,6 @@
 Each run takes seconds, so that one run answers several questions.
 """
 
-import io
 import json
 import os
 import pathlib
@@ -15,26 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from graftline import features, signatures
 from graftline.components.evaluator import judging, metrics
 from graftline.components.evaluator import verdict as gate
 from graftline.components.evaluator.settings import GateSettings
 from graftline.errors import UserError
+from tests.images import tinted_png
 
 CHANNELS = {"blue sky": 2, "green": 1, "rot": 0}
-
-
-def image_of(label: str, seed: int, side: int) -> bytes:
-    """A noisy PNG in which the label's colour mostly prevails."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(60, 120, (side, side, 3), dtype=np.uint8)
-    pixels[..., CHANNELS[label]] += rng.integers(0, 60, dtype=np.uint8)
-    pixels[..., (CHANNELS[label] + 1) % 3] += 20
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def save_model(root: pathlib.Path, labels: Sequence[str], sharpness: float = 20.0, tint: float = 0.0) -> str:
@@ -90,7 +78,7 @@ def write_examples(folder: pathlib.Path, seeds: range, side: int = 24) -> None:
             for label in CHANNELS:
                 example = tf.train.Example()
                 feature = example.features.feature
-                feature[features.IMAGE].bytes_list.value.append(image_of(label, seed, side))
+                feature[features.IMAGE].bytes_list.value.append(tinted_png(label, seed, side))
                 feature[features.LABEL].bytes_list.value.append(label.encode())
                 name = f"{label}/{'ä' if seed % 2 else 'b'}/{seed}.png"
                 feature[features.FILENAME].bytes_list.value.append(name.encode())

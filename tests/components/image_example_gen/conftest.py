@@ -4,10 +4,9 @@ import pathlib
 
 import pytest
 
-from tests.components.image_example_gen.folders import FOUR
-from tests.components.image_example_gen.pictures import begun
+from tests.folders import FOUR, write_stubs
 
 
 @pytest.fixture
 def root(tmp_path: pathlib.Path) -> pathlib.Path:
-    return begun(tmp_path / "photos", FOUR)
+    return write_stubs(tmp_path / "photos", FOUR)

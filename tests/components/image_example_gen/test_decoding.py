@@ -19,7 +19,7 @@ from graftline.components.storage import files
 from graftline.components.transform import pixels
 from graftline.serving.images import formats
 from tests.assets import ASSETS, FLOWERS, needs_assets
-from tests.components.image_example_gen.pictures import encoded, orientation_exif, png, png_chunk, saved, scene
+from tests.images import draw_scene, encode, encode_noise, png, png_chunk
 
 
 def reason(data: bytes) -> str:
@@ -70,7 +70,7 @@ def distance(one: int, other: int) -> int:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP"])
 def test_the_format_and_size_come_from_the_bytes(image_format: str) -> None:
-    data = encoded(1, image_format, size=(48, 32))
+    data = encode_noise(1, image_format, size=(48, 32))
     verdict = good(data)
     assert (verdict.format, verdict.height, verdict.width) == (image_format.lower(), 32, 48)
     assert stored(data) == data
@@ -78,31 +78,31 @@ def test_the_format_and_size_come_from_the_bytes(image_format: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_height_and_width_are_as_a_viewer_shows_them(orientation: int) -> None:
-    verdict = good(encoded(1, size=(48, 32), exif=orientation_exif(orientation)))
+    verdict = good(encode_noise(1, size=(48, 32), orientation=orientation))
     assert (verdict.height, verdict.width) == ((48, 32) if orientation > 4 else (32, 48))
 
 
 def test_damaged_exif_does_not_spoil_an_image() -> None:
-    data = encoded(1)
+    data = encode_noise(1)
     broken = b"\xff\xe1" + struct.pack(">H", 14) + b"Exif\0\0II*\0\xff\xff"
     assert (good(data[:2] + broken + data[2:]).height) == 32
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "I;16"])
 def test_every_kind_of_png_is_good(mode: str) -> None:
-    assert good(saved(Image.new(mode, (5, 7)), "PNG")).height == 7
+    assert good(encode(Image.new(mode, (5, 7)), "PNG")).height == 7
 
 
 def test_cmyk_and_progressive_jpegs_and_trailing_junk_are_good() -> None:
-    assert good(saved(Image.new("CMYK", (5, 7)), "JPEG")).width == 5
-    assert good(encoded(1, progressive=True)).width == 48
-    assert good(encoded(1) + b"\0" * 1000).width == 48
+    assert good(encode(Image.new("CMYK", (5, 7)), "JPEG")).width == 5
+    assert good(encode_noise(1, progressive=True)).width == 48
+    assert good(encode_noise(1) + b"\0" * 1000).width == 48
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("white", "black", "red")]
     for image_format in ("GIF", "WEBP", "AVIF"):
-        verdict = good(saved(frames[0], image_format, save_all=True, append_images=frames[1:]))
+        verdict = good(encode(frames[0], image_format, save_all=True, append_images=frames[1:]))
         assert (verdict.height, verdict.width) == (4, 6)
         assert verdict.brightness == pytest.approx(1, abs=0.01)
 
@@ -114,18 +114,18 @@ def test_of_an_animation_the_first_frame_counts() -> None:
         (b"\0" * 1000, "not an image: starts with '\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'"),
         (b"<html><body>404</body></html>", "not an image: starts with '<html><b'"),
         (b"\x00\x01\xff\xfe\x10", "not an image: starts with bytes 00 01 ff fe 10"),
-        (encoded(1)[:-200], "truncated JPEG"),
-        (encoded(1)[:30], "truncated JPEG"),
-        (encoded(1, "PNG")[:-200], "truncated PNG"),
-        (encoded(1, "GIF")[:-200], "truncated GIF"),
-        (encoded(1, "BMP")[:-200], "truncated BMP"),
+        (encode_noise(1)[:-200], "truncated JPEG"),
+        (encode_noise(1)[:30], "truncated JPEG"),
+        (encode_noise(1, "PNG")[:-200], "truncated PNG"),
+        (encode_noise(1, "GIF")[:-200], "truncated GIF"),
+        (encode_noise(1, "BMP")[:-200], "truncated BMP"),
         (b"\xff\xd8\xff" + b"no image" * 9 + b"\xff\xd9", "damaged JPEG or a variant that can't be decoded"),
-        (encoded(1, "WEBP")[:-200], "damaged WebP or a variant that can't be decoded"),
-        (encoded(1, "TIFF")[:-200], "damaged TIFF or a variant that can't be decoded"),
-        (encoded(1, "AVIF")[:-200], "damaged AVIF or a variant that can't be decoded"),
+        (encode_noise(1, "WEBP")[:-200], "damaged WebP or a variant that can't be decoded"),
+        (encode_noise(1, "TIFF")[:-200], "damaged TIFF or a variant that can't be decoded"),
+        (encode_noise(1, "AVIF")[:-200], "damaged AVIF or a variant that can't be decoded"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 30, "damaged HEIC or a variant that can't be decoded"),
         (b"<?xml version='1.0'?><svg width='9'/>", "SVG is not supported: convert to JPEG or PNG"),
-        (saved(Image.new("F", (9, 9)), "TIFF"), "samples of 32 bits have no agreed look: convert to 8 bits"),
+        (encode(Image.new("F", (9, 9)), "TIFF"), "samples of 32 bits have no agreed look: convert to 8 bits"),
     ],
 )
 def test_reasons_are_short_and_stable(data: bytes, told: str) -> None:
@@ -133,7 +133,7 @@ def test_reasons_are_short_and_stable(data: bytes, told: str) -> None:
 
 
 def test_a_png_with_a_wrong_checksum_is_damaged() -> None:
-    data = bytearray(encoded(1, "PNG"))
+    data = bytearray(encode_noise(1, "PNG"))
     data[len(data) // 2] ^= 0xFF
     assert reason(bytes(data)) == "damaged PNG or a variant that can't be decoded"
 
@@ -162,7 +162,7 @@ def test_text_in_a_png_does_not_matter_until_it_unpacks_to_megabytes() -> None:
 
 def gif_of_frames(count: int, side: int) -> bytes:
     """`count` white frames of few bytes each."""
-    one = saved(Image.new("L", (side, side), 255), "GIF")
+    one = encode(Image.new("L", (side, side), 255), "GIF")
     first = one.index(b"\x2c", 13 + 3 * (2 << (one[10] & 7)))
     return one[:first] + one[first:-1] * count + b";"
 
@@ -178,7 +178,7 @@ def test_a_gif_of_many_frames_is_stored_as_its_first() -> None:
 
 
 def test_a_gif_of_countless_notes_is_not_left_to_tensorflow() -> None:
-    data = saved(scene(1), "GIF")
+    data = encode(draw_scene(1), "GIF")
     first = data.index(b"\x2c", 13 + 3 * (2 << (data[10] & 7)))
     noted = data[:first] + b"\x21\x01" + b"\x01a" * 200_000 + b"\0" + data[first:]
     assert good(noted).transcoded and len(stored(noted)) < len(noted)
@@ -186,7 +186,7 @@ def test_a_gif_of_countless_notes_is_not_left_to_tensorflow() -> None:
 
 
 def test_a_gif_whose_first_frame_is_not_its_screen_is_stored_as_a_viewer_shows_it() -> None:
-    small = bytearray(saved(scene(1, (40, 30)), "GIF"))
+    small = bytearray(encode(draw_scene(1, (40, 30)), "GIF"))
     small[6:10] = struct.pack("<HH", 60, 50)
     assert np.array_equal(served(stored(bytes(small))), shown(bytes(small)))
     assert good(bytes(small)).height == 50
@@ -195,7 +195,7 @@ def test_a_gif_whose_first_frame_is_not_its_screen_is_stored_as_a_viewer_shows_i
 
 
 def test_a_jpeg_of_thousands_of_scans_is_not_left_to_tensorflow() -> None:
-    data = saved(scene(2).convert("L"), "JPEG", progressive=True)
+    data = encode(draw_scene(2).convert("L"), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     scans = data[:-2] + data[last:-2] * 500 + data[-2:]
     verdict = good(scans)
@@ -205,7 +205,7 @@ def test_a_jpeg_of_thousands_of_scans_is_not_left_to_tensorflow() -> None:
 
 def test_too_many_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MAX_BYTES", 1 << 20)
-    assert reason(encoded(1) + b"\0" * (2 << 20)) == "too many bytes: 2 MiB, the limit is 1"
+    assert reason(encode_noise(1) + b"\0" * (2 << 20)) == "too many bytes: 2 MiB, the limit is 1"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_too_many_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_photo_in_another_format_is_stored_as_jpeg(image_format: str, options: dict, made: str) -> None:
-    data = saved(scene(3, (320, 240)), image_format, **options)
+    data = encode(draw_scene(3, (320, 240)), image_format, **options)
     verdict = good(data)
     assert (verdict.format, verdict.height, verdict.width, verdict.transcoded) == (made, 240, 320, True)
     difference = np.abs(served(stored(data)) - shown(data))
@@ -229,7 +229,7 @@ def test_a_photo_in_another_format_is_stored_as_jpeg(image_format: str, options:
 def test_heic_is_stored_as_jpeg_with_the_extra() -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
-    image = scene(4, (320, 240))
+    image = draw_scene(4, (320, 240))
     pillow_heif.from_pillow(image).save(file, quality=95)
     data = file.getvalue()
     assert (good(data).format, good(data).transcoded) == ("jpeg", True)
@@ -241,14 +241,14 @@ def test_what_is_lossless_and_small_or_of_few_colours_stays_exact() -> None:
     drawing.putpalette(bytes(range(256)) * 3)
     ImageDraw.Draw(drawing).ellipse((20, 20, 500, 300), fill=99)
     sources = [
-        encoded(5, "TIFF"),
-        encoded(5, "WEBP", lossless=True),
-        saved(drawing, "TIFF"),
-        saved(drawing, "BMP"),  # whose palette TensorFlow overlooks
-        saved(drawing.convert("1"), "TIFF", compression="group4"),
-        saved(scene(6, (90, 80)).convert("LA"), "TIFF"),
-        saved(Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256)), "TIFF"),
-        saved(scene(6, (90, 80)).convert("RGBA"), "BMP"),
+        encode_noise(5, "TIFF"),
+        encode_noise(5, "WEBP", lossless=True),
+        encode(drawing, "TIFF"),
+        encode(drawing, "BMP"),  # whose palette TensorFlow overlooks
+        encode(drawing.convert("1"), "TIFF", compression="group4"),
+        encode(draw_scene(6, (90, 80)).convert("LA"), "TIFF"),
+        encode(Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256)), "TIFF"),
+        encode(draw_scene(6, (90, 80)).convert("RGBA"), "BMP"),
     ]
     for data in sources:
         assert good(data).format == "png"
@@ -258,7 +258,7 @@ def test_what_is_lossless_and_small_or_of_few_colours_stays_exact() -> None:
 def test_white_is_zero_in_some_tiffs_of_16_bits() -> None:
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert np.array_equal(
-        served(stored(saved(Image.fromarray(ramp), "TIFF", tiffinfo={262: 0})))[..., 0], 255 - (ramp >> 8)
+        served(stored(encode(Image.fromarray(ramp), "TIFF", tiffinfo={262: 0})))[..., 0], 255 - (ramp >> 8)
     )
 
 
@@ -266,7 +266,7 @@ def test_white_is_zero_in_some_tiffs_of_16_bits() -> None:
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF", "AVIF"])
 def test_what_serving_would_not_turn_is_turned_before(image_format: str, orientation: int) -> None:
     options = {} if image_format in ("PNG", "TIFF") else {"quality": 95}
-    data = saved(scene(7, (96, 64)), image_format, exif=orientation_exif(orientation), **options)
+    data = encode(draw_scene(7, (96, 64)), image_format, orientation=orientation, **options)
     verdict = good(data)
     assert (verdict.height, verdict.width) == ((96, 64) if orientation > 4 else (64, 96))
     assert verdict.transcoded == (image_format != "PNG" or orientation > 1)
@@ -276,8 +276,8 @@ def test_what_serving_would_not_turn_is_turned_before(image_format: str, orienta
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF"])
 def test_max_side_shrinks_what_is_larger_and_nothing_else(image_format: str) -> None:
-    exif = {"exif": orientation_exif(6)} if image_format in ("JPEG", "PNG", "WEBP") else {}
-    data = saved(scene(8, (600, 400)), image_format, **exif)
+    orientation = 6 if image_format in ("JPEG", "PNG", "WEBP") else None
+    data = encode(draw_scene(8, (600, 400)), image_format, orientation)
     whole = Image.fromarray(shown(data).astype(np.uint8))
     assert good(data, max_side=600).transcoded == good(data).transcoded
     for max_side, small_format in ((400, "jpeg"), (200, "png")):
@@ -294,13 +294,13 @@ def test_max_side_shrinks_what_is_larger_and_nothing_else(image_format: str) -> 
 
 def test_shrinking_does_not_alias() -> None:
     board = np.indices((512, 512)).sum(0) % 2 * 255
-    data = saved(Image.fromarray(board.astype(np.uint8)), "PNG")
+    data = encode(Image.fromarray(board.astype(np.uint8)), "PNG")
     assert np.abs(served(stored(data, max_side=100)) - 128).max() <= 16
 
 
 def test_quality_numbers_tell_dark_flat_and_blurred_images_apart() -> None:
     def png_of(pixels: np.ndarray) -> Decoded:
-        return good(saved(Image.fromarray(pixels.astype(np.uint8)), "PNG"))
+        return good(encode(Image.fromarray(pixels.astype(np.uint8)), "PNG"))
 
     black, white = (png_of(np.full((300, 600, 3), value)) for value in (0, 255))
     assert (black.brightness, black.contrast, black.sharpness) == (0, 0, 0)
@@ -315,8 +315,8 @@ def test_quality_numbers_tell_dark_flat_and_blurred_images_apart() -> None:
 
 def test_the_numbers_of_a_jpeg_are_those_of_its_pixels() -> None:
     for size in ((100, 80), (700, 500), (3000, 40)):
-        image = scene(9, size)
-        as_png, as_jpeg = good(saved(image, "PNG")), good(saved(image, "JPEG", quality=95))
+        image = draw_scene(9, size)
+        as_png, as_jpeg = good(encode(image, "PNG")), good(encode(image, "JPEG", quality=95))
         for number in ("brightness", "contrast", "sharpness"):
             assert getattr(as_jpeg, number) == pytest.approx(getattr(as_png, number), abs=0.01), (size, number)
         assert distance(as_jpeg.phash, as_png.phash) <= 4
@@ -324,8 +324,8 @@ def test_the_numbers_of_a_jpeg_are_those_of_its_pixels() -> None:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 def test_the_perceptual_hash_is_of_the_upright_image(image_format: str) -> None:
-    image = scene(10, (300, 200))
-    upright = good(saved(image, image_format)).phash
+    image = draw_scene(10, (300, 200))
+    upright = good(encode(image, image_format)).phash
     turn_back = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -338,15 +338,15 @@ def test_the_perceptual_hash_is_of_the_upright_image(image_format: str) -> None:
     }
     for orientation, turn in turn_back.items():
         turned = image.transpose(turn) if turn is not None else image
-        data = saved(turned, image_format, exif=orientation_exif(orientation))
+        data = encode(turned, image_format, orientation=orientation)
         assert distance(good(data).phash, upright) <= 4, orientation
         if turn is not None:
-            assert distance(good(saved(turned, image_format)).phash, upright) > 8, orientation
+            assert distance(good(encode(turned, image_format)).phash, upright) > 8, orientation
 
 
 def test_the_hashes_of_a_batch_are_those_of_imagehash_bit_for_bit() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
-    scenes = [np.asarray(scene(seed, (32, 32)).convert("L")) for seed in range(40)]
+    scenes = [np.asarray(draw_scene(seed, (32, 32)).convert("L")) for seed in range(40)]
     flat = [np.full((32, 32), value, np.uint8) for value in (0, 1, 200, 255)]
     pictures = [*noise, *scenes, *flat]
     expected = [int(str(imagehash.phash(Image.fromarray(picture))), 16) for picture in pictures]
@@ -369,16 +369,16 @@ def test_quality_is_the_mean_and_the_deviations_of_luma_and_of_its_laplacian(siz
 def test_the_perceptual_hash_survives_what_happens_to_copies_and_tells_images_apart() -> None:
     hashes = []
     for seed in range(10):
-        image = scene(seed)
-        hashes.append(good(saved(image, "JPEG")).phash)
+        image = draw_scene(seed)
+        hashes.append(good(encode(image, "JPEG", quality=75)).phash)
         smaller = image.resize((200, 150), Image.Resampling.LANCZOS)
-        assert distance(good(saved(smaller, "JPEG", quality=60)).phash, hashes[-1]) <= 3
+        assert distance(good(encode(smaller, "JPEG", quality=60)).phash, hashes[-1]) <= 3
     assert all(0 <= value < 1 << 64 for value in hashes)
     assert min(distance(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) > 8
 
 
 def test_a_batch_gets_the_verdicts_of_its_files_from_any_number_of_threads() -> None:
-    sources = [encoded(i, form) for i, form in enumerate(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"] * 3)]
+    sources = [encode_noise(i, form) for i, form in enumerate(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"] * 3)]
     sources[4], sources[7] = b"", sources[7][:100]
     alone = [decode(data, 40) for data in sources]
     assert decode_many(sources, 40) == alone
@@ -391,10 +391,10 @@ def test_no_damage_whatever_passes_that_serving_does_not_decode() -> None:
     """Cut, changed and lost bytes: ingest decodes JPEGs otherwise than serving does, and must not be more lenient."""
     rng = random.Random(0)
     sources = [
-        saved(scene(11, (300, 200)), "JPEG"),
-        saved(scene(11, (300, 200)), "JPEG", progressive=True, subsampling=0),
-        saved(scene(11, (300, 200)).convert("L"), "JPEG", restart_marker_blocks=4),
-        *(saved(scene(11, (60, 50)), image_format) for image_format in ("PNG", "GIF", "BMP", "WEBP", "TIFF")),
+        encode(draw_scene(11, (300, 200)), "JPEG"),
+        encode(draw_scene(11, (300, 200)), "JPEG", progressive=True, subsampling=0),
+        encode(draw_scene(11, (300, 200)).convert("L"), "JPEG", restart_marker_blocks=4),
+        *(encode(draw_scene(11, (60, 50)), image_format) for image_format in ("PNG", "GIF", "BMP", "WEBP", "TIFF")),
     ]
     outcomes = set()
     for source in sources:
@@ -490,6 +490,6 @@ def test_copies_of_photos_are_near_and_other_photos_far() -> None:
     for path, original in zip(photos, hashes, strict=True):
         with Image.open(path) as image:
             copy = image.resize((image.width * 7 // 10, image.height * 7 // 10), Image.Resampling.LANCZOS)
-        found += distance(good(saved(copy, "JPEG", quality=60)).phash, original) <= 3
+        found += distance(good(encode(copy, "JPEG", quality=60)).phash, original) <= 3
     assert found >= 0.95 * len(photos)
     assert min(distance(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) > 8

@@ -14,7 +14,7 @@ from PIL import Image
 from graftline.components.image_example_gen import duplicates_report
 from graftline.components.image_example_gen.plan import Copies, Member, Plan
 from tests.assets import FLOWERS, needs_assets
-from tests.components.image_example_gen.pictures import encoded
+from tests.images import encode, encode_noise
 
 NONE = Plan((), (), (), {}, ())
 
@@ -72,7 +72,7 @@ def test_every_group_is_in_the_table(tmp_path: pathlib.Path) -> None:
 
 
 def test_names_are_text_and_the_page_needs_nothing_from_outside(tmp_path: pathlib.Path) -> None:
-    duplicates_report.write(str(tmp_path), plan_of(LEAK, EXACT), lambda path: encoded(1))
+    duplicates_report.write(str(tmp_path), plan_of(LEAK, EXACT), lambda path: encode_noise(1))
     page = Page(tmp_path)
     assert 'a/x, "y" <b>&.jpg' in page.texts
     assert "<script>" in page.texts and "script" not in page.tags
@@ -83,16 +83,12 @@ def test_names_are_text_and_the_page_needs_nothing_from_outside(tmp_path: pathli
 
 
 def test_pictures_are_small_upright_and_grey_where_there_is_none(tmp_path: pathlib.Path) -> None:
-    turned = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (400, 200), (200, 30, 30)).save(turned, "JPEG", exif=exif.tobytes())
     files = {
-        "turned": turned.getvalue(),
-        "gray png": encoded(1, "PNG", size=(30, 20)),
-        "broken": encoded(2)[:-200],
+        "turned": encode(Image.new("RGB", (400, 200), (200, 30, 30)), orientation=6),
+        "gray png": encode_noise(1, "PNG", size=(30, 20)),
+        "broken": encode_noise(2)[:-200],
         "page": b"<html>",
-        "of a kind that is not stored": encoded(3, "TIFF"),
+        "of a kind that is not stored": encode_noise(3, "TIFF"),
         "empty": b"",
         "gone": None,
     }
@@ -118,7 +114,7 @@ def test_many_and_large_groups_are_pictured_in_part_the_gravest_first(tmp_path: 
 
     def reading(path: str) -> bytes:
         read.append(path)
-        return encoded(0)
+        return encode_noise(0)
 
     duplicates_report.write(str(tmp_path), plan_of(LEAK, *near), reading)
     assert read[:2] == ["a/1.jpg", "a/2.jpg"]
@@ -134,7 +130,7 @@ def test_the_same_plan_gives_the_same_bytes(tmp_path: pathlib.Path) -> None:
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
-        duplicates_report.write(str(folder), plan_of(LEAK, EXACT), lambda path: encoded(len(path)))
+        duplicates_report.write(str(folder), plan_of(LEAK, EXACT), lambda path: encode_noise(len(path)))
         digests.append([hashlib.sha256(path.read_bytes()).digest() for path in sorted(folder.iterdir())])
     assert digests[0] == digests[1]
 

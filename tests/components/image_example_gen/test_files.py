@@ -5,9 +5,8 @@ import pathlib
 
 import pytest
 
-from graftline import uri
 from graftline.components.storage import files
-from tests.components.image_example_gen.pictures import put
+from tests.folders import write_file
 
 HELLO = b"hello, world"
 
@@ -20,7 +19,7 @@ def refusal(path: pathlib.Path | str) -> str:
 
 @pytest.mark.parametrize("limit", [len(HELLO), len(HELLO) + 1, 1 << 40])
 def test_a_file_within_the_limit_is_read_whole(tmp_path: pathlib.Path, limit: int) -> None:
-    assert files.read(str(put(tmp_path, "a", HELLO)), limit) == (HELLO, len(HELLO))
+    assert files.read(str(write_file(tmp_path, "a", HELLO)), limit) == (HELLO, len(HELLO))
 
 
 def test_of_a_file_above_the_limit_only_the_size_is_told(tmp_path: pathlib.Path) -> None:
@@ -40,8 +39,8 @@ def test_a_file_that_grows_or_shrinks_once_it_is_open_is_read_as_it_is_and_bound
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, told: int
 ) -> None:
     content = bytes(range(256)) * 1000
-    path = put(tmp_path, "a", content)
-    earlier = put(tmp_path, "earlier", bytes(told)).stat()
+    path = write_file(tmp_path, "a", content)
+    earlier = write_file(tmp_path, "earlier", bytes(told)).stat()
     monkeypatch.setattr(os, "fstat", lambda _: earlier)
     assert files.read(str(path), 1 << 20) == (content, len(content))
     assert files.read(str(path), len(content)) == (content if told <= len(content) else b"", max(told, len(content)))
@@ -57,23 +56,6 @@ def test_why_a_file_cannot_be_read_is_plain_words(tmp_path: pathlib.Path) -> Non
 
 
 def test_the_head_is_what_is_looked_at_for_the_format(tmp_path: pathlib.Path) -> None:
-    path = put(tmp_path, "a", b"\x89PNG\r\n\x1a\n" + bytes(1000))
+    path = write_file(tmp_path, "a", b"\x89PNG\r\n\x1a\n" + bytes(1000))
     assert len(files.head(str(path))) == files.HEAD_BYTES
     assert files.sniff(files.head(str(path))) == "png"
-
-
-@pytest.mark.parametrize(
-    ("root", "path", "joined"),
-    [
-        ("/a/b", "c/1.jpg", "/a/b/c/1.jpg"),
-        ("gs://bucket", "c/1.jpg", "gs://bucket/c/1.jpg"),
-        ("s3://bucket/a/", "c/1.jpg", "s3://bucket/a/c/1.jpg"),
-    ],
-)
-def test_a_path_is_joined_to_a_folder_or_a_uri(root: str, path: str, joined: str) -> None:
-    assert uri.join(root, path) == joined
-
-
-@pytest.mark.parametrize(("path", "is_uri"), [("gs://a", True), ("/a://b", False), ("a:/b", False), ("C:\\a", False)])
-def test_a_uri_has_a_scheme(path: str, is_uri: bool) -> None:
-    assert is_uri(path) == is_uri

@@ -32,7 +32,8 @@ from graftline.components.image_example_gen.layouts import File, Roots
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.assets import ASSETS, FLOWERS, needs_assets
-from tests.components.image_example_gen.pictures import encoded, folder_of_images, put
+from tests.folders import write_file
+from tests.images import encode_noise, write_noise_folder
 
 SETTINGS = IngestSettings(eval_fraction=0.3)
 ALL_FEATURES = {
@@ -106,8 +107,8 @@ def execute(
 
 
 def test_every_image_comes_back_with_all_its_features(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=12, dogs=9)
-    put(images, "dogs/sub folder/Größe 1.PNG", encoded(99, "PNG", size=(20, 30)))
+    images = write_noise_folder(tmp_path / "photos", cats=12, dogs=9)
+    write_file(images, "dogs/sub folder/Größe 1.PNG", encode_noise(99, "PNG", size=(20, 30)))
     result = execute(images, tmp_path)
     seen = set()
     for split in features.SPLITS:
@@ -130,7 +131,7 @@ def test_every_image_comes_back_with_all_its_features(tmp_path: pathlib.Path) ->
 
 
 def test_tfx_reads_the_records_by_beam_and_by_tf_data(tmp_path: pathlib.Path) -> None:
-    result = execute(folder_of_images(tmp_path / "photos", cats=4, dogs=4), tmp_path)
+    result = execute(write_noise_folder(tmp_path / "photos", cats=4, dogs=4), tmp_path)
     expected = sorted(text(e, features.LABEL) for e in result.records("train"))
 
     def as_written(batches: list[Any]) -> None:
@@ -150,17 +151,17 @@ def labels_of(batches: Iterable[Any]) -> list[bytes]:
 
 
 def test_bad_files_duplicates_and_conflicts_are_all_accounted_for(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=10, dogs=10)
-    put(images, "cats/copy of 3.jpg", (images / "cats/3.jpg").read_bytes())
-    put(images, "dogs/really a cat.jpg", (images / "cats/4.jpg").read_bytes())
+    images = write_noise_folder(tmp_path / "photos", cats=10, dogs=10)
+    write_file(images, "cats/copy of 3.jpg", (images / "cats/3.jpg").read_bytes())
+    write_file(images, "dogs/really a cat.jpg", (images / "cats/4.jpg").read_bytes())
     os.link(images / "dogs/1.jpg", images / "dogs/zz hard link.jpg")
     (images / "dogs/zzz link.jpg").symlink_to("2.jpg")
-    put(images, "cats/empty.jpg", b"")
-    put(images, "cats/empty again.jpg", b"")
-    put(images, "cats/page.jpg", b"<html>404</html>")
-    put(images, "dogs/cut.jpg", encoded(50)[:-300])
-    put(images, "dogs/new\nline.jpg", encoded(51))
-    put(images, "dogs/notes.txt", b"not a picture")
+    write_file(images, "cats/empty.jpg", b"")
+    write_file(images, "cats/empty again.jpg", b"")
+    write_file(images, "cats/page.jpg", b"<html>404</html>")
+    write_file(images, "dogs/cut.jpg", encode_noise(50)[:-300])
+    write_file(images, "dogs/new\nline.jpg", encode_noise(51))
+    write_file(images, "dogs/notes.txt", b"not a picture")
     os.mkfifo(images / "dogs/pipe.jpg")
     (images / "dogs/gone.jpg").symlink_to("nowhere")
     result = execute(images, tmp_path, max_bad_fraction=0.5)
@@ -194,7 +195,7 @@ def ingested(images: pathlib.Path, place: pathlib.Path, *beam_args: str) -> dict
 
 
 def test_the_shards_are_the_same_bytes_whatever_the_workers(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=90, dogs=90)
+    images = write_noise_folder(tmp_path / "photos", cats=90, dogs=90)
     once = ingested(images, tmp_path / "1")
     assert len(once) == 5
     workers = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
@@ -203,7 +204,7 @@ def test_the_shards_are_the_same_bytes_whatever_the_workers(tmp_path: pathlib.Pa
 
 @pytest.mark.slow
 def test_the_shards_are_the_same_bytes_from_several_processes(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=90, dogs=90)
+    images = write_noise_folder(tmp_path / "photos", cats=90, dogs=90)
     workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     assert ingested(images, tmp_path / "2", *workers) == ingested(images, tmp_path / "1")
 
@@ -212,12 +213,12 @@ def test_the_shards_are_the_same_bytes_from_several_processes(tmp_path: pathlib.
 def test_memory_does_not_grow_with_the_bytes_of_the_images(tmp_path: pathlib.Path) -> None:
     """Peak memory over 1.2 GB of images is near that over a tenth of them."""
     images = tmp_path / "photos"
-    one = encoded(0, "BMP", size=(1000, 1000))  # 3 MB
+    one = encode_noise(0, "BMP", size=(1000, 1000))  # 3 MB
     for i in range(400):
-        put(images, f"{'ab'[i % 2]}/{i}.bmp", one[:-8] + i.to_bytes(8, "big"))
+        write_file(images, f"{'ab'[i % 2]}/{i}.bmp", one[:-8] + i.to_bytes(8, "big"))
     few = tmp_path / "few"
     for i in range(40):
-        put(few, f"{'ab'[i % 2]}/{i}.bmp", one[:-8] + i.to_bytes(8, "big"))
+        write_file(few, f"{'ab'[i % 2]}/{i}.bmp", one[:-8] + i.to_bytes(8, "big"))
     assert peak_megabytes(images, tmp_path / "1") < peak_megabytes(few, tmp_path / "2") + 200
 
 
@@ -237,33 +238,33 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def test_added_images_move_no_old_one(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=20, dogs=20)
+    images = write_noise_folder(tmp_path / "photos", cats=20, dogs=20)
     before = execute(images, tmp_path / "1").paths()
     for i in range(20):
-        put(images, f"cats/more/{i}.jpg", encoded(1000 + i))
-        put(images, f"birds/{i}.jpg", encoded(2000 + i))
+        write_file(images, f"cats/more/{i}.jpg", encode_noise(1000 + i))
+        write_file(images, f"birds/{i}.jpg", encode_noise(2000 + i))
     after = execute(images, tmp_path / "2").paths()
     assert {path: after[path] for path in before} == before
     assert len(after) == 80
 
 
 def test_tiny_classes_have_an_image_on_both_sides(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", **{f"c{i}": 2 for i in range(20)})
+    images = write_noise_folder(tmp_path / "photos", **{f"c{i}": 2 for i in range(20)})
     result = execute(images, tmp_path)
     assert all((counts["train"], counts["eval"]) == (1, 1) for counts in result.summary["by_class"].values())
 
 
 def test_a_bad_file_never_costs_a_class_its_side(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", **{f"c{i}": 2 for i in range(10)})
+    images = write_noise_folder(tmp_path / "photos", **{f"c{i}": 2 for i in range(10)})
     for i in range(10):
-        put(images, f"c{i}/bad.jpg", encoded(500 + i)[:-100])
+        write_file(images, f"c{i}/bad.jpg", encode_noise(500 + i)[:-100])
     counts = execute(images, tmp_path, max_bad_fraction=0.5).summary["by_class"].values()
     assert all((c["train"], c["eval"], c["quarantined"]) == (1, 1, 1) for c in counts)
 
 
 def test_a_refused_run_leaves_the_list_where_the_message_says(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
-    put(images, "cats/page.jpg", b"<html>404</html>")
+    images = write_noise_folder(tmp_path / "photos", cats=4, dogs=4)
+    write_file(images, "cats/page.jpg", b"<html>404</html>")
     with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) can't be used") as error:
         execute(images, tmp_path / "run", report_dir=tmp_path / "reports")
     kept = tmp_path / "reports/quarantine.csv"
@@ -272,7 +273,7 @@ def test_a_refused_run_leaves_the_list_where_the_message_says(tmp_path: pathlib.
 
 
 def test_an_image_stays_in_its_split_and_what_is_nearly_it_follows(tmp_path: pathlib.Path) -> None:
-    images, state = folder_of_images(tmp_path / "photos", cats=10, dogs=10), tmp_path / "state"
+    images, state = write_noise_folder(tmp_path / "photos", cats=10, dogs=10), tmp_path / "state"
     before = execute(images, tmp_path / "1", state=state).paths()
     assert len(list((state / "splits").iterdir())) == 1
     for path in before:  # the same pictures, compressed anew
@@ -302,7 +303,7 @@ def test_an_image_stays_in_its_split_and_what_is_nearly_it_follows(tmp_path: pat
 def test_splits_that_the_folders_give_are_kept_and_test_is_one_of_them(tmp_path: pathlib.Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         for i in range(4):
-            put(tmp_path, f"photos/{split}/{'ab'[i % 2]}/{i}.png", encoded(10 * number + i, "PNG"))
+            write_file(tmp_path, f"photos/{split}/{'ab'[i % 2]}/{i}.png", encode_noise(10 * number + i, "PNG"))
     result = execute(tmp_path / "photos", tmp_path)
     assert result.summary["by_split"] == {"train": 4, "eval": 4, "test": 4}
     assert artifact_utils.decode_split_names(result.examples.split_names) == ["train", "eval", "test"]
@@ -310,9 +311,9 @@ def test_splits_that_the_folders_give_are_kept_and_test_is_one_of_them(tmp_path:
 
 
 def test_a_webp_and_a_large_photo_are_stored_as_what_the_serving_graph_reads(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=3, dogs=3)
-    put(images, "cats/picture.webp", encoded(50, "WEBP", size=(90, 60)))
-    put(images, "dogs/large.jpg", encoded(51, size=(400, 300)))
+    images = write_noise_folder(tmp_path / "photos", cats=3, dogs=3)
+    write_file(images, "cats/picture.webp", encode_noise(50, "WEBP", size=(90, 60)))
+    write_file(images, "dogs/large.jpg", encode_noise(51, size=(400, 300)))
     result = execute(images, tmp_path, max_side=200)
     stored = {text(e, features.FILENAME).decode(): e for s in features.SPLITS for e in result.records(s)}
     for path, size in (("cats/picture.webp", (60, 90)), ("dogs/large.jpg", (150, 200))):
@@ -325,23 +326,23 @@ def test_a_webp_and_a_large_photo_are_stored_as_what_the_serving_graph_reads(tmp
 
 def test_a_folder_of_broken_images_is_a_users_error(tmp_path: pathlib.Path) -> None:
     for i in range(4):
-        put(tmp_path, f"photos/{'ab'[i % 2]}/{i}.jpg", encoded(i)[:-100])
+        write_file(tmp_path, f"photos/{'ab'[i % 2]}/{i}.jpg", encode_noise(i)[:-100])
     with pytest.raises(UserError, match=r"none of 4 files is an image that can be decoded\. Why: truncated JPEG"):
         execute(tmp_path / "photos", tmp_path, max_bad_fraction=1.0)
 
 
 def test_a_file_that_changes_or_vanishes_during_the_run_is_quarantined(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=2, dogs=2)
+    images = write_noise_folder(tmp_path / "photos", cats=2, dogs=2)
     roots = Roots((str(images),))
     changed, gone = ingest.check(roots, [File(f"cats/{i}.jpg", "cats") for i in (0, 1)], SETTINGS)
-    put(images, "cats/0.jpg", encoded(77))
+    write_file(images, "cats/0.jpg", encode_noise(77))
     (images / "cats/1.jpg").unlink()
     assert ingest.record_of(roots, changed, SETTINGS) == Quarantined("changed during the run")
     assert ingest.record_of(roots, gone, SETTINGS) == Quarantined("vanished during the run: No such file or directory")
 
 
 def test_an_unreadable_file_is_quarantined(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=2, dogs=2)
+    images = write_noise_folder(tmp_path / "photos", cats=2, dogs=2)
 
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(13, "Permission denied", path)  # the tests may run as root, whom no permission stops
@@ -352,7 +353,7 @@ def test_an_unreadable_file_is_quarantined(tmp_path: pathlib.Path, monkeypatch: 
 
 
 def test_a_shard_appears_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
+    images = write_noise_folder(tmp_path / "photos", cats=4, dogs=4)
     really, calls = ingest.record_of, []
 
     def fail_at_the_third(roots: Roots, row: Any, settings: IngestSettings) -> bytes | Quarantined:
@@ -371,7 +372,7 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: pathlib.Path, monkeypatch
 
 
 def test_what_crosses_a_shuffle_is_small_whatever_the_image(tmp_path: pathlib.Path) -> None:
-    put(tmp_path, "cats/large.jpg", encoded(1, size=(2000, 1500)))
+    write_file(tmp_path, "cats/large.jpg", encode_noise(1, size=(2000, 1500)))
     (row,) = ingest.check(Roots((str(tmp_path),)), [File("cats/large.jpg", "cats")], SETTINGS)
     assert row.size > 1 << 20
     assert len(pickle.dumps(row)) < 1000
@@ -402,8 +403,8 @@ def pipeline_of(images: pathlib.Path, workspace: pathlib.Path) -> tfx.dsl.Pipeli
 
 
 def test_as_a_node_it_is_cached_until_the_content_of_a_file_changes(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
-    picture = put(images, "cats/picture.bmp", encoded(1000, "BMP"))
+    images = write_noise_folder(tmp_path / "photos", cats=4, dogs=4)
+    picture = write_file(images, "cats/picture.bmp", encode_noise(1000, "BMP"))
     executions = tmp_path / "artifacts/ImageExampleGen/examples"
 
     def run() -> list[str]:
@@ -415,7 +416,7 @@ def test_as_a_node_it_is_cached_until_the_content_of_a_file_changes(tmp_path: pa
     assert (executions / first[0] / "Split-train/data_tfrecord-00000-of-00001").is_file()
     assert run() == first
     stat = picture.stat()
-    picture.write_bytes(encoded(1001, "BMP"))
+    picture.write_bytes(encode_noise(1001, "BMP"))
     os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert picture.stat().st_size == stat.st_size
     second = run()
@@ -429,7 +430,7 @@ def test_as_a_node_it_is_cached_until_the_content_of_a_file_changes(tmp_path: pa
 
 
 def test_as_a_node_it_compiles_for_vertex(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=2, dogs=2)
+    images = write_noise_folder(tmp_path / "photos", cats=2, dogs=2)
     experimental = tfx.orchestration.experimental
     runner = experimental.KubeflowV2DagRunner(
         experimental.KubeflowV2DagRunnerConfig(default_image="graftline"), output_filename=str(tmp_path / "job.json")
@@ -465,8 +466,8 @@ def test_other_projects_awkward_images_are_ingested_or_named(tmp_path: pathlib.P
 
 
 def test_a_class_folder_that_holds_no_image_is_left_out_and_the_run_goes_on(tmp_path: pathlib.Path) -> None:
-    images = folder_of_images(tmp_path / "photos", cats=4, dogs=4)
-    put(images, "notes/readme.txt", b"About these photos.")
+    images = write_noise_folder(tmp_path / "photos", cats=4, dogs=4)
+    write_file(images, "notes/readme.txt", b"About these photos.")
     result = execute(images, tmp_path, max_bad_fraction=0.2)
     assert result.summary["examples"] == 8
     assert list(result.refused) == ["notes/readme.txt"]
@@ -475,10 +476,10 @@ def test_a_class_folder_that_holds_no_image_is_left_out_and_the_run_goes_on(tmp_
 def test_without_a_test_folder_no_image_is_left_in_a_test_split(tmp_path: pathlib.Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         for i in range(4):
-            put(tmp_path, f"split/{split}/{'ab'[i % 2]}/{i}.png", encoded(10 * number + i, "PNG"))
+            write_file(tmp_path, f"split/{split}/{'ab'[i % 2]}/{i}.png", encode_noise(10 * number + i, "PNG"))
     state = tmp_path / "state"
     assert "test" in execute(tmp_path / "split", tmp_path / "1", state=state).summary["by_split"]
-    images = folder_of_images(tmp_path / "photos", a=6, b=6)
+    images = write_noise_folder(tmp_path / "photos", a=6, b=6)
     shutil.copy(tmp_path / "split/test/a/0.png", images / "a/known.png")
     result = execute(images, tmp_path / "2", state=state)
     assert set(result.summary["by_split"]) == {"train", "eval"}

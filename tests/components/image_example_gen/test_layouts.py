@@ -11,12 +11,11 @@ import pytest
 
 from graftline.components.image_example_gen.layouts import File, check_decodable, fingerprint, scan
 from graftline.errors import UserError
-from tests.components.image_example_gen.folders import FOUR, make_split, refusals
-from tests.components.image_example_gen.pictures import put
+from tests.folders import FOUR, refusals, write_file, write_splits
 
 
 def test_classes_are_the_sorted_folder_names_and_files_are_sorted_at_any_depth(root: pathlib.Path) -> None:
-    put(root, "cats/holiday/2024/IMG 1 ü.JPG", b"x")
+    write_file(root, "cats/holiday/2024/IMG 1 ü.JPG", b"x")
     layout = scan(root)
     assert layout.classes == ("cats", "dogs")
     assert layout.files == tuple(sorted(File(p, p.split("/")[0]) for p in (*FOUR, "cats/holiday/2024/IMG 1 ü.JPG")))
@@ -30,13 +29,13 @@ def test_a_trailing_slash_or_a_linked_root_changes_nothing(root: pathlib.Path, t
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._1.jpg", "__MACOSX/1.jpg", ".git/1.jpg"])
 def test_clutter_of_file_managers_is_no_data(root: pathlib.Path, name: str) -> None:
-    put(root, f"cats/{name}", b"x")
-    put(root, name, b"x")
+    write_file(root, f"cats/{name}", b"x")
+    write_file(root, name, b"x")
     assert len(scan(root).files) == 4
 
 
 def test_links_to_files_are_read_inside_the_root_only(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    outside = put(tmp_path, "elsewhere/1.jpg", b"x")
+    outside = write_file(tmp_path, "elsewhere/1.jpg", b"x")
     (root / "cats/inside.jpg").symlink_to(root / "dogs/1.jpg")
     (root / "cats/outside.jpg").symlink_to(outside)
     (root / "cats/broken.jpg").symlink_to("nowhere.jpg")
@@ -80,8 +79,8 @@ def test_a_file_that_turns_into_a_pipe_after_the_scan_is_not_waited_for(root: pa
 
 
 def test_odd_names_are_refused_with_an_escaped_name(root: pathlib.Path) -> None:
-    put(root, "cats/new\nline.jpg", b"x")
-    put(root, "cats/sub\nfolder/1.jpg", b"x")
+    write_file(root, "cats/new\nline.jpg", b"x")
+    write_file(root, "cats/sub\nfolder/1.jpg", b"x")
     (pathlib.Path(os.fsdecode(os.fsencode(root) + b"/cats/latin-\xfc.jpg"))).write_bytes(b"x")
     layout = scan(root)
     assert set(refusals(layout)) == {r"cats/new\nline.jpg", r"cats/sub\nfolder/1.jpg", r"cats/latin-\xfc.jpg"}
@@ -89,12 +88,12 @@ def test_odd_names_are_refused_with_an_escaped_name(root: pathlib.Path) -> None:
 
 
 def test_what_is_left_out_beside_the_classes_is_told(root: pathlib.Path) -> None:
-    put(root, "stray.PNG", b"x")
-    put(root, "README.txt", b"x")
+    write_file(root, "stray.PNG", b"x")
+    write_file(root, "README.txt", b"x")
     (root / "birds").mkdir()
     for name in ("Cats", "cats "):
-        put(root, f"{name}/1.jpg", b"1")
-        put(root, f"{name}/2.jpg", b"2")
+        write_file(root, f"{name}/1.jpg", b"1")
+        write_file(root, f"{name}/2.jpg", b"2")
     layout = scan(root)
     assert layout.stray == ("stray.PNG",)
     assert layout.empty_classes == ("birds",)
@@ -117,8 +116,8 @@ def make_empty(root: pathlib.Path) -> None:
 
 
 def make_flat(root: pathlib.Path) -> None:
-    put(root, "1.jpg", b"x")
-    put(root, "2.jpg", b"x")
+    write_file(root, "1.jpg", b"x")
+    write_file(root, "2.jpg", b"x")
 
 
 def make_folders_only(root: pathlib.Path) -> None:
@@ -128,18 +127,18 @@ def make_folders_only(root: pathlib.Path) -> None:
 
 def make_one_class(root: pathlib.Path) -> None:
     for name in "123":
-        put(root, f"cats/{name}.jpg", b"x")
+        write_file(root, f"cats/{name}.jpg", b"x")
     (root / "dogs").mkdir()
 
 
 def make_classes_a_level_too_deep(root: pathlib.Path) -> None:
     for label in ("cats", "dogs"):
-        put(root, f"animals/{label}/1.jpg", b"x")
+        write_file(root, f"animals/{label}/1.jpg", b"x")
 
 
 def make_single_image(root: pathlib.Path) -> None:
     make_one_class(root)
-    put(root, "dogs/1.jpg", b"x")
+    write_file(root, "dogs/1.jpg", b"x")
 
 
 def make_class_with_newline(root: pathlib.Path) -> None:
@@ -148,19 +147,19 @@ def make_class_with_newline(root: pathlib.Path) -> None:
 
 
 def make_split_with_nothing_to_train_on(root: pathlib.Path) -> None:
-    make_split(root, "val", "test")
+    write_splits(root, "val", "test")
 
 
 def make_split_with_a_one_sided_class(root: pathlib.Path) -> None:
-    make_split(root, "train", "val")
-    put(root, "val/birds/1.jpg", b"x")
-    put(root, "val/birds/2.jpg", b"x")
+    write_splits(root, "train", "val")
+    write_file(root, "val/birds/1.jpg", b"x")
+    write_file(root, "val/birds/2.jpg", b"x")
 
 
 def make_flat_split(root: pathlib.Path) -> None:
-    make_split(root, "train")
+    write_splits(root, "train")
     for split in ("train", "val"):
-        put(root, f"{split}/1.jpg", b"x")
+        write_file(root, f"{split}/1.jpg", b"x")
     for path in (root / "train").glob("*/*.jpg"):
         path.unlink()
 
@@ -200,7 +199,7 @@ def test_a_wrong_folder_is_named_with_what_was_found_and_what_to_do(
 
 
 def test_a_class_folder_without_an_image_is_left_out_and_its_files_still_count(root: pathlib.Path) -> None:
-    put(root, "notes/read me.txt", b"hello")
+    write_file(root, "notes/read me.txt", b"hello")
     layout = scan(root)
     assert layout.classes == ("cats", "dogs") and layout.empty_classes == ("notes",)
     assert File("notes/read me.txt", "notes") in layout.files
@@ -209,7 +208,7 @@ def test_a_class_folder_without_an_image_is_left_out_and_its_files_still_count(r
 
 def test_images_need_not_be_called_so(root: pathlib.Path) -> None:
     for name in ("1", "2.dat"):
-        put(root, f"birds/{name}", b"\x89PNG\r\n\x1a\n")
+        write_file(root, f"birds/{name}", b"\x89PNG\r\n\x1a\n")
     assert scan(root).classes == ("birds", "cats", "dogs")
 
 
@@ -256,11 +255,11 @@ def test_the_fingerprint_does_not_depend_on_place_times_or_threads(root: pathlib
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "break"])
 def test_the_fingerprint_changes_with_the_set_of_files(root: pathlib.Path, change: str) -> None:
-    put(root, "cats/3.jpg", b"3")
+    write_file(root, "cats/3.jpg", b"3")
     layout = scan(root)
     before = fingerprint(layout)
     if change == "add":
-        put(root, "cats/4.jpg", b"3")
+        write_file(root, "cats/4.jpg", b"3")
     elif change == "rename":
         (root / "cats/3.jpg").rename(root / "cats/5.jpg")
     else:
@@ -278,7 +277,7 @@ def test_scanning_needs_no_heavy_import(tmp_path: pathlib.Path) -> None:
 
 
 def test_where_all_is_refused_the_message_says_why(tmp_path: pathlib.Path) -> None:
-    photo = put(tmp_path, "elsewhere/1.jpg", b"")
+    photo = write_file(tmp_path, "elsewhere/1.jpg", b"")
     for label in ("cats", "dogs"):
         (tmp_path / "linked" / label).mkdir(parents=True)
         (tmp_path / "linked" / label / "1.jpg").symlink_to(photo)

@@ -7,8 +7,7 @@ import pytest
 from graftline.components.image_example_gen.layouts import File, Layout, fingerprint, scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
-from tests.components.image_example_gen.folders import make_split
-from tests.components.image_example_gen.pictures import put
+from tests.folders import write_file, write_splits
 
 # --- split already ----------------------------------------------------------------------------------------------------
 
@@ -36,8 +35,8 @@ def splits_of(layout: Layout) -> dict[str, str]:
 def test_a_given_split_is_kept_and_the_class_is_the_folder_under_it(
     tmp_path: pathlib.Path, folders: tuple[str, ...], splits: tuple[str, ...]
 ) -> None:
-    make_split(tmp_path, *folders)
-    put(tmp_path, f"{folders[0]}/cats/deep/er.jpg", b"x")
+    write_splits(tmp_path, *folders)
+    write_file(tmp_path, f"{folders[0]}/cats/deep/er.jpg", b"x")
     layout = scan(tmp_path)
     assert layout.classes == ("cats", "dogs") and layout.warnings == ()
     assert splits_of(layout) == dict(zip(folders, splits, strict=True))
@@ -47,7 +46,7 @@ def test_a_given_split_is_kept_and_the_class_is_the_folder_under_it(
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_split_without_a_counterpart_is_split_by_content(tmp_path: pathlib.Path, empty: bool) -> None:
-    make_split(tmp_path, "train")
+    write_splits(tmp_path, "train")
     if empty:
         (tmp_path / "val/cats").mkdir(parents=True)
     layout = scan(tmp_path)
@@ -57,18 +56,18 @@ def test_a_split_without_a_counterpart_is_split_by_content(tmp_path: pathlib.Pat
 
 
 def test_a_split_of_unlabelled_images_is_left_out_and_told(tmp_path: pathlib.Path) -> None:
-    make_split(tmp_path, "train", "val")
-    put(tmp_path, "test/1.jpg", b"x")
-    put(tmp_path, "train/labels.txt", b"x")
+    write_splits(tmp_path, "train", "val")
+    write_file(tmp_path, "test/1.jpg", b"x")
+    write_file(tmp_path, "train/labels.txt", b"x")
     layout = scan(tmp_path)
     assert len(layout.files) == 8 and layout.stray == ("test/1.jpg",)
 
 
 @pytest.mark.parametrize("beside", ["cats/1.jpg", "boats/1.jpg"])
 def test_split_names_beside_others_are_classes(tmp_path: pathlib.Path, beside: str) -> None:
-    make_split(tmp_path, "train")
-    put(tmp_path, beside, b"x")
-    put(tmp_path, f"{beside}.jpg", b"x")
+    write_splits(tmp_path, "train")
+    write_file(tmp_path, beside, b"x")
+    write_file(tmp_path, f"{beside}.jpg", b"x")
     layout = scan(tmp_path)
     assert layout.classes == tuple(sorted(("train", beside.split("/")[0])))
     assert {file.split for file in layout.files} == {""}
@@ -76,7 +75,7 @@ def test_split_names_beside_others_are_classes(tmp_path: pathlib.Path, beside: s
 
 def test_split_names_with_images_directly_in_them_are_classes(tmp_path: pathlib.Path) -> None:
     for path in ("train/1.jpg", "train/2.jpg", "test/1.jpg", "test/2.jpg"):
-        put(tmp_path, path, b"x")
+        write_file(tmp_path, path, b"x")
     assert scan(tmp_path).classes == ("test", "train")
 
 
@@ -86,8 +85,8 @@ def test_split_names_with_images_directly_in_them_are_classes(tmp_path: pathlib.
 def make_spans(root: pathlib.Path, *spans: str) -> None:
     for span in spans:
         for label in ("cats", "dogs"):
-            put(root, f"{span}/{label}/1.jpg", b"x")
-            put(root, f"{span}/{label}/2.jpg", b"x")
+            write_file(root, f"{span}/{label}/1.jpg", b"x")
+            write_file(root, f"{span}/{label}/2.jpg", b"x")
 
 
 @pytest.mark.parametrize(
@@ -122,9 +121,9 @@ def test_a_number_written_in_two_ways_is_one_span(tmp_path: pathlib.Path) -> Non
 
 def test_classes_add_up_over_spans_and_a_span_may_be_split(tmp_path: pathlib.Path) -> None:
     make_spans(tmp_path, "span-1")
-    make_split(tmp_path / "span-2", "train", "val")
-    put(tmp_path, "span-3/birds/1.jpg", b"x")
-    put(tmp_path, "span-3/birds/2.jpg", b"x")
+    write_splits(tmp_path / "span-2", "train", "val")
+    write_file(tmp_path, "span-3/birds/1.jpg", b"x")
+    write_file(tmp_path, "span-3/birds/2.jpg", b"x")
     layout = scan(tmp_path)
     assert layout.classes == ("birds", "cats", "dogs")
     assert File("span-1/cats/1.jpg", "cats") in layout.files
@@ -148,7 +147,7 @@ def test_folders_called_like_splits_or_spans_among_others_are_classes_and_that_i
 ) -> None:
     for name in names:
         for number in range(2):
-            put(tmp_path, f"{name}/a/{number}.jpg", b"")
+            write_file(tmp_path, f"{name}/a/{number}.jpg", b"")
     layout = scan(tmp_path)
     assert layout.classes == tuple(sorted(names))
     (warning,) = (text for text in layout.warnings if "taken for classes" in text)
@@ -160,9 +159,9 @@ def test_folders_called_like_splits_or_spans_among_others_are_classes_and_that_i
 
 def test_several_folders_add_up_under_names_of_their_own(tmp_path: pathlib.Path) -> None:
     for place in ("a/photos", "b/photos", "c/more"):
-        make_split(tmp_path / place, "train", "val") if place.startswith("c") else make_spans(tmp_path, place)
-    put(tmp_path, "b/photos/birds/1.jpg", b"x")
-    put(tmp_path, "b/photos/birds/2.jpg", b"x")
+        write_splits(tmp_path / place, "train", "val") if place.startswith("c") else make_spans(tmp_path, place)
+    write_file(tmp_path, "b/photos/birds/1.jpg", b"x")
+    write_file(tmp_path, "b/photos/birds/2.jpg", b"x")
     layout = scan([tmp_path / "a/photos", str(tmp_path / "b/photos"), tmp_path / "c/more"])
     assert layout.classes == ("birds", "cats", "dogs")
     assert len(layout.files) == len({file.path for file in layout.files}) == 4 + 6 + 8
@@ -187,8 +186,8 @@ def test_a_list_of_one_folder_is_that_folder(root: pathlib.Path) -> None:
 
 def test_a_class_with_one_image_in_each_of_two_folders_has_two(tmp_path: pathlib.Path) -> None:
     for place in ("a", "b"):
-        put(tmp_path, f"{place}/cats/1.jpg", b"x")
-        put(tmp_path, f"{place}/dogs/1.jpg", b"x")
+        write_file(tmp_path, f"{place}/cats/1.jpg", b"x")
+        write_file(tmp_path, f"{place}/dogs/1.jpg", b"x")
     assert scan([tmp_path / "a", tmp_path / "b"]).classes == ("cats", "dogs")
 
 

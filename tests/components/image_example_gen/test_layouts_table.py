@@ -8,15 +8,14 @@ import pytest
 from graftline.components.image_example_gen.layouts import File, Layout, fingerprint, scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
-from tests.components.image_example_gen.folders import refusals
-from tests.components.image_example_gen.pictures import put
+from tests.folders import refusals, write_file
 
 
 @pytest.fixture
 def heap(tmp_path: pathlib.Path) -> pathlib.Path:
     """Images in no order at all."""
     for path in ("1.jpg", "2.jpg", "x/3.jpg", "x/y/4.jpg", ".hidden.jpg"):
-        put(tmp_path / "heap", path, b"\xff\xd8\xff" + path.encode())
+        write_file(tmp_path / "heap", path, b"\xff\xd8\xff" + path.encode())
     return tmp_path / "heap"
 
 
@@ -53,7 +52,7 @@ def test_what_the_table_leaves_open_follows_from_the_content(heap: pathlib.Path)
 
 
 def test_files_of_a_table_that_may_not_be_read_are_refused_and_counted(heap: pathlib.Path) -> None:
-    outside = put(heap.parent, "outside/9.jpg", b"x")
+    outside = write_file(heap.parent, "outside/9.jpg", b"x")
     (heap / "out.jpg").symlink_to(outside)
     (heap / "folder link").symlink_to(outside.parent)
     (heap / "inside link").symlink_to(heap / "x")

@@ -1,6 +1,5 @@
 """Near copies are found exactly, whatever the hashes, and groups too large to be copies are not believed."""
 
-import io
 import pathlib
 from itertools import combinations
 
@@ -14,6 +13,7 @@ from sklearn.datasets import load_digits
 from graftline.components.image_example_gen.decoding import Decoded, decode
 from graftline.components.image_example_gen.near_duplicates import bits_between, connect, groups, join, members
 from tests.assets import EUROSAT, FLOWERS, needs_assets
+from tests.images import encode
 
 FULL = (1 << 64) - 1
 
@@ -130,9 +130,7 @@ def test_groups_of_the_users_are_not_chained_either() -> None:
 def phashes(pictures: list[Image.Image], image_format: str = "PNG") -> list[int]:
     found = []
     for picture in pictures:
-        file = io.BytesIO()
-        picture.save(file, image_format)
-        verdict = decode(file.getvalue())
+        verdict = decode(encode(picture, image_format))
         assert isinstance(verdict, Decoded)
         found.append(verdict.phash)
     return found

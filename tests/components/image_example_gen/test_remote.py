@@ -20,7 +20,7 @@ from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
 from graftline.errors import UserError
 from tests.components.image_example_gen import filesystems
-from tests.components.image_example_gen.pictures import begun, put
+from tests.folders import write_file, write_stubs
 
 BEAM_PLUGIN = f"{filesystems.Plain.__module__}.{filesystems.Plain.__name__}"  # how a worker learns of a filesystem
 FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/deep/er.jpg")
@@ -28,7 +28,7 @@ FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/deep/er.jpg")
 
 @pytest.fixture
 def root(tmp_path: pathlib.Path) -> pathlib.Path:
-    return begun(tmp_path / "photos", FOUR)
+    return write_stubs(tmp_path / "photos", FOUR)
 
 
 def refusal(uri: str, settings: IngestSettings | None = None) -> str:
@@ -42,11 +42,11 @@ def refusal(uri: str, settings: IngestSettings | None = None) -> str:
 
 @pytest.mark.parametrize("scheme", ["plain", "nested"])
 def test_a_uri_is_read_as_the_folder_that_it_is(root: pathlib.Path, scheme: str) -> None:
-    put(root, ".git/1.jpg", b"x")
-    put(root, "cats/Thumbs.db", b"x")
-    put(root, "dogs/empty.jpg", b"")
-    put(root, "stray.jpg", b"x")
-    put(root, "cats/new\nline.jpg", b"x")
+    write_file(root, ".git/1.jpg", b"x")
+    write_file(root, "cats/Thumbs.db", b"x")
+    write_file(root, "dogs/empty.jpg", b"")
+    write_file(root, "stray.jpg", b"x")
+    write_file(root, "cats/new\nline.jpg", b"x")
     there, here = layouts.scan(f"{scheme}://{root}/"), layouts.scan(root)
     assert there.files == here.files and len(there.files) == 5
     assert (there.classes, there.refused, there.stray) == (here.classes, here.refused, here.stray)
@@ -59,15 +59,15 @@ def test_a_uri_is_read_as_the_folder_that_it_is(root: pathlib.Path, scheme: str)
 @pytest.mark.parametrize("scheme", ["plain", "nested"])
 def test_names_that_look_like_patterns_are_names(tmp_path: pathlib.Path, scheme: str) -> None:
     for path in FOUR:
-        put(tmp_path, f"pho[t]os*/{path.replace('dogs', 'do?g[s')}", b"x")
+        write_file(tmp_path, f"pho[t]os*/{path.replace('dogs', 'do?g[s')}", b"x")
     assert layouts.scan(f"{scheme}://{tmp_path}/pho[t]os*").classes == ("cats", "do?g[s")
 
 
 def test_splits_spans_and_several_roots_are_found_at_uris_too(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for span in ("span-9", "span-10"):
         for path in FOUR:
-            put(tmp_path, f"spans/{span}/train/{path}", b"x")
-            put(tmp_path, f"spans/{span}/val/{path}", b"x")
+            write_file(tmp_path, f"spans/{span}/train/{path}", b"x")
+            write_file(tmp_path, f"spans/{span}/val/{path}", b"x")
     layout = layouts.scan([f"plain://{tmp_path}/spans", root], IngestSettings(spans=None))
     assert File("spans/span-9/val/cats/1.jpg", "cats", "eval") in layout.files
     assert File("photos/cats/1.jpg", "cats") in layout.files
@@ -77,7 +77,7 @@ def test_splits_spans_and_several_roots_are_found_at_uris_too(root: pathlib.Path
 
 
 def test_a_table_at_a_uri_names_files_at_a_uri(root: pathlib.Path) -> None:
-    put(root, "labels.csv", b"path,label\ncats/1.jpg,a\ncats/2.jpg,a\ndogs/1.jpg,b\ngone.jpg,b\n")
+    write_file(root, "labels.csv", b"path,label\ncats/1.jpg,a\ncats/2.jpg,a\ndogs/1.jpg,b\ngone.jpg,b\n")
     layout = layouts.scan(f"plain://{root}", IngestSettings(manifest=f"plain://{root}/labels.csv"))
     assert [file.path for file in layout.files] == ["cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "gone.jpg"]
     with pytest.raises(OSError, match=r"^\[Errno None\] No such file or directory"):
@@ -89,7 +89,7 @@ def test_a_table_at_a_uri_names_files_at_a_uri(root: pathlib.Path) -> None:
 
 
 def test_a_file_at_a_uri_is_read_as_it_is_stored(tmp_path: pathlib.Path) -> None:
-    put(tmp_path, "1.jpg.gz", b"not unpacked")
+    write_file(tmp_path, "1.jpg.gz", b"not unpacked")
     uri = f"plain://{tmp_path}/1.jpg.gz"
     assert files.read(uri, 12) == (b"not unpacked", 12)
     assert files.read(uri, 11) == (b"", 12)

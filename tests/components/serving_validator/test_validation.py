@@ -20,7 +20,8 @@ from graftline.serving.server.options import ServerOptions
 from graftline.serving.versions import rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
 from graftline.serving.versions.publish import publish
-from tests.serving.conftest import image_of, save_colour_model
+from tests.images import image_of
+from tests.serving.conftest import save_colour_model
 
 _SHARPNESS = 5.0  # of `save_colour_model`
 

@@ -26,7 +26,7 @@ from graftline.serving.client.exchange import run
 from graftline.serving.server import ModelServer
 from graftline.serving.server.errors import ServingError
 from graftline.serving.server.limits import InFlight
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 
 class _Awaited:

@@ -4,7 +4,6 @@ The picture is drawn in all eight EXIF orientations; who sends the file as the c
 """
 
 import base64
-import io
 import json
 import pathlib
 import shutil
@@ -67,14 +66,13 @@ def served(
 
 def _picture() -> Image.Image:
     """Another colour in each corner, and nothing that JPEG changes."""
-    coarse = np.random.default_rng(3).integers(0, 256, (3, 4, 3), np.uint8)
-    return Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC)
+    return images.draw_noise(3, (4, 3)).resize((64, 48), Image.Resampling.BICUBIC)
 
 
 def _written(orientation: int, tell: bool = True) -> bytes:
     turn = _AS_WRITTEN[orientation]
     turned = _picture() if turn is None else _picture().transpose(turn)
-    return images.encoded(turned, orientation=orientation if tell else None)
+    return images.encode(turned, orientation=orientation if tell else None)
 
 
 ALL = [_written(orientation) for orientation in _AS_WRITTEN]
@@ -118,18 +116,11 @@ def test_our_client_says_what_the_others_say(served: ModelServer) -> None:
 
 
 def test_a_turned_png_and_a_tiff_get_the_answer_of_the_upright_picture(served: ModelServer) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    files = []
-    for kind in ("PNG", "TIFF", "WEBP"):
-        buffer = io.BytesIO()
-        options = {"lossless": True} if kind == "WEBP" else {}
-        _picture().transpose(Image.Transpose.ROTATE_90).save(buffer, kind, exif=exif, **options)
-        files.append(buffer.getvalue())
-    upright = io.BytesIO()
-    _picture().save(upright, "PNG")
+    stored = _picture().transpose(Image.Transpose.ROTATE_90)
+    files = [images.encode(stored, "PNG", 6), images.encode(stored, "TIFF", 6)]
+    files.append(images.encode(stored, "WEBP", 6, lossless=True))
     with Client(f"127.0.0.1:{served.grpc_port}", "drawn") as client:
-        *turned, expected = client.classify([*files, upright.getvalue()])
+        *turned, expected = client.classify([*files, images.encode(_picture(), "PNG")])
     assert [row.score for row in turned] == pytest.approx([expected.score] * 3, abs=_CLOSE)
 
 

@@ -12,7 +12,7 @@ import pytest
 from graftline.serving.client import AsyncClient, Client, Retry, ServiceError
 from graftline.serving.client.exchange import Call, Pause, Send, exchange
 from graftline.serving.server import ModelServer
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 ECHO: Call[bytes] = Call("", "/echo", b"request", bytes)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from graftline.serving.images import isolated, transcoding
 from graftline.serving.images.transcoding import Refused
-from tests.components.image_example_gen.pictures import encoded, saved, scene
+from tests.images import draw_scene, encode, encode_noise
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -54,29 +54,29 @@ def wait_until(condition: object, seconds: float = 30) -> bool:
 
 def slow() -> bytes:
     """A JPEG that takes minutes: a flat progressive image whose last scan comes 20,000 times."""
-    data = saved(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    data = encode(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * 20_000 + data[-2:]
 
 
 def works() -> bool:
-    made = isolated.transcode(encoded(1, "WEBP", lossless=True), "webp", None)
+    made = isolated.transcode(encode_noise(1, "WEBP", lossless=True), "webp", None)
     return isinstance(made, bytes) and Image.open(io.BytesIO(made)).size == (48, 32)
 
 
 def test_a_child_makes_what_this_process_would_make_and_is_used_again() -> None:
-    data = saved(scene(1), "TIFF")
+    data = encode(draw_scene(1), "TIFF")
     assert isolated.transcode(data, "tiff", 100) == transcoding.transcode(data, "tiff", 100)
     first = children()
     assert len(first) == 1
-    assert isolated.transcode(encoded(1), "jpeg", None, keep=True) == b""
+    assert isolated.transcode(encode_noise(1), "jpeg", None, keep=True) == b""
     assert isolated.transcode(b"BM no bitmap", "bmp", None) == Refused(isolated.BROKEN)
     assert works() and children() == first
 
 
 def test_only_the_decoder_that_was_asked_for_is_tried() -> None:
-    assert isolated.transcode(encoded(1, "PNG"), "jpeg", None) == Refused(isolated.BROKEN)
-    assert isolated.transcode(saved(Image.new("L", (9, 9)), "EPS"), "tiff", None) == Refused(isolated.BROKEN)
+    assert isolated.transcode(encode_noise(1, "PNG"), "jpeg", None) == Refused(isolated.BROKEN)
+    assert isolated.transcode(encode(Image.new("L", (9, 9)), "EPS"), "tiff", None) == Refused(isolated.BROKEN)
 
 
 def test_heic_without_the_extra_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_a_file_that_takes_too_much_processor_time_costs_the_child(monkeypatch: 
 
 def test_the_processor_time_of_one_file_is_not_counted_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "CPU_SECONDS", 2)
-    big = saved(Image.effect_noise((3000, 3000), 50), "PNG")
+    big = encode(Image.effect_noise((3000, 3000), 50), "PNG")
     first = None
     for _ in range(6):
         assert isinstance(isolated.transcode(big, "png", None), bytes)
@@ -109,14 +109,14 @@ def test_a_file_that_takes_too_long_costs_the_child(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = saved(Image.new("RGB", (9000, 9000)), "PNG")
+    flat = encode(Image.new("RGB", (9000, 9000)), "PNG")
     monkeypatch.setattr(isolated, "MEMORY", 300 << 20)
     assert isolated.transcode(flat, "png", None) == Refused("decoding took too much memory")
     assert works()
 
 
 def test_a_size_over_the_limit_is_refused_before_it_is_decoded() -> None:
-    flat = saved(Image.new("1", (20_000, 6_000)), "TIFF", compression="group4")
+    flat = encode(Image.new("1", (20_000, 6_000)), "TIFF", compression="group4")
     assert isolated.transcode(flat, "tiff", None) == Refused("too many pixels: 20000 x 6000")
 
 
@@ -145,7 +145,7 @@ def test_a_child_that_was_killed_while_idle_costs_nothing() -> None:
 
 
 def test_threads_have_a_child_each_and_close_ends_them_all() -> None:
-    files = [saved(scene(seed, (400, 300)), "TIFF") for seed in range(12)]
+    files = [encode(draw_scene(seed, (400, 300)), "TIFF") for seed in range(12)]
     expected = [transcoding.transcode(data, "tiff", 90) for data in files]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
@@ -170,7 +170,7 @@ print(_idle[0]._process.pid, flush=True)
 
 @pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
 def test_children_end_with_their_parent_however_it_ends(end: str) -> None:
-    data = encoded(1, "WEBP")
+    data = encode_noise(1, "WEBP")
     done = subprocess.run([sys.executable, "-c", PARENT + end], cwd=ROOT, input=data, capture_output=True)
     assert not done.stderr
     assert wait_until(lambda: b"isolated" not in content(pathlib.Path(f"/proc/{int(done.stdout)}/cmdline")))
@@ -187,7 +187,7 @@ else:
     assert _idle[0]._process.pid == parent and transcode(data, "webp", None) == made
     print("parent", flush=True)
 """
-    data = encoded(1, "WEBP")
+    data = encode_noise(1, "WEBP")
     done = subprocess.run([sys.executable, "-c", PARENT + fork], cwd=ROOT, input=data, capture_output=True)
     assert done.stdout.split()[1:] == [b"forked", b"parent"], done.stderr
 
@@ -203,5 +203,5 @@ def test_a_child_imports_nothing_from_the_current_folder(
 def test_an_orientation_that_makes_no_sense_does_not_spoil_an_image() -> None:
     of_four_bytes = b"\x12\x01\x04\x00\x01\x00\x00\x00\x00\x00\x06\x00"  # tag, LONG, one, 6 << 16
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + of_four_bytes + bytes(4)
-    odd = saved(scene(1), "WEBP", exif=exif)
+    odd = encode(draw_scene(1), "WEBP", exif=exif)
     assert isinstance(transcoding.transcode(odd, "webp", None), bytes)

@@ -16,7 +16,7 @@ from graftline.serving.client import classifying
 from graftline.serving.images import isolated, storing
 from graftline.serving.images.transcoding import Refused
 from tests.assets import ASSETS, needs_assets
-from tests.components.image_example_gen.pictures import orientation_exif, saved, scene
+from tests.images import draw_scene, encode
 
 
 def stored(data: bytes) -> bytes | str:
@@ -82,7 +82,7 @@ def test_what_serving_shows_otherwise_is_sent_upright_and_decodable(
     tmp_path: pathlib.Path, kind: str, orientation: int
 ) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
-    data = saved(scene(1, (320, 240)), kind, exif=orientation_exif(orientation), **options)
+    data = encode(draw_scene(1, (320, 240)), kind, orientation=orientation, **options)
     (tmp_path / "image").write_bytes(data)
     found = sent(tmp_path / "image")
     assert found == stored(data)
@@ -91,15 +91,13 @@ def test_what_serving_shows_otherwise_is_sent_upright_and_decodable(
 
 
 def test_jpegs_are_sent_as_they_are_whatever_their_orientation(tmp_path: pathlib.Path) -> None:
-    data = saved(scene(1), "JPEG", exif=orientation_exif(6))
+    data = encode(draw_scene(1), "JPEG", orientation=6)
     assert storing.to_send(data) is data
 
 
 def test_an_animated_gif_that_tensorflow_shows_otherwise_is_sent_as_its_first_frame() -> None:
     frames = [Image.fromarray(np.full((40, 60, 3), shade, np.uint8)) for shade in (10, 200)]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    data = bytearray(file.getvalue())
+    data = bytearray(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     data[6:10] = (70).to_bytes(2, "little") + (50).to_bytes(2, "little")  # a screen larger than the frames
     found = storing.to_send(bytes(data))
     assert isinstance(found, bytes) and found != data
@@ -112,7 +110,7 @@ def test_an_animated_gif_that_tensorflow_shows_otherwise_is_sent_as_its_first_fr
         (b"", "empty file"),
         (b"<html>", "not an image: starts with '<html>'"),
         (b"<svg xmlns", "SVG is not supported: convert to JPEG or PNG"),
-        (saved(scene(1), "JPEG")[:10], "truncated JPEG"),
+        (encode(draw_scene(1), "JPEG")[:10], "truncated JPEG"),
     ],
 )
 def test_what_is_refused_is_refused_with_ingests_reason(data: bytes, reason: str) -> None:

@@ -22,7 +22,7 @@ from graftline.serving.tf_serving import configs, engine, write
 from graftline.serving.tf_serving.__main__ import main
 from graftline.serving.versions import locate
 from graftline.serving.versions.publish import publish
-from tests.serving.conftest import image_of
+from tests.images import image_of
 
 GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")
 
