@@ -1,4 +1,4 @@
-"""The map of a workspace: where everything that runs keep lies under its root."""
+"""The map of a workspace: the path of every file and folder that runs keep."""
 
 import os
 import pathlib
@@ -98,22 +98,38 @@ class Workspace:
         )
 
     def require_format(self) -> None:
-        """Write the format's number where none is, as in a new workspace and in those of 0.1.0's first months.
+        """Raise as `check_format` does; write the number of the format if there is none yet.
 
-        Raises:
-          UserError: a newer Graftline made the workspace, or the file holds no number.
+        New workspaces have none, and those of Graftline 0.1 do not.
         """
+        self.check_format()
         file = pathlib.Path(self.format_file)
         if not file.exists():
-            file.write_text(f"{self.FORMAT}\n")
+            aside = file.with_name(f"{file.name}.new")  # a run killed while it writes must not leave half a number
+            aside.write_text(f"{self.FORMAT}\n")
+            aside.replace(file)
+
+    def check_format(self) -> None:
+        """Check that this Graftline can use the workspace. Nothing to check where no number is written.
+
+        Raises:
+          UserError: a newer Graftline made the workspace, or the file does not hold a number.
+        """
+        try:
+            text = pathlib.Path(self.format_file).read_text(errors="replace").strip()
+        except FileNotFoundError:
             return
-        text = file.read_text(errors="replace").strip()
+        except OSError as error:
+            raise UserError(f"{self.format_file} cannot be read: {error.strerror}; repair it") from None
         if not text.isdecimal():
-            raise UserError(f"{file} holds {text[:20]!r}, not the number of the workspace's format: restore the file")
+            raise UserError(
+                f"{self.format_file} holds {text[:20]!r} instead of the number of the workspace's format: restore the "
+                f"file, or write {self.FORMAT} into it if no newer Graftline has used this workspace"
+            )
         if int(text) > self.FORMAT:
             raise UserError(
-                f"{self.root} has format {int(text)}, and this Graftline knows formats up to {self.FORMAT}: a newer "
-                "Graftline made the workspace. Update Graftline, or give another --workspace"
+                f"a newer Graftline made workspace {self.root}: its format is {int(text)}, and this Graftline knows "
+                f"formats up to {self.FORMAT}. Update Graftline, or give another --workspace"
             )
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Checks that end a run in its first second, before TFX is imported: a mistake in the input should not cost a minute.
+"""Checks that find mistakes in the input in the first second of a run, before TFX is imported.
 
-`pipeline.cli` calls `check`, then holds `lock` while the run is under way. What needs Keras (weights of another
-backbone, a landmark that the trunk does not have) the runner checks. Imports no TFX and no TensorFlow.
+`pipeline.app` calls `check`, then holds `lock` during the run. The runner checks what needs Keras: weights of another
+backbone, and a layer that the trunk does not have. Imports no TFX and no TensorFlow.
 """
 
 import contextlib
@@ -31,14 +31,15 @@ _ZIP = b"PK\x03\x04"
 
 
 def check(config: "Config") -> "Layout":
-    """Everything that can be told without TFX about whether a local run can succeed. Makes the workspace.
+    """Check everything that can be checked without TFX, then make the workspace.
 
-    Images at a URI are listed through Beam, which is imported for that; folders on disk are told of in a second.
+    Folders on disk are listed in a second. Images at a URI are listed with Beam, which is imported for them.
 
-    Returns what the images' folders hold.
+    Returns:
+      What the images' folders hold.
 
     Raises:
-      UserError: the first thing found wrong.
+      UserError: the first mistake found.
     """
     from graftline.components.image_example_gen import layouts
     from graftline.components.storage import files
@@ -58,34 +59,34 @@ def check(config: "Config") -> "Layout":
     layout = layouts.scan(images, config.data.ingest)
     layouts.check_decodable(layout)
     check_classes(config.gate, layout.classes)
-    judging = (file.path for file in layout.files if file.split != features.TRAIN)
-    check_folders(config.gate, {posixpath.dirname(path) or "." for path in judging})
+    judged = (file.path for file in layout.files if file.split != features.TRAIN)
+    check_folders(config.gate, {posixpath.dirname(path) or "." for path in judged})
     check_push(config.push.path)
     make_workspace(config.workspace)
     return layout
 
 
 def images_folders(config: "Config") -> tuple[str, ...]:
-    """The folders or URIs of images.
+    """Return the folders or URIs of images.
 
     Raises:
-      UserError: none is given.
+      UserError: the config names none.
     """
     if not config.image_folders:
-        raise UserError("no images are given: name their folder with --images DIR or in the config under 'images'")
+        raise UserError("no images: name their folder with --images DIR, or set images in the config")
     return config.image_folders
 
 
 def check_runner(config: "Config") -> None:
-    """Raises UserError unless Beam's runner is the one that a local run has."""
+    """Raise UserError for a Beam runner that a local run cannot use."""
     if config.beam.runner != "direct":
         raise UserError(
-            f"beam.runner is {config.beam.runner}, but a local run has its Beam stages here: set beam.runner=direct"
+            f"beam.runner is {config.beam.runner}, but `graftline run` runs Beam here: set beam.runner=direct"
         )
 
 
 def check_backbone(backbone: BackboneSettings) -> None:
-    """Raises UserError for an input that the backbone cannot take, or weights that are no weights file."""
+    """Raise UserError for an input that is too small for the backbone, or a file that holds no weights."""
     least = backbones.get(backbone.name).min_size
     if backbone.size < least:
         raise UserError(f"backbone.input_size is {backbone.size}, but {backbone.name} needs at least {least} pixels")
@@ -94,13 +95,13 @@ def check_backbone(backbone: BackboneSettings) -> None:
 
 
 def _check_weights(path: pathlib.Path) -> None:
-    give = f"give {', '.join(backbones.WEIGHTS)}, or the path of a .keras, .weights.h5 or .h5 file"
+    advice = f"give {', '.join(backbones.WEIGHTS)}, or the path of a .keras, .weights.h5 or .h5 file"
     if not path.exists():
-        # A path is not a misspelt keyword; `none` would be a costly thing to follow.
+        # A path is no misspelt keyword: to suggest `none` for one could cost a training run.
         near = "" if path.suffix or len(path.parts) > 1 else did_you_mean(str(path), list(backbones.WEIGHTS))
-        raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {give}")
+        raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {advice}")
     if path.is_dir():
-        raise UserError(f"backbone.weights: {path} is a folder; {give}")
+        raise UserError(f"backbone.weights: {path} is a folder; {advice}")
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -113,19 +114,19 @@ def _check_weights(path: pathlib.Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith(".weights.h5") for name in archive.namelist()):
                 raise UserError(
-                    f"backbone.weights: {path} is no Keras weights file: a zip archive without model.weights.h5 in it"
+                    f"backbone.weights: {path} is not a Keras weights file: a zip archive without model.weights.h5"
                 )
         suffix = ".keras"
     if suffix and path.suffix not in (suffix, ".hdf5"):
-        raise UserError(f"backbone.weights: {path}: Keras goes by the name's end: call it {path}{suffix}")
+        raise UserError(f"backbone.weights: Keras needs the suffix {suffix} for this file: rename it to {path}{suffix}")
     if suffix:
         return
-    found = f"starts with {start!r}" if start else "it is empty"
-    raise UserError(f"backbone.weights: {path} is no Keras weights file: {found}; {give}")
+    content = f"it starts with {start!r}" if start else "it is empty"
+    raise UserError(f"backbone.weights: {path} is not a Keras weights file: {content}; {advice}")
 
 
 def check_phases(config: "Config") -> None:
-    """Raises UserError for phases that train nothing, or a landmark that can be none."""
+    """Raise UserError for phases that train nothing, or a value of unfreeze_from that can name no layer."""
     if config.feature_extraction.epochs == config.fine_tuning.epochs == 0:
         raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: nothing would be trained")
     if config.feature_extraction.epochs == 0 and config.fine_tuning.unfreeze_from == "none":
@@ -140,77 +141,77 @@ def check_phases(config: "Config") -> None:
             )
         if landmark.lstrip("+-").isdigit():
             raise UserError(
-                f"fine_tuning.unfreeze_from is the text '{landmark}'; an index goes without quotes: {landmark}"
+                f"fine_tuning.unfreeze_from is the text '{landmark}'; write an index without quotes: {landmark}"
             )
     if config.training.transfer_images_per_class and config.backbone.weights == "none":
         raise UserError(
-            "training.transfer_images_per_class compares the backbone's weights with random ones, and backbone.weights "
-            "is none, which is random already: set training.transfer_images_per_class=0, or give other weights"
+            "training.transfer_images_per_class compares the backbone's weights with random weights, but "
+            "backbone.weights is none, which means random: set training.transfer_images_per_class=0, or give other "
+            "weights"
         )
 
 
 def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
-    """What is allowed and seldom meant, a sentence each; `classes` are those of the images, where they are known."""
-    found = []
+    """Return a sentence for each setting that is allowed but rarely intended; `classes` are the labels."""
+    sentences = []
     if config.feature_extraction.epochs == 0:
-        found.append(
-            "feature_extraction.epochs is 0: the trunk is tuned together with a head that knows nothing yet, "
-            "whose large gradients can spoil pretrained features"
+        sentences.append(
+            "feature_extraction.epochs is 0: the trunk is trained together with an untrained head, whose large "
+            "gradients can spoil the pretrained features"
         )
     if config.fine_tuning.epochs > 0 and config.fine_tuning.unfreeze_from == "none":
-        found.append("fine_tuning.unfreeze_from is none: there will be no second phase")
-    found += [
-        f"{key} says nothing of a model of {len(classes)} classes: the right one is always among so many, so it is "
-        "always 1"
+        sentences.append("fine_tuning.unfreeze_from is none: the second phase is skipped")
+    sentences += [
+        f"{key} is always 1 for {len(classes)} classes: it judges nothing"
         for key in (always_one(config.gate, len(classes)) if classes else ())
     ]
-    return found
+    return sentences
 
 
 def check_apart(images: str, workspace: str) -> None:
-    """Raises UserError when the workspace lies inside the images, where its folders would be read as classes."""
-
-    if is_uri(images):  # a local run's workspace is on disk
+    """Raise UserError for a workspace inside the images, where its folders would be read as classes."""
+    if is_uri(images):  # the workspace of a local run is on disk
         return
     outer, inner = pathlib.Path(images).resolve(), pathlib.Path(workspace).resolve()
     if inner == outer or outer in inner.parents:
         raise UserError(
-            f"workspace {workspace} lies inside the images' folder {images}, where it would be read as a class; "
-            "give another with --workspace DIR"
+            f"workspace {workspace} is inside the images' folder {images}, where it would be read as a class; "
+            "give another folder with --workspace DIR"
         )
 
 
 def check_push(path: str | None) -> None:
-    """Tries a file in the folder that versions go to, or in the nearest one above it that is there; makes neither.
+    """Try to write a file into the folder of the versions, or into the nearest existing folder above it.
+
+    A URI is not tried here: the Pusher does.
 
     Raises:
-      UserError: a push to it would fail, with the reason that the system gives. A URI is the Pusher's to try.
+      UserError: a push would fail; the message holds the reason from the operating system.
     """
-
     if path is None or is_uri(path):
         return
     folder = pathlib.Path(path).absolute()
-    while not os.path.lexists(folder):  # a link to what is not there counts: no folder can be made in its place
+    while not os.path.lexists(folder):  # a broken link counts: no folder can be made in its place
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(
-            f"push.path {path} cannot be made or written: a file in {folder}: {error.strerror or error}; give a folder "
-            "that can be, or null for <workspace>/models/<name>"
+            f"push.path {path}: no file can be written into {folder}: {error.strerror or error}; give a folder that "
+            "can be written, or null for <workspace>/models/<name>"
         ) from None
 
 
 def make_workspace(workspace: str) -> None:
-    """Makes the workspace's folder and tries a file in it, and in those of its folders that are there.
+    """Make the workspace's folder, and try to write a file into it and into each of its folders that exists.
 
     Raises:
-      UserError: with the path and the reason that the system gives.
+      UserError: the message names the folder and the reason from the operating system.
     """
     if is_uri(workspace):
         raise UserError(
-            f"workspace {workspace} is a URI, but `graftline run` keeps its workspace on this machine's disk"
+            f"workspace {workspace} is a URI, but `graftline run` needs a folder on disk: give another with --workspace"
         )
     root = pathlib.Path(workspace)
     try:
@@ -218,31 +219,37 @@ def make_workspace(workspace: str) -> None:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        raise UserError(f"workspace {workspace} cannot be made or written: {error.strerror or error}") from None
+        raise UserError(
+            f"workspace {workspace} cannot be made or written: {error.strerror or error}; give another with --workspace"
+        ) from None
     for folder in Workspace(workspace).folders:
-        if os.path.lexists(folder):  # also a link to what is not mounted
+        if os.path.lexists(folder):  # also a link to a disk that is not mounted
             try:
                 with tempfile.TemporaryFile(dir=folder):
                     pass
             except OSError as error:
                 raise UserError(
-                    f"{folder} cannot be written: {error.strerror or error}; mend that, or give another --workspace"
+                    f"{folder} cannot be written: {error.strerror or error}; repair it, or give another --workspace"
                 ) from None
 
 
 @contextlib.contextmanager
 def lock(workspace: str) -> Iterator[None]:
-    """Holds the workspace for this run. The system releases it when the process ends, however it ends.
+    """Hold the workspace for this run, and write the number of its format if it has none.
+
+    The operating system releases the lock when the process ends, for whatever reason it ends.
 
     Raises:
-      UserError: another run holds it; the message names that process.
+      UserError: another run holds the workspace (the message names its process), or a newer Graftline made it.
     """
     path = pathlib.Path(Workspace(workspace).lock)
-    # Opened for appending: truncating before the lock is held would wipe the other run's number.
+    # Opened for appending: truncating before the lock is held would remove the other run's process number.
     try:
         opened = path.open("a+")
     except OSError as error:
-        raise UserError(f"{path} cannot be opened: {error.strerror}; it belongs to another user's run?") from None
+        raise UserError(
+            f"{path} cannot be opened: {error.strerror}; if it belongs to another user's run, give another --workspace"
+        ) from None
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -250,9 +257,10 @@ def lock(workspace: str) -> Iterator[None]:
             file.seek(0)
             process = file.read().strip() or "unknown"
             raise UserError(
-                f"another run (process {process}) is under way in {workspace}; wait for it, or give another --workspace"
+                f"another run (process {process}) uses {workspace}: wait until it ends, or give another --workspace"
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
+        Workspace(workspace).require_format()
         yield

@@ -55,6 +55,8 @@ def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
       UserError: no such model or version, or nothing to go back to.
     """
     base_path = _base_path(path, name)
+    if workspace := Workspace.of_base_path(base_path):
+        workspace.check_format()
     done = rollback.roll_back(destination(base_path), to)
     return Outcome(done, _tell_metadata(base_path, done))
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.images import write_noise_folder
+
 
 @pytest.fixture
 def write(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
@@ -16,3 +18,9 @@ def write(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         return "config.yaml"
 
     return write_config
+
+
+@pytest.fixture
+def images(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Two classes of two images."""
+    return write_noise_folder(tmp_path / "images", cat=2, dog=2)

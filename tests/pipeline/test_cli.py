@@ -21,7 +21,6 @@ from graftline.pipeline.config_file import load
 from graftline.pipeline.console import Event
 from graftline.pipeline.run_summary import Check, RunSummary
 from graftline.serving.client import Prediction
-from tests.images import write_noise_folder
 
 SUMMARY = RunSummary(
     run_id="r1",
@@ -47,10 +46,10 @@ def graftline(*arguments: str | pathlib.Path) -> Result:
 
 
 @pytest.fixture
-def images(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Two classes of two images; the current directory is beside them."""
-    monkeypatch.chdir(tmp_path)
-    return write_noise_folder(tmp_path / "images", cat=2, dog=2)
+def images(images: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Two classes of two images, beside the current directory."""
+    monkeypatch.chdir(images.parent)
+    return images
 
 
 @pytest.fixture
@@ -260,6 +259,19 @@ def test_a_run_that_failed_leaves_the_workspace_free_for_the_next(images: pathli
     assert graftline("run", "--images", images).exit_code == 1
     runner(lambda config: SUMMARY)
     assert graftline("run", "--images", images).exit_code == 0
+
+
+def test_a_workspace_of_a_newer_version_is_status_2_before_anything_runs(images: pathlib.Path, runner):
+    runner(fail_with(AssertionError("the run began")))
+    pathlib.Path("ws").mkdir()
+    pathlib.Path("ws", "format").write_text("7\n")
+    result = graftline("run", "--images", images, "--workspace", "ws")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "graftline: a newer Graftline made workspace ws: its format is 7, and this Graftline knows formats up to 1. "
+        "Update Graftline, or give another --workspace\n"
+    )
+    assert not pathlib.Path("ws", "logs").exists()
 
 
 def test_what_is_odd_in_the_images_is_told_before_the_run(images: pathlib.Path, runner):
