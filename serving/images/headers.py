@@ -1,61 +1,121 @@
-"""What a file's header says, read before any decoder sees the data: its size, its orientation, and whether to trust it.
+"""What an image file's header says, read before any decoder sees the file: one parser, and two decisions over it.
 
-A file is *trusted* when the op of the serving graph shows it as a viewer does and needs no more time and memory for it
-than its size in pixels leads one to expect. What is not trusted is transcoded in a process of its own (`isolated`).
+`read` tells ingest and clients the size, the orientation, and whether to trust the file. A file is trusted when the
+serving graph shows it as a viewer does, and when its size in pixels bounds the time and memory of its decoding. An
+untrusted file is transcoded in a process of its own (`isolated`).
+`decoded_pixels` tells the server how many pixels TensorFlow would allocate. It takes microseconds and needs no Pillow.
 """
 
-import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from PIL import Image
+from typing import NamedTuple
 
 ORIENTATION_TAG = 0x0112
 CUT_OFF = "cut off"  # the distrust of a file that ends too early
-# Pillow's plugins raise all of these on bad headers.
+# Pillow's plugins raise all of these on damaged headers.
 ERRORS = (OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError, struct.error, OverflowError)
-# A photo has at most a dozen scans, and each is a pass over all pixels: a few kilobytes can ask for thousands.
+ENDLESS = 1 << 62  # the pixels of a file with so many parts that counting them takes long
+_MAX_PARTS = 100_000  # of one file: segments of a JPEG, blocks of a GIF outside its pixels; no honest file comes near
+# A photo has at most a dozen scans, and each is a pass over all pixels. A few kilobytes can ask for thousands.
 _MAX_SCANS = 64
-_MAX_JPEG_START = 4 << 20  # bytes; Pillow takes a second for a million empty segments
-_SCAN = b"\xff\xda"  # the marker before each; in coded data 0xFF is followed by 0
-_MAX_PACKED_TEXT = 64 << 10  # bytes in all; deflate makes at most a thousand times as much of them
+_MAX_JPEG_START = 4 << 20  # bytes before the first scan
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame; the other three are tables
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_APP1, _SOS = 0xE1, 0xDA
+_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers that no length follows
+_MAX_PACKED_TEXT = 64 << 10  # bytes in all; deflate unpacks them to at most a thousand times as much
 _MAX_DEFLATE_RATIO = 1032  # of zlib, https://zlib.net/zlib_tech.html
-_MAX_FRAME_PIXELS = 25_000_000  # of all frames of a GIF: TensorFlow unpacks them all to give the first
-_MAX_NOTES = 100_000  # blocks of a GIF's extensions, which TensorFlow keeps at 50 bytes and more each
+_MAX_FRAME_PIXELS = 25_000_000  # of all frames of a GIF: TensorFlow unpacks all of them to return the first
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 @dataclass(frozen=True)
 class Header:
-    """`width` and `height` are upright, in pixels; 0 where only the decoder's own library can tell."""
+    """What a file's header says. `width` and `height` are upright, in pixels; 0 where only the decoder can tell."""
 
     format: str  # as `formats.sniff` names it
     width: int = 0
     height: int = 0
     orientation: int = 1  # EXIF's, 1..8
     components: int = 3  # of a JPEG: 1 grey, 3 colour, 4 CMYK
-    distrust: str = ""  # why it is not trusted, "" when it is
+    distrust: str = ""  # why the file is not trusted; "" when it is
 
     @property
     def pixels(self) -> int:
-        """How many an image of this size has."""
+        """The number of pixels of one image of this size."""
         return self.width * self.height
 
 
 def read(data: bytes, image_format: str) -> Header:
-    """The header of a file that begins like an `image_format`. Costs microseconds, whatever the size in pixels.
+    """Return the header of a file that begins like an `image_format`, in microseconds whatever its size in pixels.
 
     Raises:
-        ERRORS: the header is damaged.
-        Image.DecompressionBombError: a JPEG of more than 179 megapixels.
+      ERRORS: the header is damaged.
     """
     reader = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp}.get(image_format)
     return reader(data) if reader else Header(image_format, distrust=f"{image_format} is not what serving decodes")
 
 
+def decoded_pixels(data: bytes) -> int:
+    """Return how many pixels `tf.io.decode_image` allocates for a file: of a GIF, those of all frames.
+
+    Returns 0 for a file that is damaged or no image, since TensorFlow refuses it, and `ENDLESS` for one of too many
+    parts. Formats are told apart as TensorFlow does, by fewer bytes than `formats.sniff` looks at.
+    """
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            for marker, at in _jpeg_segments(data):
+                if marker in _SOF:
+                    height, width = struct.unpack_from(">HH", data, at + 1)
+                    return int(width * height)
+        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack_from(">II", data, 16)
+            return int(width * height)
+        elif data.startswith(b"GIF8"):
+            blocks = _gif_blocks(data)
+            return ENDLESS if blocks.parts > _MAX_PARTS else blocks.frames * blocks.largest_frame
+        elif data.startswith(b"BM"):
+            width, height = struct.unpack_from("<ii", data, 18)
+            return int(abs(width) * abs(height))
+    except _TooManyPartsError:
+        return ENDLESS
+    except (struct.error, IndexError, ValueError):
+        pass
+    return 0
+
+
+class _TooManyPartsError(ValueError):
+    """A JPEG has more than `_MAX_PARTS` segments before its first scan."""
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the marker of each segment and where its content begins, as libjpeg finds them (ITU-T T.81, annex B).
+
+    Raises:
+      struct.error, IndexError, ValueError: there is no next segment.
+    """
+    at = 2
+    for _ in range(_MAX_PARTS):
+        at = data.index(b"\xff", at)  # libjpeg passes over bytes between segments
+        marker = data[at + 1]
+        if marker >= 0xC0 and marker not in _BARE:
+            if marker != 0xFF:
+                yield marker, at + 4
+                at += (data[at + 2] << 8 | data[at + 3]) + 1
+            at += 1
+        elif marker in _BARE or not marker:
+            at += 2
+        else:
+            raise ValueError(f"unknown marker {marker:#04x}")
+    raise _TooManyPartsError
+
+
 def _jpeg(data: bytes) -> Header:
     try:
         return _jpeg_with_start(data, data[:_MAX_JPEG_START])
+    except _TooManyPartsError:
+        return Header("jpeg", distrust=f"no image in its first {_MAX_PARTS} segments")
     except ERRORS:
         if len(data) <= _MAX_JPEG_START:
             raise
@@ -63,26 +123,31 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _jpeg_with_start(data: bytes, start: bytes) -> Header:
-    with Image.open(io.BytesIO(start), formats=["JPEG"]) as image:
-        exif = image.info.get("exif")
-        orientation = _orientation(exif) if exif else 1
-        components = len(image.getbands())
-        # libjpeg reads one scan where that holds all components, and looks for more in all other cases. The plugin has
-        # read to the end of the first scan's header, which is so long when all are in it.
-        at = image.fp.tell() - (8 + 2 * components) if image.fp else 0
-        single = data[at : at + 2] == _SCAN and "progressive" not in image.info
-        scans = 1 if single else data.count(_SCAN)  # and those of thumbnails
-        return Header(
-            "jpeg",
-            *_upright(*image.size, orientation),
-            orientation,
-            components,
-            f"{scans} scans" if scans > _MAX_SCANS else "",
-        )
+    exif = b""
+    width = height = components = 0
+    progressive = False
+    for marker, at in _jpeg_segments(start):
+        if marker == _APP1 and start.startswith(b"Exif\0\0", at):
+            end = at - 2 + struct.unpack_from(">H", start, at - 2)[0]
+            exif += start[at + 6 if exif else at : end]
+        elif marker in _SOF:
+            depth, height, width, components = struct.unpack_from(">BHHB", start, at)
+            progressive = marker in _PROGRESSIVE
+            if depth != 8 or components not in (1, 3, 4) or not width * height:
+                raise ValueError(f"{components} components of {depth} bits, {width} x {height}")
+        elif marker == _SOS:
+            break
+    if not components:
+        raise ValueError("a scan comes before the frame")
+    orientation = _orientation(exif) if exif else 1
+    # libjpeg reads one scan where that holds all components. Otherwise it looks for more, and also finds thumbnails'.
+    scans = 1 if start[at] == components and not progressive else data.count(b"\xff\xda")
+    distrust = f"{scans} scans" if scans > _MAX_SCANS else ""
+    return Header("jpeg", *_upright(width, height, orientation), orientation, components, distrust)
 
 
 def _png(data: bytes) -> Header:
-    """See https://www.w3.org/TR/png-3/#5DataRep; TensorFlow reads the chunks after the image, too."""
+    """See https://www.w3.org/TR/png-3/#5DataRep. TensorFlow also reads the chunks after the image."""
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     packed = image_bytes = 0
     orientation, distrust = 1, ""
@@ -108,55 +173,84 @@ def _png(data: bytes) -> Header:
 
 
 def _is_packed(data: bytes, at: int, size: int) -> bool:
-    """Whether an iTXt chunk is compressed: the byte after its keyword."""
+    """Return whether an iTXt chunk is compressed: the byte after its keyword."""
     end = data.find(b"\0", at, at + min(size, 80))
     return end >= 0 and data[end + 1 : end + 2] == b"\1"
 
 
-def _gif(data: bytes) -> Header:
-    """See https://www.w3.org/Graphics/GIF/spec-gif89a.txt.
+class _GifBlocks(NamedTuple):
+    """The blocks of a GIF, up to its end or to the first damaged one."""
 
-    TensorFlow shows the first frame alone, which is less than the screen where it is smaller; it needs a palette; and
-    it decodes all frames and keeps all notes. So a GIF is trusted when its first frame fills the screen and there is
-    not too much of either.
-    """
+    width: int  # of the screen
+    height: int
+    parts: int  # frames, other blocks and the pieces of those
+    frames: int
+    frame_pixels: int  # of all frames together
+    largest_frame: int  # pixels of the largest frame, or of the screen if that is larger
+    first_fills_screen: bool
+    all_have_palette: bool
+    is_whole: bool
+
+
+def _gif_blocks(data: bytes) -> _GifBlocks:
+    """Return what https://www.w3.org/Graphics/GIF/spec-gif89a.txt says of the blocks. Raises struct.error."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + _palette_bytes(flags)
-    frames = pixels = notes = 0
-    distrust = ""
+    parts = frames = frame_pixels = 0
+    largest_frame = width * height
+    first_fills_screen = all_have_palette = is_whole = True
     try:
-        while data[at] != 0x3B and notes <= _MAX_NOTES:
+        while data[at] != 0x3B and parts <= _MAX_PARTS:
             if data[at] == 0x21:
-                at, blocks = _after_blocks(data, at + 2)
-                notes += blocks + 1
+                at, pieces = _after_pieces(data, at + 2)
+                parts += pieces + 1
                 continue
             if data[at] != 0x2C:
                 raise IndexError(f"no block begins with {data[at]:#04x}")
             *place, frame_flags = struct.unpack_from("<4HB", data, at + 1)
+            first_fills_screen = first_fills_screen and (frames > 0 or place == [0, 0, width, height])
+            all_have_palette = all_have_palette and bool((flags | frame_flags) & 0x80)
+            parts += 1
             frames += 1
-            pixels += place[2] * place[3]
-            if frames == 1 and place != [0, 0, width, height]:
-                distrust = "its first frame does not fill the screen"
-            if not (flags | frame_flags) & 0x80:
-                distrust = "no palette"
-            at, _ = _after_blocks(data, at + 11 + _palette_bytes(frame_flags))
+            frame_pixels += place[2] * place[3]
+            largest_frame = max(largest_frame, place[2] * place[3])
+            at, _ = _after_pieces(data, at + 11 + _palette_bytes(frame_flags))
     except (IndexError, struct.error):
-        distrust = distrust or CUT_OFF  # perhaps in a later frame: a viewer shows the first
-    if pixels > _MAX_FRAME_PIXELS:
-        distrust = f"{frames} frames of {pixels // 10**6} megapixels in all"
-    elif notes > _MAX_NOTES:
-        distrust = f"more than {_MAX_NOTES} blocks of notes"
-    elif not frames:
-        distrust = distrust or "no frame"
-    return Header("gif", width, height, distrust=distrust)
+        is_whole = False
+    return _GifBlocks(
+        *(width, height, parts, frames, frame_pixels, largest_frame, first_fills_screen, all_have_palette, is_whole)
+    )
+
+
+def _gif(data: bytes) -> Header:
+    """Trust a GIF whose first frame fills the screen and that has neither too many pixels nor too many blocks.
+
+    TensorFlow returns the first frame alone, which may be smaller than the screen. It needs a palette, decodes all
+    frames, and keeps all other blocks at 50 bytes and more each.
+    """
+    blocks = _gif_blocks(data)
+    distrust = ""
+    if blocks.frame_pixels > _MAX_FRAME_PIXELS:
+        distrust = f"{blocks.frames} frames of {blocks.frame_pixels // 10**6} megapixels in all"
+    elif blocks.parts > _MAX_PARTS:
+        distrust = f"more than {_MAX_PARTS} blocks"
+    elif not blocks.all_have_palette:
+        distrust = "no palette"
+    elif not blocks.first_fills_screen:
+        distrust = "its first frame does not fill the screen"
+    elif not blocks.is_whole:
+        distrust = CUT_OFF  # perhaps in a later frame: a viewer shows the first
+    elif not blocks.frames:
+        distrust = "no frame"
+    return Header("gif", blocks.width, blocks.height, distrust=distrust)
 
 
 def _palette_bytes(flags: int) -> int:
     return 3 * (2 << (flags & 7)) if flags & 0x80 else 0
 
 
-def _after_blocks(data: bytes, at: int) -> tuple[int, int]:
-    """Where a chain of blocks ends, and how many they are."""
+def _after_pieces(data: bytes, at: int) -> tuple[int, int]:
+    """Return where a block's chain of pieces ends, and how many pieces there are."""
     count = 0
     while size := data[at]:
         at += 1 + size
@@ -165,17 +259,19 @@ def _after_blocks(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _bmp(data: bytes) -> Header:
-    """TensorFlow takes palette indices for grey, ignores bit masks and refuses run-length encoding."""
+    """TensorFlow takes palette indices for grey, ignores bit masks, and refuses run-length encoding."""
     header_bytes, width, height, _, depth, compression = struct.unpack_from("<IiiHHI", data, 14)
-    if header_bytes < 40:  # of OS/2, with other fields
+    if header_bytes < 40:  # OS/2's, with other fields
         return Header("bmp", distrust="an old header")
     plain = depth == 24 and compression == 0
     return Header("bmp", abs(width), abs(height), distrust="" if plain else f"{depth} bits, compression {compression}")
 
 
 def _orientation(exif: bytes) -> int:
+    from PIL import Image  # needed for the few files that have EXIF, and never by a server
+
     try:
-        # Not Image.getexif(): that goes on to read XMP, which neither browsers nor the graph that serves do.
+        # Image.getexif() would also read XMP's orientation, which neither browsers nor the serving graph heed.
         block = Image.Exif()
         block.load(exif)
         value = int(block.get(ORIENTATION_TAG, 1))

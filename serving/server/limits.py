@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from graftline.serving.images import headers
 from graftline.serving.server.errors import Code, ServingError, invalid
-from graftline.serving.server.model import image_sizes
 from graftline.signatures import EXAMPLES
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_images(inputs: "Mapping[str, np.ndarray]", max_pixels: int) -> None:
             continue
         for index, data in enumerate(values.ravel()):
             for each in _strings_of_example(data) if name == EXAMPLES else (data,):
-                found = image_sizes.pixels(each)
+                found = headers.decoded_pixels(each)
                 if found > max_pixels:
                     raise invalid(
                         f"input {name}: image {index} of the request decodes to more than {max_pixels} pixels, "

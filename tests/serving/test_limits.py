@@ -1,30 +1,20 @@
 """What a client may send: the size of a request and the size of the images in it."""
 
 import http.client
-import io
 import struct
 import zlib
 
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.limits import check_images
-from graftline.serving.server.model.image_sizes import pixels
 from graftline.serving.versions import locate
-from tests.assets import ASSETS, needs_assets
-from tests.images import PNG_SIGNATURE, encode, image_of, png_chunk
+from tests.images import PNG_SIGNATURE, image_of, png_chunk
 from tests.serving.test_rest import Rest, b64
-
-
-def picture(fmt: str, width: int = 30, height: int = 20, **settings) -> bytes:
-    return encode(Image.new("RGB", (width, height), "red"), fmt, **settings)
 
 
 def png_bomb(side: int) -> bytes:
@@ -36,64 +26,14 @@ def png_bomb(side: int) -> bytes:
     return PNG_SIGNATURE + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
 
 
-# Sizes by header
-
-
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "BMP"])
-def test_the_pixels_of_an_image_are_read_from_its_header(fmt):
-    assert pixels(picture(fmt)) == 600
-
-
-def test_all_frames_of_a_gif_count():
-    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "green", "blue")]
-    assert pixels(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])) == 1800
-
-
-def test_a_jpeg_with_exif_and_comments_before_its_frame_is_read():
-    assert pixels(picture("JPEG", exif=b"Exif\0\0" + b"\xff\xd8\xff\xc0" * 1000, comment=b"\xff\xc2" * 500)) == 600
-    assert pixels(picture("JPEG", progressive=True)) == 600
-
-
-@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"BM" * 9])
-def test_what_is_no_image_has_no_pixels(data):
-    assert pixels(data) in (0, abs(struct.unpack("<i", b"BMBM")[0]) ** 2)
-
-
-def test_a_file_that_is_all_headers_counts_as_endless():
-    assert pixels(b"\xff\xd8\xff" + b"\xff\xe0\0\x02" * 200_000) > 1 << 60
-    gif = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + b"\x21\xfe\x00" * 200_000
-    assert pixels(gif) > 1 << 60
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b""]), st.binary(max_size=400))
-def test_no_bytes_confuse_the_reader(magic, rest):
-    assert pixels(magic + rest) >= 0
-
-
-@needs_assets
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-def test_real_and_awkward_images_have_the_size_that_pillow_gives_them():
-    compared = 0
-    for path in sorted((ASSETS / "awkward").rglob("*")):
-        data = path.read_bytes() if path.is_file() else b""
-        try:
-            with Image.open(io.BytesIO(data), formats=["JPEG", "PNG", "BMP"]) as image:
-                size = image.width * image.height
-        except Exception:  # noqa: BLE001 - Pillow's plugins raise what they like
-            continue
-        if data[:2] == b"BM" and struct.unpack_from("<I", data, 14)[0] < 40:
-            continue  # OS/2's header, which TensorFlow does not read either
-        compared += 1
-        assert pixels(data) == size, path.name
-    assert compared > 100
+# Images in requests
 
 
 def test_images_within_tf_examples_are_looked_at():
     import tensorflow as tf
 
     example = tf.train.Example()
-    example.features.feature["image"].bytes_list.value.append(picture("PNG", 100, 100))
+    example.features.feature["image"].bytes_list.value.append(image_of("red", 100))
     inputs = {"examples": np.array([example.SerializeToString(), b"no example"], object)}
     check_images(inputs, 10_000)
     with pytest.raises(ServingError) as caught:
