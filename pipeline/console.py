@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from graftline.components.evaluator import verdict as gate
+from graftline.components.evaluator.verdict import failures, sentences
 from graftline.pipeline.run_summary import RunSummary
 from graftline.workspace import Workspace
 
@@ -221,7 +221,7 @@ def _gate(run: RunSummary) -> Iterator[str]:
             served = f"; on the {run.compared_examples:,} images of the classes that the served model knows, too, "
             served += f"{run.compared_accuracy:.4f}, and the served model {run.baseline_accuracy or 0:.4f}"
         yield _row("Evaluation", f"accuracy {run.accuracy:.4f}{interval} on the {_judged_on(run)} split{served}")
-    for number, text in enumerate([*gate.sentences(run.checks), *run.note.splitlines()]):
+    for number, text in enumerate([*sentences(run.checks), *run.note.splitlines()]):
         yield _row("" if number else "Gate", text)
     if run.verdict_file is not None:
         yield _row("", f"the whole verdict: {run.verdict_file}")
@@ -229,7 +229,7 @@ def _gate(run: RunSummary) -> Iterator[str]:
 
 def _pushed(run: RunSummary) -> Iterator[str]:
     if not run.blessed:
-        failed = gate.failed(run.checks)
+        failed = failures(run.checks)
         because = f": {', '.join(failed)}" if failed else ""
         yield _row("Result", f"NOT BLESSED{because}. Nothing was pushed; what is served stays as it was.")
     elif run.new_version:

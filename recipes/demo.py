@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from graftline.components.evaluator import verdict as gate
+from graftline.components.evaluator.verdict import Check, sentences
 from graftline.errors import UserError
 from graftline.pipeline.command import DONE, NOT_BLESSED, UNEXPECTED, Command
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
@@ -178,7 +178,7 @@ class Demo:
             self.say(f"  BLESSED, pushed as version {summary['pushed_version']}")
         else:
             wrong = [check for check in summary["checks"] if not check["passed"]]
-            self.say(f"  REFUSED: {'; '.join(gate.sentences(gate.Check(**check) for check in wrong))}")
+            self.say(f"  REFUSED: {'; '.join(sentences(Check(**check) for check in wrong))}")
         if summary["new_version"] != good:
             raise UserError(f"night {number} should have gone the other way; see {self._log}")
         return summary

@@ -42,7 +42,7 @@ def test_the_demo_refuses_pushes_serves_and_rolls_back(tmp_path: pathlib.Path) -
     story = [
         "BLESSED, pushed as version 1",
         "answers with version 1;",
-        "REFUSED: accuracy worse by",
+        "REFUSED: accuracy is 0.",
         "version 1 is served; ",
         "BLESSED, pushed as version 2",
         "the server took up version 2",

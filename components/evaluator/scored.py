@@ -1,4 +1,4 @@
-"""What a model said of a set of images, and how many it got right: the input of every metric of the gate."""
+"""A model's answers to a set of images: the input of every metric of the gate."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # Keras' epsilon: a probability of 0 would make the cross entropy of all images infinite.
-_LEAST = 1e-7
-_UNKNOWN = np.iinfo(np.int64).max  # the rank of a class that the model does not know
+_MIN_PROBABILITY = 1e-7
+_UNKNOWN_RANK = np.iinfo(np.int64).max  # of a class that the model does not know
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Scored:
     Attributes:
       classes: names of the C classes, in the order of the probabilities.
       label: int64 [N], the right class; -1 where the model does not know it.
-      predicted: int64 [N], the class with the highest probability, the first of several.
-      rank: int64 [N], how many classes have a higher probability than the right one; where that is not known, more
-        than there are.
-      loss: float64 [N], -log of the right class's probability (at least 1e-7, as in Keras).
+      predicted: int64 [N], the class with the highest probability; the first of equal ones.
+      rank: int64 [N], how many classes have a higher probability than the right one; more than there are classes where
+        the model does not know the right one.
+      loss: float64 [N], -log of the right class's probability, which counts as at least 1e-7, as in Keras.
       confidence: float64 [N], the highest probability.
       probabilities: float32 [N, C]; may be a memory map of a file.
     """
@@ -35,18 +35,18 @@ class Scored:
 
     @property
     def examples(self) -> int:
-        """N."""
+        """Return N."""
         return len(self.label)
 
     @property
     def right(self) -> np.ndarray:
-        """bool [N]: whether the right class was the best one."""
+        """Return bool [N]: whether the predicted class is the right one."""
         return self.predicted == self.label
 
 
 @dataclass(frozen=True)
 class Slices:
-    """The value of one dimension of each of N images: `names[codes[i]]`."""
+    """One dimension's value for each of N images: `names[codes[i]]`."""
 
     codes: np.ndarray
     names: list[str]
@@ -56,8 +56,12 @@ class Slices:
 class Answers:
     """What the gate judges by.
 
-    `shared` is None without a baseline; else candidate and baseline on the images `rows` (int [n]), whose class both
-    know, with the probabilities of the classes that both know. Where both know the same classes that is all.
+    Attributes:
+      candidate: the candidate's answers to all images.
+      slices: the images' values, by dimension.
+      shared: candidate's and baseline's answers to `rows`, restricted to the classes that both know; None without a
+        baseline.
+      rows: int [n], the images whose class both models know: all, where both know the same classes.
     """
 
     candidate: Scored
@@ -69,27 +73,27 @@ class Answers:
 def score(
     classes: Sequence[str], batches: Iterable[tuple[np.ndarray, np.ndarray]], probabilities: np.ndarray
 ) -> Scored:
-    """Works off answers batch by batch.
+    """Score a model's probabilities batch by batch.
 
     Args:
       classes: names of the C classes.
-      batches: right class, int [n] (-1 where the model does not know it), and probabilities, float [n, C], of each.
-      probabilities: float32 [N or more, C], where they are put.
+      batches: right classes, int [n] (-1 where the model does not know the class), and probabilities, float [n, C].
+      probabilities: float32 [N or more, C]; filled with all probabilities.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     end = 0
-    for label, given in batches:
+    for label, batch in batches:
         begin, end = end, end + len(label)
-        probabilities[begin:end] = given
+        probabilities[begin:end] = batch
         known = label >= 0
-        of_label = given[np.arange(len(label)), np.where(known, label, 0)]
+        of_label = batch[np.arange(len(label)), np.where(known, label, 0)]
         parts.append(
             (
                 label.astype(np.int64),
-                given.argmax(axis=1),
-                np.where(known, (given > of_label[:, None]).sum(axis=1), _UNKNOWN),
-                -np.log(np.clip(np.where(known, of_label, 0).astype(np.float64), _LEAST, 1.0)),
-                given.max(axis=1).astype(np.float64),
+                batch.argmax(axis=1),
+                np.where(known, (batch > of_label[:, None]).sum(axis=1), _UNKNOWN_RANK),
+                -np.log(np.clip(np.where(known, of_label, 0).astype(np.float64), _MIN_PROBABILITY, 1.0)),
+                batch.max(axis=1).astype(np.float64),
             )
         )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0, np.int64)] * 5
@@ -98,16 +102,16 @@ def score(
 
 
 def restricted(probabilities: np.ndarray, columns: Sequence[int]) -> np.ndarray:
-    """Probabilities over some of the classes alone: divided by their sum, as a softmax over their logits gives them.
+    """Return the probabilities of some classes, divided by their sum: what a softmax over their logits gives.
 
     Args:
       probabilities: float [n, C].
-      columns: the S classes that stay, in the order that they shall have.
+      columns: the S classes to return, in the order of the result.
 
     Returns:
       float32 [n, S]; where all of them are 0, each is 1/S.
     """
-    kept = probabilities[:, list(columns)].astype(np.float64)
-    total = kept.sum(axis=1, keepdims=True)
-    even = np.full_like(kept, 1 / max(len(columns), 1))
-    return np.divide(kept, total, out=even, where=total > 0).astype(np.float32)
+    chosen = probabilities[:, list(columns)].astype(np.float64)
+    total = chosen.sum(axis=1, keepdims=True)
+    even = np.full_like(chosen, 1 / max(len(columns), 1))
+    return np.divide(chosen, total, out=even, where=total > 0).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The verdict: what the gate found, for `verdict.json`, for a person, and for the summary of a run. Imports no TFX.
+"""The verdict: what the gate found, for scripts (JSON), for a person, and for the summary of a run. Imports no TFX.
 
-`components.evaluator.judging` makes it; `components.evaluator.component` writes it.
+`components.evaluator.judging` makes it; `components.evaluator.executor` writes it.
 """
 
 import json
@@ -12,28 +12,31 @@ from typing import Any
 from graftline.jsonable import finite
 
 VERDICT_FILE = "verdict.json"
-VERDICT_TEXT = "verdict.txt"  # the same, to read
+VERDICT_TEXT = "verdict.txt"  # the same as text
 
-Interval = tuple[float, float]
-# Checks that are of no metric.
+Interval = tuple[float, float]  # lower and upper end of a confidence interval
+# What a check is of, if not of a metric.
 EXAMPLES, SERVING, WITHDRAWN = "examples", "serving_validation", "withdrawn"
-NOTHING_SERVED = "no model is served yet, so the value thresholds alone decided"  # a note
+NOTHING_SERVED = "no model is served yet: only the min and max thresholds were applied"  # a note
 
 
 @dataclass(frozen=True)
 class Check:
-    """One threshold: `metric` had `value` where `bound` (of `kind` min, max or min_change) was asked.
-
-    For min_change `value` is by how much the candidate is better than the baseline, whichever way is better. A check
-    of the kind `passed` is of no figure: `because` says it all.
+    """One threshold and its outcome: `value` was measured where `bound` was required.
 
     Attributes:
+      metric: name of the metric, or EXAMPLES, SERVING or WITHDRAWN.
+      kind: min, max or min_change; or passed, for a check without figures, which `because` describes.
+      bound: the threshold.
+      value: the metric's value; for min_change, by how much the candidate is better than the baseline, also where less
+        of the metric is better.
+      passed: the outcome.
       part: the slice, such as "class rose"; empty for all images.
-      interval: where the value may lie in truth.
+      interval: the value's confidence interval.
       baseline: the baseline's value of the metric, for min_change.
-      examples: how many images the value is of.
+      examples: how many images the value was computed from.
       p_value: of a change, where significance was asked for.
-      because: why it passed or failed, where the figures alone do not say.
+      because: why the check passed or failed, where the figures do not tell.
     """
 
     metric: str
@@ -51,7 +54,7 @@ class Check:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How one class fared; `interval` is that of the recall."""
+    """The figures of one class; `interval` is the recall's."""
 
     name: str
     examples: int
@@ -67,19 +70,19 @@ class Verdict:
 
     Attributes:
       blessed: whether every check passed.
-      examples: how many images were judged by.
-      candidate: its figures on all of them, by metric.
-      baseline: those of the model that is served, empty when there was none to compare with; `note` says why.
-      checks: every threshold.
-      note: what must be said beside the checks, a sentence a line.
-      intervals: of the candidate's figures.
+      examples: how many images the candidate was judged on.
+      candidate: the candidate's figures on all images, by metric.
+      baseline: the served model's figures; empty when there was none to compare with, and `note` says why.
+      checks: every threshold and its outcome.
+      note: further sentences, one a line.
+      intervals: confidence intervals of the candidate's figures.
       compared_examples: how many images both models were compared on.
-      compared: the candidate's figures on these.
-      other_classes: whether the baseline knows other classes, so that `compared` and `baseline` are on those images
-        alone whose class both know.
+      compared: the candidate's figures on these images.
+      other_classes: whether the baseline knows other classes. Then `compared` and `baseline` are figures on the images
+        whose class both models know.
       level: of the intervals.
-      by_class: how each class fared.
-      confusions: the most frequent mistakes: class, what it was taken for, how many images.
+      by_class: the figures of each class.
+      confusions: the most frequent mistakes: the class, what it was classified as, how many images.
     """
 
     blessed: bool
@@ -97,12 +100,12 @@ class Verdict:
     confusions: list[tuple[str, str, int]] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """For VERDICT_FILE."""
+        """Return the content of VERDICT_FILE."""
         return json.dumps(finite(asdict(self)), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Verdict":
-        """Reads what `to_json` wrote."""
+        """Return the verdict that `to_json` wrote."""
         fields = json.loads(text)
         return cls(
             **{
@@ -116,12 +119,12 @@ class Verdict:
         )
 
     def to_text(self) -> str:
-        """For VERDICT_TEXT: everything, as a person reads it."""
+        """Return the content of VERDICT_TEXT: everything, for a person."""
         return "\n".join([*self._head(), *self._figures(), *self._classes()]) + "\n"
 
     def _head(self) -> Iterator[str]:
-        yield "BLESSED" if self.blessed else f"NOT BLESSED: {', '.join(failed(self.checks))}"
-        yield f"judged by {self.examples:,} images"
+        yield "BLESSED" if self.blessed else f"NOT BLESSED: {', '.join(failures(self.checks))}"
+        yield f"judged on {self.examples:,} images"
         yield from self.note.splitlines()
         yield ""
         yield from ("Thresholds", *(f"  {text}" for text in sentences(self.checks, every=True)), "")
@@ -142,68 +145,72 @@ class Verdict:
 
     def _classes(self) -> Iterator[str]:
         width = max([12, *(len(figures.name) for figures in self.by_class)]) + 2
-        yield f"\n{'Class':<{width}}{'images':>8}{'precision':>11}{'recall':>9}{'F1':>9}  interval of the recall"
+        yield f"\n{'Class':<{width}}{'images':>8}{'precision':>11}{'recall':>9}{'F1':>9}  recall interval"
         for each in self.by_class:
             figures = f"{each.examples:>8,}{each.precision:>11.4f}{each.recall:>9.4f}{each.f1:>9.4f}"
             yield f"{each.name:<{width}}{figures}  {_ends(each.interval)}"
         if self.confusions:
             yield "\nMost frequent mistakes"
-            for name, taken_for, many in self.confusions:
-                yield f"  {many:>6,} of {name} taken for {taken_for}"
-
-
-_BOUND = {"min": "at least", "max": "at most"}
+            for name, other, count in self.confusions:
+                yield f"  {count:>6,} of {name} classified as {other}"
 
 
 def sentence(check: Check) -> str:
-    """One threshold and how it went: `accuracy 0.4800: at least 0.5000 was asked, falls short by 0.0200`."""
+    """Return a check as a sentence: `accuracy is 0.4800; at least 0.5000 is required: failed, 0.0200 too low`."""
     if check.kind == "passed":
         return check.because
     name = f"{check.metric} of {check.part}" if check.part else check.metric
     if check.metric == EXAMPLES:
-        value = f"{check.value:,.0f} images{f' of {check.part}' if check.part else ''}"
-        asked = f"at least {check.bound:,.0f} {'is' if check.bound == 1 else 'are'} needed (min_examples)"
+        images = f"{check.value:,.0f} {'image' if check.value == 1 else 'images'}"
+        value = f"{images} of {check.part}" if check.part else images
+        required = f"at least {check.bound:,.0f} {'is' if check.bound == 1 else 'are'} required (min_examples)"
     elif check.kind == "min_change":
-        value, asked = f"{name} {_change(check.value)}", f"{_change_asked(check.bound)} was asked"
+        value = f"{name} is {_change(check.value)} the served model's"
+        required = _required_change(check.bound)
     else:
-        value, asked = f"{name} {check.value:.4f}", f"{_BOUND[check.kind]} {check.bound:.4f} was asked"
+        value = f"{name} is {check.value:.4f}"
+        required = f"{'at least' if check.kind == 'min' else 'at most'} {check.bound:.4f} is required"
     ends = (_changes if check.kind == "min_change" else _ends)(check.interval)
-    interval = f" ({ends})" if ends and not math.isnan(check.value) else ""
-    missed = check.value - check.bound if check.kind == "max" else check.bound - check.value
-    if check.passed:
-        outcome = "passed"
-    elif missed > 0:
-        shown = f"{missed:,.0f}" if check.metric == EXAMPLES else f"{missed:.4f}"
-        outcome = f"{'exceeds it' if check.kind == 'max' else 'falls short'} by {shown}"
-    else:
-        outcome = "refused"
-    why = f" ({check.because})" if check.because else ""
-    return f"{value}{interval}: {asked}, {outcome}{why}"
+    interval = f" (interval {ends})" if ends and not math.isnan(check.value) else ""
+    return f"{value}{interval}; {required}: {_outcome(check)}"
+
+
+def _outcome(check: Check) -> str:
+    """Return `passed` or by how much the check failed, and why where the figures do not tell."""
+    outcome = "passed" if check.passed else "failed"
+    missing = check.value - check.bound if check.kind == "max" else check.bound - check.value
+    if not check.passed and missing > 0:
+        if check.metric == EXAMPLES:
+            outcome += f", {missing:,.0f} too few"
+        elif check.kind != "min_change":
+            outcome += f", {missing:.4f} too {'high' if check.kind == 'max' else 'low'}"
+        elif check.bound:
+            outcome += f", {missing:.4f} too {'much' if check.bound < 0 else 'little'}"
+    return f"{outcome} ({check.because})" if check.because else outcome
 
 
 def sentences(checks: Iterable[Check], every: bool = False) -> list[str]:
-    """What to say of the checks, those that failed first.
+    """Return a sentence for each check, failed ones first.
 
-    Unless `every` one is asked for, those of slices that passed are told together: how many, and the one nearest to
-    its bound.
+    Unless `every` check is wanted, the passed checks of slices share one sentence for each dimension, metric and kind:
+    that of the value closest to its bound.
     """
-    ordered = sorted(checks, key=lambda check: check.passed)
-    together: dict[tuple[str, str, str], list[Check]] = {}
-    told = []
-    for check in ordered:
+    texts = []
+    alike: dict[tuple[str, str, str], list[Check]] = {}
+    for check in sorted(checks, key=lambda check: check.passed):
         if check.passed and check.part and not every:
-            together.setdefault((check.part.partition(" ")[0], check.metric, check.kind), []).append(check)
+            alike.setdefault((check.part.partition(" ")[0], check.metric, check.kind), []).append(check)
         else:
-            told.append(sentence(check))
-    for (dimension, *_), alike in together.items():
-        nearest = min(alike, key=lambda check: abs(check.value - check.bound))
-        several = f", as of {len(alike) - 1:,} more with regard to {dimension}" if len(alike) > 1 else ""
-        told.append(sentence(nearest) + several)
-    return told
+            texts.append(sentence(check))
+    for (dimension, *_), passed in alike.items():
+        closest = min(passed, key=lambda check: abs(check.value - check.bound))
+        others = f"; it is the closest of {len(passed):,} slices by {dimension}, and all passed" if passed[1:] else ""
+        texts.append(sentence(closest) + others)
+    return texts
 
 
-def failed(checks: Iterable[Check]) -> list[str]:
-    """What failed, in a few words each: `accuracy`, `recall of class rose`."""
+def failures(checks: Iterable[Check]) -> list[str]:
+    """Return a few words on each check that failed: `accuracy`, `recall of class rose`."""
     names = [
         check.because
         if check.metric == WITHDRAWN
@@ -221,29 +228,30 @@ def _ends(interval: Sequence[float] | None) -> str:
 
 
 def _change(value: float) -> str:
-    """By how much better than the served model's: a sign would mislead where less of the metric is better."""
-    if value == 0 or math.isnan(value):
-        return "unchanged" if value == 0 else "not comparable"
-    return f"{'worse' if value < 0 else 'better'} by {abs(value):.4f}"
+    """Compare with the served model in words: a sign would mislead where less of the metric is better."""
+    if math.isnan(value):
+        return "not comparable with"
+    return "equal to" if value == 0 else f"{abs(value):.4f} {'worse' if value < 0 else 'better'} than"
 
 
 def _changes(interval: Sequence[float] | None) -> str:
-    if interval is None or not any(interval):  # of two models that said the same
+    """Return both ends in words; "" for two models that gave the same answers."""
+    if interval is None or not any(interval):
         return ""
-    return f"{_change(interval[0])} to {_change(interval[1])}"
+    return " to ".join(f"{abs(end):.4f} {'worse' if end < 0 else 'better'}" for end in interval)
 
 
-def _change_asked(bound: float) -> str:
+def _required_change(bound: float) -> str:
     if bound == 0:
-        return "no worse"
-    return f"{'worse by at most' if bound < 0 else 'better by at least'} {abs(bound):.4f}"
+        return "it must not be worse"
+    return f"it may be at most {-bound:.4f} worse" if bound < 0 else f"it must be at least {bound:.4f} better"
 
 
 _MAY_BE_NULL = ("interval", "baseline", "examples", "p_value")
 
 
 def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
-    """The values as they were before `_finite`."""
+    """Return the values as they were before `finite` took out NaN."""
 
     def number(value: Any) -> Any:
         if isinstance(value, list):

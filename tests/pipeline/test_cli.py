@@ -172,7 +172,7 @@ def test_a_refused_model_is_status_3_and_says_by_how_much(images: pathlib.Path, 
     runner(lambda config: replace(SUMMARY, blessed=False, pushed_version=None, pushed_path=None, checks=[check]))
     result = graftline("run", "--images", images)
     assert result.exit_code == 3
-    assert "accuracy 0.7500: at least 0.9000 was asked, falls short by 0.1500" in result.stdout
+    assert "accuracy is 0.7500; at least 0.9000 is required: failed, 0.1500 too low" in result.stdout
 
 
 def test_with_json_standard_output_is_the_json_alone(images: pathlib.Path, runner):

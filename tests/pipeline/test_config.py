@@ -165,7 +165,7 @@ def test_a_metric_that_is_null_has_no_threshold():
 def test_a_gate_without_a_threshold_is_refused(overrides: list[str]):
     assert message(None, *overrides).endswith(
         "but must be at least one min or max, for example gate.accuracy.min=0.5: "
-        "without one nothing judges a first model"
+        "without one every first model is blessed"
     )
 
 

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from graftline.components.evaluator import verdict as gate
-from graftline.components.evaluator.verdict import Check
+from graftline.components.evaluator.verdict import NOTHING_SERVED, WITHDRAWN, Check, sentence
 from graftline.pipeline import console, local_runner
 from graftline.pipeline.config_file import load
 from graftline.pipeline.console import Event, Progress
@@ -147,8 +146,8 @@ def test_the_summary_of_a_pushed_model():
         "Training    feature_extraction: 1 epoch, accuracy 0.9000 in training, 0.8800 on the eval split; ended: epochs",
         "            fine_tuning: 7 epochs, accuracy 0.9700 in training, 0.9500 on the eval split; ended: plateau",
         "Evaluation  accuracy 0.9500 on the eval split; the served model has 0.9300",
-        "Gate        accuracy 0.9500: at least 0.5000 was asked, passed",
-        "            accuracy better by 0.0200: no worse was asked, passed",
+        "Gate        accuracy is 0.9500; at least 0.5000 is required: passed",
+        "            accuracy is 0.0200 better than the served model's; it must not be worse: passed",
         "Result      BLESSED. Pushed as version 3: /ws/models/pets/3",
         "Time        3 min 08 s in all: start 0.0 s, ImageExampleGen 3.2 s, Trainer 3 min 05 s",
         "Next        graftline serve 'my ws'",
@@ -158,22 +157,22 @@ def test_the_summary_of_a_pushed_model():
 
 def test_the_summary_of_a_refused_model_says_which_threshold_fell_short_by_how_much_and_what_is_served():
     lines = console.summary(REFUSED, "ws").splitlines()
-    assert "Gate        accuracy 0.4800: at least 0.5000 was asked, falls short by 0.0200" in lines
-    assert "            accuracy worse by 0.4500: no worse was asked, falls short by 0.4500" in lines
+    assert "Gate        accuracy is 0.4800; at least 0.5000 is required: failed, 0.0200 too low" in lines
+    assert "            accuracy is 0.4500 worse than the served model's; it must not be worse: failed" in lines
     assert "Result      NOT BLESSED: accuracy. Nothing was pushed; what is served stays as it was." in lines
     assert not any("graftline serve" in line for line in lines)
 
 
 def test_a_model_that_was_rolled_back_from_is_said_to_be_withdrawn_with_what_allows_it():
     why = "withdrawn: this very model was version 2; push.allow_withdrawn=true pushes it all the same"
-    check = Check(gate.WITHDRAWN, "passed", 1, 0, False, because=why)
+    check = Check(WITHDRAWN, "passed", 1, 0, False, because=why)
     lines = console.summary(replace(REFUSED, checks=[check]), "ws").splitlines()
     assert f"Gate        {why}" in lines
     assert f"Result      NOT BLESSED: {why}. Nothing was pushed; what is served stays as it was." in lines
 
 
 def test_a_first_model_of_its_name_names_those_that_the_workspace_serves(tmp_path: pathlib.Path):
-    note = f"{gate.NOTHING_SERVED}\nanother sentence"
+    note = f"{NOTHING_SERVED}\nanother sentence"
     config = load(None, ["model.name=roses"])
     assert local_runner._note(note, config, tmp_path / "models") == note
     for name in ("roses/1", "tulips/3", "empty"):
@@ -182,7 +181,7 @@ def test_a_first_model_of_its_name_names_those_that_the_workspace_serves(tmp_pat
     assert local_runner._note(note, config, tmp_path / "models") == note
     (tmp_path / "models/tulips/3/saved_model.pb").touch()
     assert local_runner._note(note, config, tmp_path / "models") == (
-        f"{gate.NOTHING_SERVED} (this run's model is called roses; the workspace serves tulips: set model.name to go "
+        f"{NOTHING_SERVED} (this run's model is called roses; the workspace serves tulips: set model.name to go "
         "on with it)\nanother sentence"
     )
     assert local_runner._note("a baseline", config, tmp_path / "models") == "a baseline"
@@ -190,7 +189,7 @@ def test_a_first_model_of_its_name_names_those_that_the_workspace_serves(tmp_pat
 
 def test_a_bound_from_above_is_exceeded():
     check = Check("cross_entropy", "max", 0.7, 0.9, False)
-    assert gate.sentence(check) == "cross_entropy 0.9000: at most 0.7000 was asked, exceeds it by 0.2000"
+    assert sentence(check) == "cross_entropy is 0.9000; at most 0.7000 is required: failed, 0.2000 too high"
 
 
 def test_an_unchanged_run_names_the_version_that_is_there_and_what_came_from_the_cache():

@@ -214,9 +214,9 @@ def test_an_empty_landmark_is_refused(images: pathlib.Path):
 def test_a_folder_of_the_gate_that_no_image_lies_in_is_refused_with_those_that_there_are(images: pathlib.Path):
     (images / "dog" / "old").mkdir()
     (images / "dog" / "0.jpg").rename(images / "dog" / "old" / "0.jpg")
-    for name, hint in (("old", "did you mean 'dog/old'?"), ("lost", "there are cat, dog, dog/old")):
+    for name, hint in (("old", "did you mean 'dog/old'?"), ("lost", "the folders are cat, dog, dog/old")):
         assert refusal(images, f"gate.slices.folder.values.{name}.accuracy.min=0.5") == (
-            f"gate.slices.folder.values names the folder '{name}', but no image to judge by lies in a folder of that "
+            f"gate.slices.folder.values names the folder '{name}', but no image to judge on lies in a folder of that "
             f"name; {hint}"
         )
     check(images, "gate.slices.folder.values.dog/old.accuracy.min=0.5")

@@ -1,5 +1,6 @@
 """What is blessed and what is not: directions, ties, significance, slices, and how the verdict reads."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from graftline.components.evaluator import judging, metrics, scored
-from graftline.components.evaluator import verdict as gate
 from graftline.components.evaluator.judging import Change
 from graftline.components.evaluator.scored import Answers, Scored, Slices
 from graftline.components.evaluator.settings import GateSettings, always_one, check_classes
+from graftline.components.evaluator.verdict import SERVING, Check, Verdict, failures, sentence, sentences
 from graftline.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")
@@ -72,14 +73,14 @@ def hits(right: int, of: int) -> list[bool]:
 )
 def test_a_value_is_held_against_its_bounds(keys: dict, right: int, failed: list[str]) -> None:
     verdict = judging.judge(asked(**keys), answers(model(hits(right, 30))))
-    assert sorted(gate.failed(verdict.checks)) == sorted(failed)
+    assert sorted(failures(verdict.checks)) == sorted(failed)
     assert verdict.blessed is not bool(failed)
 
 
 def test_no_images_are_never_blessed() -> None:
     verdict = judging.judge(asked(), answers(model([])))
     assert not verdict.blessed
-    assert gate.sentence(verdict.checks[0]) == "0 images: at least 1 is needed (min_examples), falls short by 1"
+    assert sentence(verdict.checks[0]) == "0 images; at least 1 is required (min_examples): failed, 1 too few"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "auc", "cross_entropy", "expected_calibration_error"])
@@ -200,7 +201,7 @@ def test_each_class_is_held_against_the_thresholds_of_classes_and_its_own() -> N
     right = [number % 3 != 2 or number < 45 for number in range(90)]  # owls: half of them
     keys = {"class": {"recall": {"min": 0.4}, "values": {"owl": {"recall": {"min": 0.6}}}}}
     verdict = judging.judge(asked(slices=keys), answers(model(right)))
-    assert gate.failed(verdict.checks) == ["recall of class owl"]
+    assert failures(verdict.checks) == ["recall of class owl"]
     owl = next(check for check in verdict.checks if check.part == "class owl" and check.metric == "recall")
     assert (owl.bound, owl.value, owl.examples) == (0.6, 0.5, 30)
     assert judging.judge(asked(slices={"class": {"recall": {"min": 0.4}}}), answers(model(right))).blessed
@@ -218,27 +219,27 @@ def test_a_slice_of_too_few_images_is_not_judged_and_that_is_said() -> None:
     keys = {"folder": {"accuracy": {"min": 0.9}}}
     verdict = judging.judge(asked(slices=keys), answers(model([False] * 5 + [True] * 25), folders=folders))
     assert verdict.blessed
-    assert "not judged by folder, for there are fewer than 10 images: old" in verdict.note
+    assert "not judged by folder, because each has fewer than 10 images: old" in verdict.note
     keys["folder"]["min_examples"] = 5
     verdict = judging.judge(asked(slices=keys), answers(model([False] * 5 + [True] * 25), folders=folders))
-    assert gate.failed(verdict.checks) == ["accuracy of folder old"]
+    assert failures(verdict.checks) == ["accuracy of folder old"]
 
 
 @pytest.mark.parametrize("name", ["old", "gone"])
 def test_a_slice_that_is_asked_for_by_name_must_have_its_images(name: str) -> None:
     keys = {"folder": {"values": {name: {"accuracy": {"min": 0.5}}}}}
     verdict = judging.judge(asked(slices=keys), answers(model([True] * 30), folders=["old"] * 5 + ["new"] * 25))
-    assert gate.failed(verdict.checks) == [f"examples of folder {name}"]
+    assert failures(verdict.checks) == [f"examples of folder {name}"]
 
 
 def test_a_folder_that_no_image_lies_in_names_the_nearest_and_what_is_needed() -> None:
     keys = {"folder": {"values": {"lost": {"accuracy": {"min": 0.5}}, "now": {"accuracy": {"min": 0.5}}}}}
     folders = ["deep/lost"] * 15 + ["new"] * 15
     verdict = judging.judge(asked(slices=keys), answers(model([True] * 30), folders=folders))
-    needed = "at least 10 are needed (min_examples), falls short by 10 (none of the images judged by lies in a folder"
-    assert gate.sentences(verdict.checks)[:2] == [
-        f"0 images of folder lost: {needed} of that name; did you mean 'deep/lost'?)",
-        f"0 images of folder now: {needed} of that name; did you mean 'new'?)",
+    required = "at least 10 are required (min_examples): failed, 10 too few (no judged image lies in a folder of that"
+    assert sentences(verdict.checks)[:2] == [
+        f"0 images of folder lost; {required} name; did you mean 'deep/lost'?)",
+        f"0 images of folder now; {required} name; did you mean 'new'?)",
     ]
 
 
@@ -257,9 +258,8 @@ def test_a_change_of_a_class_is_of_the_same_images_and_of_that_class_alone(metri
     ours[2:60:3] = False  # most owls, called cats
     keys = {"class": {metric: {"min_change": -0.01}}}
     verdict = judging.judge(asked(slices=keys, significance=0.05), answers(model(ours), model(theirs)))
-    failed = set(gate.failed(verdict.checks))
     hurt = {"precision": {"cat"}, "f1": {"cat", "owl"}, "auc": {"cat", "owl"}}.get(metric, {"owl"})
-    assert failed == {f"{metric} of class {name}" for name in hurt}
+    assert set(failures(verdict.checks)) == {f"{metric} of class {name}" for name in hurt}
 
 
 @pytest.mark.parametrize("asked_for", [{"min": 0.1}, {"max": 0.9}, {"min_change": -1.0}])
@@ -269,15 +269,16 @@ def test_what_is_not_defined_is_refused_and_that_is_said(asked_for: dict[str, fl
     folders = [f"of {name}" for name in CLASSES] * 10  # an AUC needs images of two classes
     keys = {"folder": {"auc": asked_for}}
     verdict = judging.judge(asked(slices=keys, significance=significance), answers(ours, ours, folders))
-    assert gate.failed(verdict.checks) == [f"auc of folder of {name}" for name in sorted(CLASSES)]
-    told = gate.sentences(verdict.checks)[:3]
-    assert all(text.endswith("refused (it is not defined on these images)") for text in told)
-    assert "min_change" not in asked_for or told[0].startswith("auc of folder of cat not comparable: worse by at most")
+    assert failures(verdict.checks) == [f"auc of folder of {name}" for name in sorted(CLASSES)]
+    texts = sentences(verdict.checks)[:3]
+    assert all(text.endswith(": failed (it is not defined on these images)") for text in texts)
+    change = "auc of folder of cat is not comparable with the served model's; it may be at most 1.0000 worse: failed"
+    assert "min_change" not in asked_for or texts[0].startswith(change)
 
 
 def test_a_class_that_is_not_there_names_the_nearest() -> None:
     settings = asked(slices={"class": {"values": {"owls": {"recall": {"min": 0.5}}}}})
-    with pytest.raises(UserError, match=r"names the class 'owls', which is not there; did you mean 'owl'\?"):
+    with pytest.raises(UserError, match=r"names the class 'owls', which does not exist; did you mean 'owl'\?"):
         check_classes(settings, CLASSES)
     check_classes(asked(slices={"class": {"values": {"owl": {"recall": {"min": 0.5}}}}}), CLASSES)
 
@@ -290,7 +291,7 @@ def test_a_class_that_the_served_model_does_not_know_has_no_change() -> None:
     both = Answers(ours, answers(ours).slices, (shared, theirs), rows)
     verdict = judging.judge(asked(slices={"class": {"recall": {"min_change": 0.0}}}), both)
     assert {check.part for check in verdict.checks if check.kind == "min_change"} == {"class cat", "class dog"}
-    assert "no change of recall of class owl was judged" in verdict.note
+    assert "the change of recall of class owl was not judged" in verdict.note
     assert (verdict.other_classes, verdict.compared_examples, verdict.examples) == (True, 40, 60)
 
 
@@ -298,22 +299,22 @@ def test_a_class_that_the_served_model_does_not_know_has_no_change() -> None:
 
 
 def test_what_the_serving_validation_refused_is_not_blessed() -> None:
-    infra = gate.Check(gate.SERVING, "passed", 1, 0, False, because="refused by the serving validation: too slow")
+    infra = Check(SERVING, "passed", 1, 0, False, because="the serving validation refused the model: too slow")
     verdict = judging.judge(asked(), answers(model([True] * 30)), infra=infra)
     assert not verdict.blessed
-    assert gate.failed(verdict.checks) == ["serving validation"]
-    assert gate.sentences(verdict.checks)[0] == "refused by the serving validation: too slow"
+    assert failures(verdict.checks) == ["serving validation"]
+    assert sentences(verdict.checks)[0] == "the serving validation refused the model: too slow"
 
 
 def test_the_verdict_survives_its_file_also_where_a_figure_is_no_number() -> None:
     verdict = judging.judge(asked(), answers(model([True] * 30), model([False] * 30)))
-    assert gate.Verdict.from_json(verdict.to_json()) == verdict
+    assert Verdict.from_json(verdict.to_json()) == verdict
     one_class = model([True] * 5, classes=("only", "other"))
     alone = scored.score(("only",), [(np.zeros(5, int), np.ones((5, 1), np.float32))], np.zeros((5, 1), np.float32))
     assert one_class.examples == alone.examples
     text = judging.judge(asked(), answers(alone)).to_json()
     assert "NaN" not in text
-    assert np.isnan(gate.Verdict.from_json(text).candidate["auc"])
+    assert np.isnan(Verdict.from_json(text).candidate["auc"])
 
 
 def test_the_verdict_reads_as_a_page() -> None:
@@ -321,40 +322,52 @@ def test_the_verdict_reads_as_a_page() -> None:
     keys = {"accuracy": {"min": 0.9, "min_change": 0.0}, "slices": {"class": {"recall": {"min": 0.6}}}}
     text = judging.judge(asked(**keys), answers(model(right), model([True] * 90)), ["a note"]).to_text()
     lines = text.splitlines()
-    assert lines[:3] == ["NOT BLESSED: accuracy, recall of class owl", "judged by 90 images", "a note"]
-    assert "  accuracy 0.8333 (0.7431 to 0.8963): at least 0.9000 was asked, falls short by 0.0667" in lines
-    assert "  recall of class owl 0.5000 (0.3315 to 0.6685): at least 0.6000 was asked, falls short by 0.1000" in lines
+    assert lines[:3] == ["NOT BLESSED: accuracy, recall of class owl", "judged on 90 images", "a note"]
+    assert (
+        "  accuracy is 0.8333 (interval 0.7431 to 0.8963); at least 0.9000 is required: failed, 0.0667 too low" in lines
+    )
+    recall = "recall of class owl is 0.5000 (interval 0.3315 to 0.6685)"
+    assert f"  {recall}; at least 0.6000 is required: failed, 0.1000 too low" in lines
     assert any(line.split() == ["accuracy", "0.8333", "0.7431", "to", "0.8963", "1.0000"] for line in lines)
     assert any(line.split()[:5] == ["owl", "30", "1.0000", "0.5000", "0.6667"] for line in lines)
-    assert "      15 of owl taken for cat" in lines
+    assert "      15 of owl classified as cat" in lines
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "cross_entropy"])
 @pytest.mark.parametrize(
-    ("bound", "of"), [(0.0, "no worse"), (0.01, "better by at least 0.0100"), (-0.01, "worse by at most 0.0100")]
+    ("bound", "required"),
+    [
+        (0.0, "it must not be worse"),
+        (0.01, "it must be at least 0.0100 better"),
+        (-0.01, "it may be at most 0.0100 worse"),
+    ],
 )
-def test_a_change_is_told_as_better_or_worse_whichever_way_the_metric_goes(metric: str, bound: float, of: str) -> None:
+def test_a_change_is_told_as_better_or_worse_whichever_way_the_metric_goes(
+    metric: str, bound: float, required: str
+) -> None:
     good, bad = model(hits(80, 100)), model(hits(40, 100))
-    told = {}
+    texts = {}
     for pair in ((good, bad), (bad, good), (good, good)):
         verdict = judging.judge(asked(**{metric: {"min": 0.0, "min_change": bound}}), answers(*pair))
         (check,) = (check for check in verdict.checks if check.kind == "min_change")
-        told[check.value > 0, check.value < 0] = gate.sentence(check)
-        assert f"  {gate.sentence(check)}" in verdict.to_text().splitlines()
-    assert told[True, False].startswith(f"{metric} better by ")
-    assert told[True, False].endswith(f"): {of} was asked, passed")
-    assert told[False, True].startswith(f"{metric} worse by ")
-    assert " (worse by " in told[False, True]
-    assert told[False, False].startswith(f"{metric} unchanged: {of} was asked, ")
+        texts[check.value > 0, check.value < 0] = sentence(check)
+        assert f"  {sentence(check)}" in verdict.to_text().splitlines()
+    end = r"\d\.\d{4} (better|worse)"
+    than = rf"than the served model's \(interval {end} to {end}\); {required}:"
+    assert re.fullmatch(rf"{metric} is \S+ better {than} passed", texts[True, False])
+    missing = f", .* too {'little' if bound > 0 else 'much'}" if bound else ""
+    assert re.fullmatch(rf"{metric} is \S+ worse {than} failed{missing}", texts[False, True])
+    outcome = "failed, 0.0100 too little" if bound > 0 else "passed"
+    assert texts[False, False].startswith(f"{metric} is equal to the served model's; {required}: {outcome}")
 
 
 def test_slices_that_passed_are_told_together_in_a_summary_and_apart_on_the_page() -> None:
     verdict = judging.judge(asked(slices={"class": {"recall": {"min": 0.6}}}), answers(model([True] * 90)))
-    assert len(gate.sentences(verdict.checks)) == 2
-    assert gate.sentences(verdict.checks)[1].endswith("passed, as of 2 more with regard to class")
-    assert len(gate.sentences(verdict.checks, every=True)) == 4
+    assert len(sentences(verdict.checks)) == 2
+    assert sentences(verdict.checks)[1].endswith("passed; it is the closest of 3 slices by class, and all passed")
+    assert len(sentences(verdict.checks, every=True)) == 4
 
 
 def test_many_failures_are_named_in_part() -> None:
-    checks = [gate.Check("recall", "min", 0.5, 0.4, False, f"class {number}") for number in range(9)]
-    assert gate.failed(checks) == [*(f"recall of class {number}" for number in range(4)), "5 more"]
+    checks = [Check("recall", "min", 0.5, 0.4, False, f"class {number}") for number in range(9)]
+    assert failures(checks) == [*(f"recall of class {number}" for number in range(4)), "5 more"]

@@ -1,15 +1,14 @@
-"""The gate's metrics against scikit-learn and against sums done by hand; its intervals and tests against known ones."""
+"""The gate's metrics against scikit-learn and against sums done by hand."""
 
 import numpy as np
 import pytest
 import scipy.sparse
-import scipy.stats
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftline.components.evaluator import metrics, scored, uncertainty
-from graftline.components.evaluator.metrics import Part
+from graftline.components.evaluator.metrics import Subset
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -73,7 +72,7 @@ def test_figures_of_one_class_are_scikit_learns(some: scored.Scored, metric: str
     for which in range(4):
         concerned = np.flatnonzero((some.label == which) | (some.predicted == which))
         for rows in (None, concerned):
-            assert metrics.value(metric, some, Part(rows, which)) == pytest.approx(theirs[which])
+            assert metrics.value(metric, some, Subset(rows, which)) == pytest.approx(theirs[which])
 
 
 def test_a_class_that_is_never_seen_and_never_said_is_left_out_of_the_mean() -> None:
@@ -123,7 +122,7 @@ def test_a_metric_of_a_slice_is_that_of_its_images_alone(some: scored.Scored) ->
     rows = np.arange(0, 200, 3)
     alone = of(some.label[rows], some.probabilities[rows])
     for metric in ("accuracy", "top_2_accuracy", "macro_f1", "auc", "cross_entropy", "expected_calibration_error"):
-        assert metrics.value(metric, some, Part(rows)) == pytest.approx(metrics.value(metric, alone))
+        assert metrics.value(metric, some, Subset(rows)) == pytest.approx(metrics.value(metric, alone))
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["accuracy", "macro_precision", "macro_f1", "auc", "cross_entropy"]))
@@ -149,55 +148,7 @@ def test_where_nothing_is_left_of_the_probabilities_each_class_is_as_likely() ->
     np.testing.assert_array_equal(scored.restricted(np.array([[0.0, 0.0, 1.0]]), [0, 1]), [[0.5, 0.5]])
 
 
-# --- intervals and tests ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (7, 10), (484, 500)])
-def test_the_interval_of_a_share_is_scipys(successes: int, trials: int) -> None:
-    theirs = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert uncertainty.wilson(successes, trials, 0.95) == pytest.approx((theirs.low, theirs.high))
-
-
-def test_mcnemars_p_value_counts_only_the_images_that_one_model_alone_has_right() -> None:
-    ours = np.array([True] * 8 + [False] * 2 + [True] * 90)
-    theirs = np.array([False] * 8 + [True] * 2 + [True] * 90)
-    expected = 2 * sum(scipy.stats.binom.pmf(k, 10, 0.5) for k in (0, 1, 2))
-    assert uncertainty.mcnemar(ours, theirs) == uncertainty.mcnemar(theirs, ours) == pytest.approx(expected)
-    assert uncertainty.mcnemar(ours, ours) == 1
-
-
-def test_bootstrapped_values_spread_as_the_mean_does_and_are_the_same_for_the_same_seed() -> None:
-    loss = np.random.default_rng(0).exponential(size=400)
-    terms = scipy.sparse.csr_matrix(np.stack([loss, np.ones(400)], axis=1))
-    drawn = uncertainty.bootstrap(terms, lambda sums: sums[:, 0] / sums[:, 1], 4000)
-    assert drawn.std() == pytest.approx(loss.std() / 20, rel=0.05)
-    assert drawn.mean() == pytest.approx(loss.mean(), rel=0.01)
-    again = uncertainty.bootstrap(terms, lambda sums: sums[:, 0] / sums[:, 1], 4000)
-    np.testing.assert_array_equal(drawn, again)
-    other = uncertainty.bootstrap(terms, lambda sums: sums[:, 0] / sums[:, 1], 4000, seed=1)
-    assert (drawn != other).any()
-
-
-def test_many_sums_are_held_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    terms = scipy.sparse.csr_matrix(np.eye(10, 50))
-    held = []
-
-    def value(sums: np.ndarray) -> np.ndarray:
-        held.append(sums.size)
-        return sums[:, 0]
-
-    expected = uncertainty.bootstrap(terms, value, 100)
-    monkeypatch.setattr(uncertainty, "_WEIGHTS", 200)
-    held.clear()
-    assert uncertainty.bootstrap(terms, value, 100).tolist() == expected.tolist()
-    assert max(held) <= 200
-
-
-def test_many_images_are_drawn_in_portions_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    terms = scipy.sparse.csr_matrix(np.stack([np.arange(50.0), np.ones(50)], axis=1))
-    whole = uncertainty.bootstrap(terms, lambda sums: sums[:, 0], 100)
-    monkeypatch.setattr(uncertainty, "_WEIGHTS", 350)
-    np.testing.assert_array_equal(uncertainty.bootstrap(terms, lambda sums: sums[:, 0], 100), whole)
+# --- the error of the AUC ---------------------------------------------------------------------------------------------
 
 
 def test_the_standard_error_of_the_auc_is_that_of_new_samples() -> None:
@@ -216,7 +167,7 @@ def test_the_columns_of_many_images_are_sorted_in_portions_with_the_same_result(
     some: scored.Scored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     area, errors = metrics.auc(some)
-    monkeypatch.setattr(metrics, "_COLUMNS", 250)
+    monkeypatch.setattr(metrics, "_SORTED", 250)
     again, same_errors = metrics.auc(some)
     assert again == pytest.approx(area)
     np.testing.assert_allclose(same_errors, errors)

@@ -247,16 +247,16 @@ def test_a_model_that_was_rolled_back_from_is_not_blessed_again_unless_that_is_a
 def _assert_the_verdict_says_withdrawn(infra: pathlib.Path, reason: str) -> None:
     from tfx.types import standard_artifacts
 
-    from graftline.components.evaluator import verdict as gate
-    from graftline.components.evaluator.component import _serving_validation
+    from graftline.components.evaluator import verdict
+    from graftline.components.evaluator.executor import _serving_validation
 
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(infra)
     check = _serving_validation({"infra_blessing": [blessing]})
     assert check is not None
     assert not check.passed
-    assert gate.sentence(check) == f"withdrawn: {reason}", "no server was asked, so none refused it"
-    assert gate.failed([check]) == [f"withdrawn: {reason}"]
+    assert verdict.sentence(check) == f"withdrawn: {reason}", "no server was asked, so none refused it"
+    assert verdict.failures([check]) == [f"withdrawn: {reason}"]
 
 
 def test_docker_s_engine_is_tfx_s_own_under_the_same_name() -> None:

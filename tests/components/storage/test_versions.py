@@ -181,7 +181,7 @@ def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_
     bucket: Bucket, tmp_path: pathlib.Path
 ) -> None:
     from graftline import features
-    from graftline.components.evaluator import component as evaluator
+    from graftline.components.evaluator import executor as evaluator
 
     assert versions.served_version(BASE) == "", "no version yet"
     for content in ("a", "b"):
