@@ -34,21 +34,19 @@ def run(folder: str, workspace: str, last: str) -> None:
 
     from graftline.pipeline import config_file, lineage, local_runner
     from graftline.pipeline.dag import create_pipeline
+    from graftline.pipeline.site import Site
+    from graftline.workspace import Workspace
 
     settings = ["backbone.weights=none", "data.near_duplicates=null"]  # copies are to stay, and to be split like others
     pipeline = create_pipeline(
         config_file.load(None, settings, {"images": folder, "workspace": workspace}),
-        pipeline_root=f"{workspace}/artifacts",
-        models=f"{workspace}/models",
-        fingerprint=folder,
-        state=workspace,
+        Site(Workspace(workspace), fingerprint=folder, readable=True),
         beam_pipeline_args=[*local_runner.BEAM_OPTIONS],
         metadata_connection_config=sqlite_metadata_connection_config(f"{workspace}/metadata.db"),
     )
-    seconds: dict[str, float] = {}
     absl_logging.set_verbosity(absl_logging.INFO)
-    absl_logging.get_absl_logger().addHandler(local_runner._NodeWatcher(lambda event: None, seconds))
-    LocalDagRunner().run(pipeline, run_options=tfx_pipeline.RunOptions(to_nodes=[last]))
+    with local_runner.watched(absl_logging.get_absl_logger(), lambda event: None) as seconds:
+        LocalDagRunner().run(pipeline, run_options=tfx_pipeline.RunOptions(to_nodes=[last]))
     _, nodes = lineage.latest_run(lineage.connect(f"{workspace}/metadata.db"))
     # Not getrusage: its ru_maxrss is that of the process that started this one, when that was larger.
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)

@@ -7,7 +7,7 @@
 import pathlib
 import re
 import unicodedata
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,7 @@ from graftline.trainer.settings import (
     FeatureExtractionSettings,
     FineTuningSettings,
     HeadSettings,
+    TrainerSettings,
     TrainingSettings,
 )
 from graftline.uri import is_uri
@@ -134,6 +135,19 @@ class Config(Settings):
     def image_folders(self) -> tuple[str, ...]:
         """The folders or URIs of `images`."""
         return (self.images,) if isinstance(self.images, str) else tuple(self.images or ())
+
+    def trainer(self, state: str, base_path: str, **cache_key: str) -> dict[str, Any]:
+        """Return the Trainer's `custom_config`.
+
+        Args:
+          state: folder or URI of what outlives a run.
+          base_path: folder or URI of the served versions.
+          **cache_key: the other fields of `TrainerSettings`.
+        """
+        shared = {name: getattr(self, name) for name in TrainerSettings.model_fields if name in Config.model_fields}
+        shared |= {"resize": self.data.resize, "materialize": self.data.materialize, **cache_key}
+        served = base_path if self.training.warm_start else ""
+        return TrainerSettings(**shared, state=state, served=served).model_dump(mode="json")
 
 
 def name_from_folder(images: str | None) -> str:

@@ -1,5 +1,6 @@
 """SchemaGen, ImportSchemaGen and ExampleValidator: the nodes from statistics to their validation."""
 
+from tfx.components import StatisticsGen
 from tfx.components.schema_gen.import_schema_gen import executor as import_executor
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -9,6 +10,7 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 
 from graftline.components.data_validation.executor import SchemaExecutor, ValidatorExecutor
 from graftline.components.data_validation.settings import ValidationSettings
+from graftline.components.data_validation.statistics import stats_options
 
 
 class ExampleValidatorSpec(ComponentSpec):
@@ -127,3 +129,13 @@ class ImportSchemaGen(BaseComponent):
                 schema=channel_utils.as_channel([standard_artifacts.Schema()]),
             )
         )
+
+
+def make_statistics_gen(examples: BaseChannel) -> StatisticsGen:
+    """Return the node of the statistics that the others of this module read."""
+    return StatisticsGen(examples=examples, stats_options=stats_options())
+
+
+def make_schema_gen(statistics: BaseChannel, schema_file: str | None, sha256: str, code: str) -> BaseComponent:
+    """Return the node of the schema: the curated file, or one that infers the schema from the statistics."""
+    return ImportSchemaGen(schema_file, sha256) if schema_file else SchemaGen(statistics, code)

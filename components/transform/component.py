@@ -19,9 +19,10 @@ from tfx.components.transform import executor as tfx_executor
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
-from tfx.types import Artifact, artifact_utils, standard_component_specs
+from tfx.types import Artifact, BaseChannel, artifact_utils, standard_component_specs
 
 from graftline import features, materialized
+from graftline.components.transform.settings import TransformSettings
 
 # Images in one call of the Transform's graph; calls run in parallel.
 _GRAPH_BATCH = 16
@@ -113,9 +114,43 @@ class Executor(tfx_executor.Executor):
 
 
 class Transform(TfxTransform):
-    """TFX's Transform by this executor; to materialize, its `preprocessing_fn` must give `materialized.IMAGE`."""
+    """TFX's Transform with this executor and Graftline's `preprocessing_fn`."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        examples: BaseChannel,
+        schema: BaseChannel,
+        backbone: str,
+        input_size: int,
+        settings: TransformSettings,
+        code: str = "",
+    ) -> None:
+        """Make the node.
+
+        Args:
+          examples: images and labels; only the split "train" is analysed.
+          schema: of the examples.
+          backbone: name in the registry, which decides the preprocessing.
+          input_size: pixels of the square image's side.
+          settings: how images become square, and whether resized images are written.
+          code: hash of the sources, for the cache key only.
+        """
+        super().__init__(
+            examples=examples,
+            schema=schema,
+            preprocessing_fn="graftline.components.transform.preprocessing.preprocessing_fn",
+            materialize=settings.materialize,
+            disable_statistics=True,
+            custom_config={
+                "backbone": backbone,
+                "input_size": input_size,
+                "resize": settings.resize,
+                "materialize": settings.materialize,
+                "code": code,
+            },
+        )
 
 
 def _bytes(value: bytes) -> tf.train.Feature:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from graftline import features
 from graftline.components.data_validation import findings, history, schema_file, statistics
 from graftline.components.data_validation.settings import ValidationSettings
 from graftline.errors import UserError
+from graftline.workspace import Workspace
 from tests.components.drawn_images import ALL_STOP as _ALL_STOP
 from tests.components.drawn_images import drawn, found, split, usual
 
@@ -245,20 +247,20 @@ def test_the_summary_warns_and_the_json_lists() -> None:
 
 def test_the_run_to_compare_with_is_part_of_the_cache_key(tmp_path: pathlib.Path) -> None:
     from graftline.pipeline import config_file
-    from graftline.pipeline.dag import create_pipeline, pipeline_name
+    from graftline.pipeline.dag import create_pipeline
+    from graftline.pipeline.site import Site
 
     settings = config_file.load(None, ["backbone.weights=none"], {"images": str(tmp_path / "photos")})
+    site = Site(Workspace(str(tmp_path)), fingerprint="", readable=True)
 
     def reference(images: str) -> int:
-        pipeline = create_pipeline(
-            settings, pipeline_root="artifacts", models="models", fingerprint=images, state=str(tmp_path)
-        )
+        pipeline = create_pipeline(settings, replace(site, fingerprint=images))
         (validator,) = (node for node in pipeline.components if node.id == "ExampleValidator")
         assert validator.exec_properties["images"] == images
         return validator.exec_properties["reference"]
 
     assert reference("A") == 0
-    history.accept(str(tmp_path / "statistics" / pipeline_name(settings)), "A", 0, usual())
+    history.accept(site.statistics(settings), "A", 0, usual())
     assert (reference("A"), reference("B")) == (0, 1)
 
 

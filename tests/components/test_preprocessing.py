@@ -24,8 +24,10 @@ from graftline.components.transform import pixels, preprocessing
 from graftline.errors import UserError
 from graftline.pipeline import config_file
 from graftline.pipeline.dag import create_pipeline
+from graftline.pipeline.site import Site
 from graftline.trainer import backbones, inputs, reference
 from graftline.trainer.settings import BackboneSettings
+from graftline.workspace import Workspace
 from tests import assets, images
 from tests.conftest import Materialized, Transformed
 
@@ -261,10 +263,10 @@ def test_an_image_that_is_not_among_the_stored_ones_is_named(
 
 
 def test_pixels_that_are_made_in_another_way_are_other_activations_in_the_cache() -> None:
-    made = {}
+    made, site = {}, Site(Workspace("workspace"), fingerprint="")
     for changed in ({}, {"data.resize": "crop"}, {"data.resize": "pad"}, {"data.materialize": True}):
         settings = config_file.load(None, ["backbone.weights=none"], {"images": "photos", **changed})
-        nodes = {node.id: node for node in create_pipeline(settings, pipeline_root="root", models="models").components}
+        nodes = {node.id: node for node in create_pipeline(settings, site).components}
         assert ("transformed_examples" in nodes["Transform"].outputs) == bool(changed.get("data.materialize"))
         trainer = json.loads(nodes["Trainer"].exec_properties["custom_config"])
         transform = json.loads(nodes["Transform"].exec_properties["custom_config"])

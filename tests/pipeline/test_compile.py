@@ -16,7 +16,7 @@ from graftline.errors import UserError
 from graftline.pipeline import compile as compiling
 from graftline.pipeline import config_file
 from graftline.pipeline.config import Config
-from graftline.pipeline.dag import code_hash, pipeline_name
+from graftline.pipeline.site import pipeline_name
 
 _NODES = {
     "ImageExampleGen",
@@ -188,13 +188,3 @@ def test_each_model_has_a_pipeline_of_its_own_so_that_its_baseline_is_its_own() 
     assert len(set(names)) == len(served)
     assert names[0] == "graftline-cats"
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
-
-
-def test_an_edited_source_changes_the_cache_key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "room").mkdir()
-    (tmp_path / "room" / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr("graftline.pipeline.dag._ROOT", tmp_path)
-    before = code_hash("room")
-    assert code_hash("room") == before
-    (tmp_path / "room" / "a.py").write_text("x = 2\n")
-    assert code_hash("room") != before

@@ -12,10 +12,11 @@ from dataclasses import replace
 import pytest
 
 from graftline.components.evaluator.verdict import NOTHING_SERVED, WITHDRAWN, Check, sentence
-from graftline.pipeline import console, local_runner
+from graftline.pipeline import console, run_summary
 from graftline.pipeline.config_file import load
 from graftline.pipeline.console import Event, Progress
 from graftline.pipeline.run_summary import Phase, RunSummary
+from graftline.workspace import Workspace
 
 PUSHED = RunSummary(
     run_id="2025-01-31",
@@ -173,18 +174,18 @@ def test_a_model_that_was_rolled_back_from_is_said_to_be_withdrawn_with_what_all
 
 def test_a_first_model_of_its_name_names_those_that_the_workspace_serves(tmp_path: pathlib.Path):
     note = f"{NOTHING_SERVED}\nanother sentence"
-    config = load(None, ["model.name=roses"])
-    assert local_runner._note(note, config, tmp_path / "models") == note
+    config, workspace = load(None, ["model.name=roses"]), Workspace(str(tmp_path))
+    assert run_summary.note(note, config, workspace) == note
     for name in ("roses/1", "tulips/3", "empty"):
         (tmp_path / "models" / name).mkdir(parents=True)
     (tmp_path / "models/roses/1/saved_model.pb").touch()  # what this run pushed
-    assert local_runner._note(note, config, tmp_path / "models") == note
+    assert run_summary.note(note, config, workspace) == note
     (tmp_path / "models/tulips/3/saved_model.pb").touch()
-    assert local_runner._note(note, config, tmp_path / "models") == (
+    assert run_summary.note(note, config, workspace) == (
         f"{NOTHING_SERVED} (this run's model is called roses; the workspace serves tulips: set model.name to go "
         "on with it)\nanother sentence"
     )
-    assert local_runner._note("a baseline", config, tmp_path / "models") == "a baseline"
+    assert run_summary.note("a baseline", config, workspace) == "a baseline"
 
 
 def test_a_bound_from_above_is_exceeded():

@@ -1,0 +1,210 @@
+"""The part of each node's cache key that TFX does not see.
+
+TFX's own key holds a node's inputs, its parameters and the name of its executor. An edited executor or user function
+would come from the cache, and so would a node that reads what is neither an input nor a parameter. `cache_keys` gives
+`dag.create_pipeline` parameters that stand for both.
+"""
+
+import ast
+import contextlib
+import csv
+import functools
+import hashlib
+import importlib.metadata
+import pathlib
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import graftline
+from graftline import uri
+from graftline.components.data_validation import history, schema_file
+from graftline.components.image_example_gen import quarantine
+from graftline.components.storage.versions import destination
+from graftline.pipeline.config import Config
+from graftline.pipeline.site import Site
+from graftline.serving.versions import withdrawals
+from graftline.trainer import backbones
+
+_PACKAGE = pathlib.Path(graftline.__file__).parent
+
+# The modules whose imports make up each node's code: its component, its user functions and what it starts as a process.
+# A process is named as text in the code that starts it, so no import leads to its module.
+MODULES = {
+    "ImageExampleGen": ("components.image_example_gen.component", "serving.images.isolated"),
+    "ExampleValidator": ("components.data_validation.component",),  # and SchemaGen
+    "Transform": ("components.transform.component", "components.transform.preprocessing"),
+    "Trainer": ("trainer.run_fn", "trainer.figures"),
+    "ServingValidator": ("components.serving_validator.component", "serving.server.__main__"),
+    "Evaluator": ("components.evaluator.component",),
+    "Pusher": ("components.pusher.component",),
+}
+# What makes pixels of an image's bytes, and activations of pixels. The modules left out change no number: the values of
+# the settings are in the name of the activations' store themselves.
+ACTIVATIONS = ("components.transform.preprocessing", "trainer.inputs", "trainer.augmentation", "trainer.boundary")
+_NO_NUMBERS = ("errors", "settings", "trainer.settings")
+# Their versions decide which files can be decoded.
+_DECODERS = ("pillow", "pillow-heif", "tensorflow")
+
+
+def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
+    """Return for each node the parameters that stand for what TFX's cache key lacks.
+
+    No executor reads them, except for the Trainer's `preprocessing`, which names the activations in the boundary cache.
+
+    Raises:
+      UserError: the curated schema cannot be used, or the served versions cannot be read.
+    """
+    code = {node: code_hash(*modules) for node, modules in MODULES.items()}
+    base_path, statistics = site.base_path(config), site.statistics(config)
+    # A model that was validated before a rollback is validated again after it, and no warm start begins from it.
+    withdrawn = " ".join(sorted(withdrawals.withdrawn(destination(base_path)))) if site.readable else ""
+    served = _served_digest(base_path, site.served)
+    stored = "uint8" if config.data.materialize else "float32"
+    comparable = site.readable and not uri.is_uri(statistics)
+    return {
+        "ImageExampleGen": {"code": code["ImageExampleGen"] + _versions(*_DECODERS) + _retry(config, site)},
+        "SchemaGen": {
+            "code": code["ExampleValidator"],
+            "sha256": _schema_hash(config.data.schema_file, site.readable),
+        },
+        "ExampleValidator": {
+            "code": code["ExampleValidator"],
+            # The same statistics are validated again when there are others to compare them with.
+            "reference": history.reference(statistics, str(site.fingerprint)) if comparable else 0,
+        },
+        "Transform": {"code": code["Transform"]},
+        "Trainer": {
+            "code": code["Trainer"] + (withdrawn if config.training.warm_start else ""),
+            "preprocessing": f"{config.data.resize} {stored} {code_hash(*ACTIVATIONS, without=_NO_NUMBERS)}",
+            "weights_sha256": _weights_hash(config.backbone.weights),
+        },
+        "ServingValidator": {"code": code["ServingValidator"], "withdrawn": withdrawn},
+        "Evaluator": {"code": code["Evaluator"] + served},
+        "Pusher": {
+            "code": code["Pusher"],
+            # A push comes from the cache only while the pushed version is still served; a first push never does.
+            "served": f"{site.served} {served}" if site.served else uuid.uuid4().hex if site.readable else "",
+        },
+    }
+
+
+# --- the code ---------------------------------------------------------------------------------------------------------
+
+
+def code_hash(*modules: str, without: Sequence[str] = ()) -> str:
+    """Return a hash of the sources of these modules and of everything of Graftline that they import.
+
+    Args:
+      *modules: names within `graftline`, such as `trainer.run_fn`.
+      without: names of modules that are left out of the hash.
+    """
+    digest = hashlib.sha256()
+    for module in sorted(closure(*modules) - set(without)):
+        digest.update(module.encode() + b"\0" + hashlib.sha256(_source(module)).digest())
+    return digest.hexdigest()
+
+
+def closure(*modules: str) -> set[str]:
+    """Return these modules, their packages, and all modules of Graftline that they import, directly or not.
+
+    Imports inside functions count, imports for type checking alone do not. A package is its `__init__`; the name of
+    Graftline's own is "".
+    """
+    found: set[str] = set()
+    ahead = [name for module in modules for name in _with_packages(module)]
+    while ahead:
+        if (module := ahead.pop()) not in found:
+            found.add(module)
+            ahead += _imports(_source(module))
+    return found
+
+
+@functools.cache
+def _imports(source: bytes) -> tuple[str, ...]:
+    """Return the modules of Graftline that a source imports, with their packages."""
+    names = [name.split(".", 1)[1] for name in _imported(ast.parse(source)) if name.startswith("graftline.")]
+    return tuple(sorted({module for name in names for module in _with_packages(name)}))
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    """Yield `a.b` for `import a.b`, and both `a` and `a.b` for `from a import b`: `b` may be a module."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        else:
+            yield from _imported(child)
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    """Yield the packages that `name` lies in and, if it is a module, `name`."""
+    yield ""
+    parts = name.split(".")
+    yield from (module for end in range(len(parts)) if _file(module := ".".join(parts[: end + 1])))
+
+
+def _file(module: str) -> pathlib.Path | None:
+    path = _PACKAGE.joinpath(*filter(None, module.split(".")))
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def _source(module: str) -> bytes:
+    file = _file(module)
+    if file is None:
+        raise ModuleNotFoundError(f"graftline has no module {module}")
+    return file.read_bytes()
+
+
+# --- what lies beside -------------------------------------------------------------------------------------------------
+
+
+def _versions(*distributions: str) -> str:
+    """Return name and version of each of these that is installed."""
+    installed = []
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed.append(f" {name} {importlib.metadata.version(name)}")
+    return "".join(installed)
+
+
+def _retry(config: Config, site: Site) -> str:
+    """Return a new text each time when the last ingest left files out for reasons that may have passed, else "".
+
+    What is wrong with a file on disk is part of the images' fingerprint. The fingerprint of a file at a URI may be a
+    checksum alone.
+    """
+    remote = any(uri.is_uri(folder) for folder in config.image_folders)
+
+    def may_pass(reason: str) -> bool:
+        busy = reason.startswith("decoding took too long") and "processor time" not in reason
+        return busy or reason.startswith(("vanished", "changed during")) or (remote and reason.startswith("unreadable"))
+
+    last = pathlib.Path(site.workspace.quarantine, quarantine.CSV_NAME)
+    if not site.readable or not last.is_file():
+        return ""
+    with last.open(newline="") as file:
+        retry = any(may_pass(row["reason"]) for row in csv.DictReader(file))
+    return f" {uuid.uuid4().hex}" if retry else ""
+
+
+def _schema_hash(path: str | None, readable: bool) -> str:
+    """Return the hash of the curated schema; "" without one, and for one that only the nodes of a cluster can read."""
+    return schema_file.check(path) if path and (readable or pathlib.Path(path).is_file()) else ""
+
+
+def _served_digest(base_path: str, served: str | None) -> str:
+    """Return the digest of the served version's files: a removed version may have had the same number; "" for none."""
+    if not served:
+        return ""
+    base = destination(base_path)
+    return next((base.digest(version) for version, path in base.versions().items() if path == served), "")
+
+
+def _weights_hash(weights: str) -> str:
+    """Return the hash of a weights file, so that another file of that name is another run; "" for anything else."""
+    file = backbones.weights_file(weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
