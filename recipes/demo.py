@@ -1,8 +1,10 @@
-"""A nightly life in small: `python -m recipes.demo [--workspace DIR]`, as `make demo` does.
+"""Four nights in two minutes, as `make demo` shows them.
 
-Four nights of digits with the commands that a person would give, `graftline run`, `serve` and `rollback`, while a
-client with TensorFlow Serving's own stubs sends one request after another. Every line is said when it has happened, and
-a night that goes another way than it should ends the demo; what the commands print goes to `demo.log`.
+    python -m recipes.demo [--workspace DIR]
+
+The demo gives the commands that a person would give: `graftline run`, `serve` and `rollback`. Meanwhile a client with
+TensorFlow Serving's own stubs sends one request after another. Each line is printed when its event has happened. An
+unexpected result ends the demo. The output of the commands goes to `demo.log`.
 """
 
 import collections
@@ -30,8 +32,8 @@ from graftline.pipeline.command import DONE, NOT_BLESSED, UNEXPECTED, Command
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 from recipes import digits
 
-_MARK = ".graftline-demo"  # in the folders that the demo made and may remove
-_TESTED = 50  # of each digit, in images/test, which no night changes
+_MARK = ".graftline-demo"  # a file in each folder that the demo made and may remove
+_TEST_IMAGES = 50  # of each digit, in images/test, which no night changes
 _GRAFTLINE = (sys.executable, "-c", "from graftline.pipeline.cli import main; main(prog_name='graftline')")
 _SETTINGS = (
     "training.transfer_images_per_class=0",
@@ -42,33 +44,36 @@ _SETTINGS = (
 
 
 class Story:
-    """Says one line for each event, with the seconds since the start."""
+    """Prints one line for each event, with the seconds since the start."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
 
     def __call__(self, text: str) -> None:
+        """Print a line."""
         click.echo(f"{time.monotonic() - self._start:4.0f} s  {text}")
 
 
 class Requests:
-    """A client without retries that asks for one image after another; counts answers by the version that gave them."""
+    """A client without retries that sends one image after another and counts the answers of each version."""
 
     def __init__(self, address: str, images: list[bytes]) -> None:
         self.answered: collections.Counter[int] = collections.Counter()
         self.failed: list[str] = []
-        self.latest = 0  # the version that answered last
+        self.latest = 0  # the version of the last answer
         self._address, self._images = address, images
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Requests":
-        import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401 - fails here, not in the thread
+        """Start to send requests."""
+        import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401 - a missing package fails here
 
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop after the request under way."""
         self._stop.set()
         self._thread.join()
 
@@ -93,31 +98,31 @@ class Requests:
                     return
 
     def wait_for(self, version: int, seconds: float = 120) -> None:
-        """Returns when the last answer came from that version.
+        """Wait until the last answer comes from that version.
 
         Raises:
-          UserError: none did in that time.
+          UserError: no answer of that version came in time.
         """
         end = time.monotonic() + seconds
         while self.latest != version:
             if time.monotonic() > end:
-                why = f"; the last failed request: {self.failed[-1]}" if self.failed else ""
-                raise UserError(f"no answer came from version {version} in {seconds:.0f} s; see demo.log{why}")
+                reason = f"; the last failed request: {self.failed[-1]}" if self.failed else ""
+                raise UserError(f"no answer came from version {version} in {seconds:.0f} s; see demo.log{reason}")
             time.sleep(0.02)
 
     @property
-    def told(self) -> str:
-        """How many so far."""
-        return f"{self.asked:,} requests so far, {len(self.failed):,} of them failed"
+    def counts(self) -> str:
+        """How many requests were sent so far, as text."""
+        return f"{self.sent:,} requests so far, {len(self.failed):,} of them failed"
 
     @property
-    def asked(self) -> int:
-        """How many were answered or failed."""
+    def sent(self) -> int:
+        """How many requests were answered or failed."""
         return sum(self.answered.values()) + len(self.failed)
 
 
 class Demo:
-    """The workspace and what is said of it."""
+    """A workspace, the images in it, and the commands that run on it."""
 
     def __init__(self, workspace: pathlib.Path, say: Story) -> None:
         self._workspace, self.say = workspace, say
@@ -126,81 +131,83 @@ class Demo:
         scans = workspace / "scans"
         digits.write_images(scans)
         self._scans = {folder.name: sorted(folder.iterdir()) for folder in sorted(scans.iterdir())}
-        self.put("test", 0, _TESTED)
+        self.add("test", 0, _TEST_IMAGES)
 
-    def put(self, split: str, first: int, last: int, moved: int = 0) -> int:
-        """Copies scans of each digit into the images' folders, `moved` folders too far; gives how many."""
+    def add(self, split: str, first: int, last: int, label_shift: int = 0) -> int:
+        """Copy scans of each digit into the folder of that digit plus `label_shift`; return how many."""
         for digit, paths in self._scans.items():
-            folder = self.images / split / str((int(digit) + moved) % 10)
+            folder = self.images / split / str((int(digit) + label_shift) % 10)
             folder.mkdir(parents=True, exist_ok=True)
             for path in paths[first:last]:
                 shutil.copy(path, folder)
         return (last - first) * len(self._scans)
 
-    def take_back(self, first: int, last: int) -> None:
-        """Removes these scans from the folders of the train split, in whichever they lie."""
+    def remove(self, first: int, last: int) -> None:
+        """Remove these scans from every folder of the train split."""
         names = {path.name for paths in self._scans.values() for path in paths[first:last]}
         for path in self.images.glob("train/*/*.png"):
             if path.name in names:
                 path.unlink()
 
     def test_images(self) -> list[bytes]:
+        """Return the bytes of the images that every night is tested on."""
         return [path.read_bytes() for path in sorted(self.images.glob("test/*/*.png"))]
 
     def run(self, *arguments: str) -> dict[str, Any]:
-        """`graftline <arguments> --json`, and what it printed.
+        """Run `graftline <arguments> --json`; return the JSON object that it printed.
 
         Raises:
-          UserError: it ended with a status that is neither pushed nor refused.
+          UserError: the command ended with a status other than pushed or refused.
         """
         with self._log.open("a") as log:
             command = [*_GRAFTLINE, *arguments, "--json"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-            log.write(done.stdout)
-        if done.returncode not in (DONE, NOT_BLESSED):
-            raise UserError(f"graftline {arguments[0]} ended with status {done.returncode}; see {self._log}")
-        return dict(json.loads(done.stdout))
+            process = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+            log.write(process.stdout)
+        if process.returncode not in (DONE, NOT_BLESSED):
+            raise UserError(f"graftline {arguments[0]} ended with status {process.returncode}; see {self._log}")
+        return dict(json.loads(process.stdout))
 
-    def night(self, number: int, arrived: str, good: bool = True) -> dict[str, Any]:
-        """One nightly run; says what came, how it was judged and what became of it.
+    def night(self, number: int, arrived: str, pushes: bool = True) -> dict[str, Any]:
+        """Run the pipeline once; print which images arrived, how the model was judged, and the result.
 
         Raises:
-          UserError: a good night pushed no new version, or a bad one did.
+          UserError: the night pushed no new version although it should, or the other way round.
         """
         self.say(f"Night {number}: {arrived}")
         settings = itertools.chain.from_iterable(("--set", setting) for setting in _SETTINGS)
-        place = ("--images", str(self.images), "--workspace", str(self._workspace))
-        summary = self.run("run", str(digits.RECIPE), *place, *settings)
+        paths = ("--images", str(self.images), "--workspace", str(self._workspace))
+        summary = self.run("run", str(digits.RECIPE), *paths, *settings)
         before, trained_on = summary["baseline_accuracy"], summary["splits"]["train"]
         served = "" if before is None else f"; the served model has {before:.3f}"
         self.say(f"  trained on {trained_on:,}: accuracy {summary['accuracy']:.3f} on the test images{served}")
         if summary["new_version"]:
             self.say(f"  BLESSED, pushed as version {summary['pushed_version']}")
         else:
-            wrong = [check for check in summary["checks"] if not check["passed"]]
-            self.say(f"  REFUSED: {'; '.join(sentences(Check(**check) for check in wrong))}")
-        if summary["new_version"] != good:
-            raise UserError(f"night {number} should have gone the other way; see {self._log}")
+            failed = [Check(**check) for check in summary["checks"] if not check["passed"]]
+            self.say(f"  REFUSED: {'; '.join(sentences(failed))}")
+        if summary["new_version"] != pushes:
+            expected = "push a new version" if pushes else "push no new version"
+            raise UserError(f"night {number} should {expected}; see {self._log}")
         return summary
 
     @contextlib.contextmanager
     def server(self) -> Iterator[str]:
-        """`graftline serve`, and its gRPC address; ended afterwards."""
+        """Run `graftline serve` inside the `with`; yield its gRPC address."""
         command = [*_GRAFTLINE, "serve", str(self._workspace), "--rest-port=0", "--grpc-port=0", "--poll-seconds=1"]
         with self._log.open("a") as log, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+            addresses: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-            def drain() -> None:  # a pipe that nobody empties would stop the server
+            def copy_to_log() -> None:  # a full pipe would stop the server
                 for line in process.stderr or ():
                     log.write(line)
                     if match := re.search(r"gRPC (\S+:\d+)", line):
-                        found.put(match.group(1))
-                found.put(None)
+                        addresses.put(match.group(1))
+                addresses.put(None)
 
-            reader = threading.Thread(target=drain, daemon=True)
+            reader = threading.Thread(target=copy_to_log, daemon=True)
             reader.start()
             try:
-                address = found.get()
+                address = addresses.get()
                 if address is None:
                     raise UserError(f"the server did not start; see {self._log}")
                 yield address
@@ -211,11 +218,11 @@ class Demo:
 
 
 @contextlib.contextmanager
-def _fresh(workspace: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, empty, and keeps other demos out of it.
+def _empty_folder(workspace: pathlib.Path) -> Iterator[None]:
+    """Make the folder empty, and lock it against other demos inside the `with`.
 
     Raises:
-      UserError: it holds files that are not the demo's, another demo is in it, or it cannot be made.
+      UserError: the folder holds other files, another demo runs in it, or it cannot be made.
     """
     mark = workspace / _MARK
     if workspace.exists() and not workspace.is_dir():
@@ -232,8 +239,9 @@ def _fresh(workspace: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another demo is running in {workspace}; give another with --workspace DIR") from None
         except OSError as error:
-            why = f"{workspace} cannot be made anew: {error.strerror}"
-            raise UserError(f"{why}; give another with --workspace DIR") from None
+            raise UserError(
+                f"{workspace} cannot be emptied: {error.strerror}; give another with --workspace DIR"
+            ) from None
         yield
 
 
@@ -243,38 +251,40 @@ def _fresh(workspace: pathlib.Path) -> Iterator[None]:
     default="./graftline-demo",
     show_default=True,
     metavar="DIR",
-    help="Where everything is put; the folder of an earlier demo is removed first, with all that is in it.",
+    help="Where everything is put. The content of an earlier demo is removed first.",
 )
 def main(workspace: str) -> int:
-    """Four nights: a first model, a worse one, a better one, and back again."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends, too
-    with _fresh(pathlib.Path(workspace)):
-        return _tell(pathlib.Path(workspace))
+    """Show four nights: a first model, a refused one, a better one, and a rollback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server, too
+    with _empty_folder(pathlib.Path(workspace)):
+        return _run_nights(pathlib.Path(workspace))
 
 
-def _tell(workspace: pathlib.Path) -> int:
-    """The four nights; gives the exit status."""
+def _run_nights(workspace: pathlib.Path) -> int:
+    """Run the four nights; return the exit status."""
     say = Story()
     demo = Demo(workspace, say)
-    new = demo.put("train", 50, 80)
-    first = demo.night(1, f"{new} images of ten digits, and {_TESTED * 10} that every night is tested on")
+    new = demo.add("train", 50, 80)
+    first = demo.night(1, f"{new} images of ten digits, and {_TEST_IMAGES * 10} that every night is tested on")
     with demo.server() as address, Requests(address, demo.test_images()) as requests:
         requests.wait_for(first["pushed_version"])
         say(f"  graftline serve answers with version {requests.latest}; a client sends one request after another")
-        new = demo.put("train", 80, 100, moved=1)
-        demo.night(2, f"{new} new images arrive, each in the folder of the next digit", good=False)
-        say(f"  version {requests.latest} is served; {requests.told}")
-        demo.take_back(80, 100)
-        mended, new = demo.put("train", 80, 100), demo.put("train", 100, 160)
-        better = demo.night(3, f"the {mended} are put into the right folders, and {new} more arrive")
+        new = demo.add("train", 80, 100, label_shift=1)
+        demo.night(2, f"{new} new images arrive, each in the folder of the next digit", pushes=False)
+        say(f"  version {requests.latest} is served; {requests.counts}")
+        demo.remove(80, 100)
+        corrected, new = demo.add("train", 80, 100), demo.add("train", 100, 160)
+        better = demo.night(3, f"the {corrected} are put into the right folders, and {new} more arrive")
         requests.wait_for(better["pushed_version"])
-        say(f"  the server took up version {requests.latest}; {requests.told}")
-        say(f"Night 4: version {requests.latest} shall go, for reasons that no gate could know")
-        back = demo.run("rollback", str(workspace))
-        requests.wait_for(back["version"])
-        say(f"  graftline rollback: version {back['of']} is back, as version {back['version']}; {requests.told}")
+        say(f"  the server took up version {requests.latest}; {requests.counts}")
+        say(f"Night 4: version {requests.latest} must go, for a reason that no gate could know")
+        outcome = demo.run("rollback", str(workspace))
+        requests.wait_for(outcome["version"])
+        say(
+            f"  graftline rollback: version {outcome['of']} is back, as version {outcome['version']}; {requests.counts}"
+        )
     versions = ", ".join(f"{count:,} by version {version}" for version, count in sorted(requests.answered.items()))
-    say(f"Done. Answers: {versions}; {len(requests.failed):,} of {requests.asked:,} requests failed")
+    say(f"Done. Answers: {versions}; {len(requests.failed):,} of {requests.sent:,} requests failed")
     return UNEXPECTED if requests.failed else DONE
 
 

@@ -1,7 +1,9 @@
-"""The whole job on an embedded data set: `python -m recipes.digits [--workspace DIR] [--json]`, as `make run` does.
+"""The whole job on an embedded data set, as `make run` does it.
 
-Writes scikit-learn's scans of handwritten digits as PNG files, runs recipes/digits.yaml on them like `graftline run`,
-then classifies three of them with the model that was pushed.
+    python -m recipes.digits [--workspace DIR] [--json]
+
+The recipe writes scikit-learn's scans of handwritten digits as PNG files. It runs recipes/digits.yaml on them, as
+`graftline run` does. Then it classifies three of the scans with the pushed model.
 """
 
 import os
@@ -20,10 +22,13 @@ FOLDER = "digits-images"
 
 
 def write_images(folder: pathlib.Path) -> int:
-    """Writes `<folder>/<digit>/NNNN.png`, 8 by 8 gray PNG, unless the folder is there already. Gives how many it holds.
+    """Write `<folder>/<digit>/NNNN.png`, 8 by 8 gray pixels, unless the folder exists.
 
-    The scans hold 0..16 (UCI's optical recognition of handwritten digits, blocks of 4 by 4 bits counted), which becomes
-    0..255. The folder appears whole or not at all.
+    The scans hold values from 0 to 16: UCI's optical recognition of handwritten digits counts the bits of 4 by 4
+    blocks. The files hold values from 0 to 255. The folder appears whole or not at all.
+
+    Returns:
+      How many images the folder holds.
     """
     if folder.is_dir():
         return sum(1 for _ in folder.glob("*/*.png"))
@@ -33,16 +38,16 @@ def write_images(folder: pathlib.Path) -> int:
 
     digits = load_digits()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         for number, (scan, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-            path = aside / str(digit) / f"{number:04d}.png"
+            path = unfinished / str(digit) / f"{number:04d}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8)).save(path)
-        os.chmod(aside, 0o755)  # mkdtemp makes it private
-        os.rename(aside, folder)
+        os.chmod(unfinished, 0o755)  # mkdtemp makes a private folder
+        os.rename(unfinished, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return len(digits.images)
 
 
@@ -55,17 +60,17 @@ def main(workspace: str, as_json: bool) -> int:
 
     images = pathlib.Path(workspace) / FOLDER
     click.echo(f"{write_images(images):,} scans of digits in {images}", err=True)
-    loaded = config_file.load(str(RECIPE), given={"images": str(images), "workspace": workspace})
-    summary = app.run_pipeline(loaded)
-    app.print_summary(summary, loaded, as_json)
+    config = config_file.load(str(RECIPE), given={"images": str(images), "workspace": workspace})
+    summary = app.run_pipeline(config)
+    app.print_summary(summary, config, as_json)
     if summary.pushed_path is None:
         return NOT_BLESSED
     samples = [str(sorted(images.glob(f"{digit}/*.png"))[0]) for digit in (0, 4, 8)]
     command = ["graftline", "predict", "--model", summary.pushed_path, *samples]
     click.echo(f"\n$ {shlex.join(command)}", err=as_json)
-    with console.captured(pathlib.Path(os.devnull)):  # this process has TFX in it, which has TensorFlow speak up
-        answers = list(app.classify(samples, model=summary.pushed_path))
-    app.print_predictions(answers, err=as_json)
+    with console.captured(pathlib.Path(os.devnull)):  # TensorFlow prints messages in a process that imported TFX
+        predictions = list(app.classify(samples, model=summary.pushed_path))
+    app.print_predictions(predictions, err=as_json)
     return DONE if summary.blessed else NOT_BLESSED
 
 
