@@ -1,10 +1,10 @@
-"""Is the default config good enough? Its accuracy beside logistic regression on the same trunk and split.
+"""Is the default config good enough? Compare its accuracy with logistic regression on the same trunk and split.
 
     python -m benchmarks.against_logistic_regression [--splits 5] [--pairs flowers-v2 eurosat-v2 flowers-v3 eurosat-v3]
 
-Each run is `graftline run --json` in a new workspace with another `data.split_seed`. Logistic regression (plain, and on
-standardised features) is fitted to the average-pooled features of that same frozen trunk, read through that run's
-own Transform from that run's own records. Takes about two minutes a run on two cores.
+Each run is `graftline run --json` in a new workspace with another `data.split_seed`. Logistic regression, plain and on
+standardised features, is fitted to the average-pooled features of the same frozen trunk. The features come from the
+run's own records, through the run's own Transform. A run takes about two minutes on two cores.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def settings(self) -> dict[str, object]:
-        """Of the trunk, by dotted key."""
+        """The settings of the trunk, by dotted key."""
         return {
             "backbone.name": self.backbone,
             "backbone.weights": self.weights,
@@ -51,7 +51,7 @@ PAIRS = {
 
 
 def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each split the frozen trunk's average-pooled features float32 [n, D] and the labels int64 [n]."""
+    """Return for each split the frozen trunk's average-pooled features float32 [n, D] and the labels int64 [n]."""
     import keras
     import tensorflow_transform as tft
 
@@ -66,29 +66,29 @@ def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.n
     settings = BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options)
     grafted = models.graft_head(models.build_trunk(settings), HeadSettings(), 2)
     frozen, pixels = boundary.Frozen(grafted.model, [grafted.pooled]), Pixels(transform)
-    found = {}
+    data = {}
     for split in features.SPLITS:
         records = Records([str(examples / f"Split-{split}" / "*")], export.read_labels(transform))
         batches = pixels.batches(records, functools.partial(np.arange, len(records)), 32)
-        found[split] = (np.concatenate([frozen(images)[0] for images, _ in batches]), records.labels)
+        data[split] = (np.concatenate([frozen(images)[0] for images, _ in batches]), records.labels)
     keras.utils.clear_session()
-    return found
+    return data
 
 
-def logistic(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Accuracy on the eval split: plain, and on standardised features."""
+def logistic(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Return two accuracies on the eval split: on the features as they are, and on standardised features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     plain = LogisticRegression(max_iter=2000)
     scaled = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    plain_score, scaled_score = (model.fit(*found["train"]).score(*found["eval"]) for model in (plain, scaled))
+    plain_score, scaled_score = (model.fit(*data["train"]).score(*data["eval"]) for model in (plain, scaled))
     return float(plain_score), float(scaled_score)
 
 
 def main() -> None:
-    """Prints a line for each run and the mean of each pair."""
+    """Print a line for each run and the mean of each pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))

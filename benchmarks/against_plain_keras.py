@@ -1,15 +1,15 @@
-"""Graftline beside the tutorials' plain Keras script: wall time and accuracy, one after the other on the same machine.
+"""Compare Graftline with the tutorials' plain Keras script: wall time and accuracy, in turn on the same machine.
 
     python -m benchmarks.against_plain_keras [--epochs 5 10] [--splits 5] [--learning-rate 1e-3]
                                              [--images DIR] [--weights FILE] [--alpha 1.0]
 
-Both take the same split of the same images, MobileNetV2 at 224 px, the same numbers of epochs in both phases, the same
-rate for the head and 1e-5 for the top 30 layers. Graftline runs first, with `data.split_seed` 0, 1, …; the script takes
-the split from its report. What is not the same: the script keeps its last epoch, Graftline its best on the eval
-split, which flatters it a little; and Graftline resizes with antialiasing.
+Both have the same split of the same images, MobileNetV2 at 224 px, the same numbers of epochs in both phases, the same
+rate for the head and 1e-5 for the top 30 layers. Graftline runs first, with `data.split_seed` 0, 1, …, and the script
+takes the split from Graftline's report. Two things differ. The script keeps its last epoch; Graftline keeps its best
+epoch on the eval split, so its accuracy is a little too high. And Graftline resizes with antialiasing.
 
-"training" is the script's two phases and export beside Graftline's Trainer; "whole" is the whole process with imports,
-and for Graftline its ingest, validation and gate, too.
+"training" compares the script's two phases and export with Graftline's Trainer. "whole" compares the whole processes
+with imports; Graftline's has ingest, validation and gate in it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks import commands
 
 @dataclass(frozen=True)
 class Pair:
-    """Both ways on one split: seconds and accuracy."""
+    """Seconds and accuracy of both programs on one split."""
 
     plain_whole: float
     plain_training: float
@@ -35,7 +35,7 @@ class Pair:
 
 
 def compare(arguments: argparse.Namespace, epochs: int, split_seed: int) -> Pair:
-    """Runs both, and prints where Graftline's seconds went."""
+    """Run both programs, and print the seconds of each of Graftline's stages."""
     rate = arguments.learning_rate
     settings = {
         **commands.mobilenet(arguments.weights, arguments.alpha),
@@ -59,7 +59,7 @@ def compare(arguments: argparse.Namespace, epochs: int, split_seed: int) -> Pair
 
 
 def show(what: str, pairs: list[Pair]) -> None:
-    """A line of the table: the means over the pairs."""
+    """Print a line of the table: the means over the pairs."""
 
     def mean(field: str) -> float:
         return float(np.mean([getattr(pair, field) for pair in pairs]))
@@ -72,7 +72,7 @@ def show(what: str, pairs: list[Pair]) -> None:
 
 
 def show_accuracy(what: str, pairs: list[Pair]) -> None:
-    """The accuracies of each split, their means, and the mean difference with its standard error."""
+    """Print the accuracies of each split, their means, and the mean difference with its standard error."""
     plain, ours = np.array([(pair.plain_accuracy, pair.accuracy) for pair in pairs]).T
     difference = ours - plain
     each = "  ".join(f"{one:.4f}/{other:.4f}" for one, other in zip(plain, ours, strict=True))
@@ -84,7 +84,7 @@ def show_accuracy(what: str, pairs: list[Pair]) -> None:
 
 
 def main() -> None:
-    """Runs all, then prints a line of times and of accuracies for each number of epochs."""
+    """Run all pairs, then print a line of times and a line of accuracies for each number of epochs."""
     parser = commands.parser(__doc__)
     parser.add_argument("--epochs", type=int, nargs="+", default=[5], help="of each phase; several give a line each")
     parser.add_argument("--splits", type=int, default=1, help="how many values of data.split_seed")
@@ -92,12 +92,12 @@ def main() -> None:
     arguments = parser.parse_args()
     pairs: dict[int, list[Pair]] = {epochs: [] for epochs in arguments.epochs}
     for split_seed in range(arguments.splits):
-        for epochs, found in pairs.items():
-            found.append(compare(arguments, epochs, split_seed))
-            show("  plain Keras -> graftline", found[-1:])
-    for epochs, found in pairs.items():
-        show(f"\n{epochs}+{epochs} epochs, mean of {len(found)}, plain Keras -> graftline", found)
-        show_accuracy(f"{epochs}+{epochs} epochs", found)
+        for epochs, done in pairs.items():
+            done.append(compare(arguments, epochs, split_seed))
+            show("  plain Keras -> graftline", done[-1:])
+    for epochs, done in pairs.items():
+        show(f"\n{epochs}+{epochs} epochs, mean of {len(done)}, plain Keras -> graftline", done)
+        show_accuracy(f"{epochs}+{epochs} epochs", done)
 
 
 if __name__ == "__main__":

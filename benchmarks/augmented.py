@@ -1,11 +1,12 @@
-"""Training with augmentation: the plain Keras script beside Graftline with fresh views, and with views that are kept.
+"""Compare training with augmentation: the plain Keras script, Graftline with fresh views, and with cached views.
 
     python -m benchmarks.augmented [--epochs 5] [--views 0 4] [--images DIR] [--weights FILE] [--alpha 1.0]
 
-All flip horizontally, turn, zoom and change the contrast by up to a tenth, by the same Keras layers: the script has
-them inside its model, Graftline in its input. `views` 0 draws anew for each epoch and runs the whole trunk each time,
-as the script does; 4 keeps the activations of four views of each image. An epoch's seconds are those of all of
-training, with its fixed costs and export, by the number of epochs. The script takes the split that Graftline made.
+All flip horizontally, turn, zoom and change the contrast by up to a tenth, with the same Keras layers. The script has
+these layers inside its model, Graftline has them in its input. `views` 0 draws a new view in each epoch and runs the
+whole trunk each time, as the script does. `views` 4 keeps the activations of four views of each image. The seconds of
+an epoch are those of the whole training, with its fixed costs and export, divided by the number of epochs. The script
+takes the split that Graftline made.
 """
 
 import pathlib
@@ -22,7 +23,7 @@ _AUGMENTATION: dict[str, object] = {
 
 
 def main() -> None:
-    """Prints a line for each way."""
+    """Print a line for each program."""
     parser = commands.parser(__doc__)
     parser.add_argument("--epochs", type=int, default=5, help="of each phase")
     parser.add_argument("--views", type=int, nargs="+", default=[0, 4], help="values of augmentation.views")
@@ -38,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
         folder = pathlib.Path(name)
         for views in arguments.views:
-            # A workspace each: nothing of one is there for the other to take up.
+            # A new workspace each: no run reuses the cache of another.
             workspace = folder / f"workspace-{views}"
             whole, summary = commands.graftline(arguments.images, workspace, {**settings, "augmentation.views": views})
             epochs = sum(phase["epochs"] for phase in summary["phases"])

@@ -1,11 +1,11 @@
-"""Which settings of the two phases to make the defaults: the measurements behind the choice.
+"""Which settings of the two phases become the defaults? Measure the candidates.
 
     python -m benchmarks.choose_defaults [--splits 5] [--pairs flowers-v2 eurosat-v2 flowers-v3 eurosat-v3]
 
-For each pair of images and trunk the activations are computed once; then each candidate is trained on several random
-80/20 splits by the trainer's own code, validated on the eval split as the product does. Prints accuracy on the
-eval split in per cent, the mean over splits, and the mean number of epochs. Phase 2 begins from the first candidate of
-phase 1. Logistic regression on the pooled features is the bar: the product must not fall a point under it.
+For each pair of images and trunk the activations are computed once. Then the trainer's own code trains each candidate
+on several random 80/20 splits, and validates on the eval split as `graftline run` does. The program prints the mean
+accuracy on the eval split in per cent, and the mean number of epochs. Phase 2 starts from the first candidate of
+phase 1. The defaults must not be a point worse than logistic regression on the pooled features.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings of phase 1; `init` is of the last layer's kernel."""
+    """Settings of phase 1. `init` initialises the last layer's kernel."""
 
     learning_rate: float = 1e-3
     dropout: float = 0.2
@@ -63,7 +63,7 @@ PHASE_2 = [1e-5, 3e-5, 1e-4]
 
 
 def load(pair: Pair) -> Data:
-    """Runs the frozen part of the pair's trunk over all its images."""
+    """Run the frozen part of the pair's trunk over all its images."""
     classes = sorted(path.name for path in pair.images.iterdir() if path.is_dir())
     files = [
         (str(path), index) for index, name in enumerate(classes) for path in sorted((pair.images / name).iterdir())
@@ -88,13 +88,13 @@ def _graft(pair: Pair, classes: int, dropout: float) -> models.Grafted:
 
 
 def split(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of train and eval."""
+    """Return the row numbers of train and of eval."""
     order = np.random.default_rng(seed).permutation(len(data.labels))
     return np.sort(order[len(order) // 5 :]), np.sort(order[: len(order) // 5])
 
 
 def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[models.Grafted, phases.PhaseResult]:
-    """Trains a head; the grafted model holds its weights."""
+    """Train a head. The grafted model holds its weights."""
     keras.utils.set_random_seed(seed)
     grafted = _graft(pair, data.classes, candidate.dropout)
     kernel = grafted.model.get_layer("probabilities").kernel
@@ -106,7 +106,7 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[mo
 
 
 def phase_2(data: Data, grafted: models.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
-    """Goes on from a trained head."""
+    """Train the upper trunk, from a trained head on."""
     unfrozen = models.layers_to_unfreeze(grafted.trunk, -30)
     phases.freeze(grafted, unfrozen)
     settings = FineTuningSettings(learning_rate=learning_rate)
@@ -139,7 +139,7 @@ def _train(
 
 
 def main() -> None:
-    """Prints the table, a line a candidate."""
+    """Print the table, a line for each candidate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))

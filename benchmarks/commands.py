@@ -1,10 +1,11 @@
-"""What the benchmarks share: both ways as timed commands in fresh processes, and settings that give them equal work."""
+"""What the benchmarks share: both programs as timed commands in fresh processes, with settings for equal work."""
 
 import argparse
 import csv
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -19,14 +20,14 @@ _NOT_BLESSED = 3
 
 
 def existing(path: str) -> pathlib.Path:
-    """An argparse type: a file or folder that is there."""
+    """Return the path of an existing file or folder; an argparse type."""
     if not pathlib.Path(path).exists():
-        raise argparse.ArgumentTypeError(f"{path} is not there; give another, or set GRAFTLINE_ASSETS")
+        raise argparse.ArgumentTypeError(f"{path} does not exist; give another, or set GRAFTLINE_ASSETS")
     return pathlib.Path(path)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """With `--images`, `--weights` and `--alpha`: what both ways classify, and by which MobileNetV2."""
+    """Return a parser with `--images`, `--weights` and `--alpha`: the images, and the MobileNetV2 for both programs."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--images", type=existing, default=str(assets.FLOWERS), help="a folder with one folder a class")
     made.add_argument("--weights", type=existing, default=str(assets.MOBILENET_V2_100), help="of MobileNetV2, no top")
@@ -35,9 +36,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def timed(command: Sequence[object]) -> tuple[float, dict[str, Any]]:
-    """Wall seconds of the command, and the JSON object that is the last line of its standard output.
+    """Return the wall seconds of a command, and the JSON object in the last line of its standard output.
 
-    Ends the program with what the command said when it failed; a model that was not blessed is no failure.
+    If the command fails, its messages end the program. A model that was not blessed is no failure.
     """
     began = time.monotonic()
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -50,7 +51,7 @@ def timed(command: Sequence[object]) -> tuple[float, dict[str, Any]]:
 def graftline(
     images: pathlib.Path, workspace: pathlib.Path, settings: Mapping[str, object]
 ) -> tuple[float, dict[str, Any]]:
-    """`graftline run --json`: wall seconds and the summary. `settings` are values by dotted key, given by `--set`."""
+    """Run `graftline run --json` with settings by dotted key; return its wall seconds and its summary."""
     command: list[object] = [GRAFTLINE, "run", "--json", "--images", images, "--workspace", workspace]
     for key, value in settings.items():
         command += ["--set", f"{key}={value if isinstance(value, str | pathlib.Path) else json.dumps(value)}"]
@@ -58,12 +59,12 @@ def graftline(
 
 
 def mobilenet(weights: pathlib.Path, alpha: float) -> dict[str, object]:
-    """Settings of the trunk."""
+    """Return the settings of the trunk."""
     return {"backbone.weights": weights, "backbone.options": {"alpha": alpha}}
 
 
 def exactly(epochs: int, fine_tune_epochs: int) -> dict[str, object]:
-    """Settings for so many epochs in each phase, none fewer, and a gate that any first model passes."""
+    """Return settings for exactly so many epochs in each phase, and a gate that every first model passes."""
     return {
         "feature_extraction.epochs": epochs,
         "feature_extraction.patience": epochs,
@@ -76,14 +77,14 @@ def exactly(epochs: int, fine_tune_epochs: int) -> dict[str, object]:
 def plain_keras(
     arguments: argparse.Namespace, folder: pathlib.Path, summary: Mapping[str, Any], epochs: int, *options: object
 ) -> tuple[float, dict[str, Any]]:
-    """The tutorials' script on the split of a Graftline run: wall seconds, and what it says of itself.
+    """Run the tutorials' script on the split of a Graftline run; return its wall seconds and its JSON.
 
     Args:
-      arguments: as `parser` makes them.
-      folder: for what the script reads and writes.
+      arguments: from `parser`.
+      folder: for the files that the script reads and writes.
       summary: of the Graftline run.
       epochs: of each phase.
-      options: more for its command line.
+      *options: more for the script's command line.
     """
     split = folder / "split.json"
     split.write_text(json.dumps(split_of(arguments.images, summary)))
@@ -92,21 +93,31 @@ def plain_keras(
     return timed([*command, "--epochs", epochs, "--fine-tune-epochs", epochs, *options])
 
 
+def peak_gib() -> float:
+    """Return the peak memory of this process in GiB.
+
+    `getrusage` would not do: its ru_maxrss also counts the parent process, if that was larger.
+    """
+    (kilobytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(kilobytes) / 2**20
+
+
 def compared(ours: float, theirs: float) -> str:
-    """The ratio of seconds in words."""
+    """Return the ratio of seconds in words."""
     faster = f"{theirs / ours:.2f} times faster" if ours <= theirs else f"{ours / theirs:.2f} times slower"
     return f"ratio {ours / theirs:.2f}, {faster}"
 
 
 def plain_training(plain: Mapping[str, Any]) -> float:
-    """The script's seconds for what Graftline's Trainer does: both phases, the first of which decodes, and export."""
+    """Return the script's seconds for the Trainer's work: both phases, of which the first decodes, and export."""
     return sum(plain["seconds"][part] for part in ("phase1", "phase2", "export"))
 
 
 def split_of(images: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The files that a run put into each split, {"train", "eval"}, relative to `images`.
+    """Return the files in each split of a run, {"train", "eval"}, relative to `images`.
 
-    Its report names those of eval; train are all others that were stored: not quarantined, and no copy of another.
+    The run's report names the files of eval. The train split holds all other files that are not quarantined and not a
+    copy of another file.
     """
     held_back = _column(pathlib.Path(summary["report_dir"], "predictions.csv"), "filename")
     left_out = set(_column(pathlib.Path(summary["quarantine_file"]), "path") if summary["quarantine_file"] else [])
@@ -116,11 +127,11 @@ def split_of(images: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, list
         if path not in left_out and (digest := _digest(images / path)) not in seen:
             seen.add(digest)
             train.append(path)
-    found = {"train": train, "eval": held_back}
-    counts = {name: len(paths) for name, paths in found.items()}
+    split = {"train": train, "eval": held_back}
+    counts = {name: len(paths) for name, paths in split.items()}
     if counts != summary["splits"]:
         raise SystemExit(f"{images} changed while the benchmark ran: {summary['splits']} images, now {counts}")
-    return found
+    return split
 
 
 def _column(path: pathlib.Path, name: str) -> list[str]:

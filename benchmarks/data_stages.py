@@ -1,17 +1,17 @@
-"""What do the stages between ingest and training cost: a fixed time, a time for each image, and memory?
+"""What do the stages between ingest and training cost? A fixed time, a time for each image, and memory.
 
     python -m benchmarks.data_stages [--images DIR] [--times 1 20] [--memory-mb 4 --records 100 300]
 
-The photos of a folder, each so many times cropped anew, are ingested; then a process of its own
-takes that from the cache and runs StatisticsGen, SchemaGen, ExampleValidator and Transform, as `graftline run` does.
-The seconds of two numbers of images give the fixed part and the images a second above it. Then the same stages on JPEGs
-of so many MB, in two numbers: the growth of the peak of memory. `--records` without numbers leaves that out.
+Crops of the photos of a folder, `--times` of each photo, are ingested. Then a new process takes the result from the
+cache and runs StatisticsGen, SchemaGen, ExampleValidator and Transform, as `graftline run` does. The seconds of two
+numbers of images give the fixed time and the images a second above it. The same stages then run on JPEGs of
+`--memory-mb` MB, for two numbers of images: this shows how the peak of memory grows. `--records` without numbers leaves
+this part out.
 """
 
 import argparse
 import json
 import pathlib
-import re
 import sys
 import tempfile
 
@@ -26,7 +26,7 @@ _STAGES = {
 
 
 def run(folder: str, workspace: str, last: str) -> None:
-    """Runs in the measured process: as far as the node `last`; prints seconds by node, images and the peak."""
+    """Run the pipeline up to the node `last`, in the measured process; print its seconds, images and peak memory."""
     from absl import logging as absl_logging
     from tfx.orchestration import pipeline as tfx_pipeline
     from tfx.orchestration.local.local_dag_runner import LocalDagRunner
@@ -37,7 +37,10 @@ def run(folder: str, workspace: str, last: str) -> None:
     from graftline.pipeline.site import Site
     from graftline.workspace import Workspace
 
-    settings = ["backbone.weights=none", "data.near_duplicates=null"]  # copies are to stay, and to be split like others
+    settings = [
+        "backbone.weights=none",
+        "data.near_duplicates=null",
+    ]  # keep near copies, and split them like other images
     pipeline = create_pipeline(
         config_file.load(None, settings, {"images": folder, "workspace": workspace}),
         Site(Workspace(workspace), fingerprint=folder, readable=True),
@@ -48,14 +51,12 @@ def run(folder: str, workspace: str, last: str) -> None:
     with local_runner.watched(absl_logging.get_absl_logger(), lambda event: None) as seconds:
         LocalDagRunner().run(pipeline, run_options=tfx_pipeline.RunOptions(to_nodes=[last]))
     _, nodes = lineage.latest_run(lineage.connect(f"{workspace}/metadata.db"))
-    # Not getrusage: its ru_maxrss is that of the process that started this one, when that was larger.
-    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)
     count = nodes["ImageExampleGen"].outputs["quarantine"].properties["examples"]
-    print(json.dumps({"seconds": seconds, "images": count, "gib": int(peak) / 2**20}))
+    print(json.dumps({"seconds": seconds, "images": count, "gib": commands.peak_gib()}))
 
 
 def measured(folder: pathlib.Path, workspace: pathlib.Path) -> dict:
-    """What `run` says of the stages after ingest, which another process did before."""
+    """Ingest in one process; return what `run` prints of the later stages in another process."""
     workspace.mkdir()
     code = "import sys; from benchmarks import data_stages; data_stages.run(*sys.argv[1:])"
     commands.timed([sys.executable, "-c", code, folder, workspace, "ImageExampleGen"])
@@ -63,7 +64,7 @@ def measured(folder: pathlib.Path, workspace: pathlib.Path) -> dict:
 
 
 def write_large(folder: pathlib.Path, count: int, megabytes: float) -> None:
-    """JPEGs of few pixels and many bytes, which differ: the rest follows the image's end."""
+    """Write different JPEGs of few pixels and many bytes: padding stands before the end marker."""
     for number in range(count):
         label = images.CLASSES[number % len(images.CLASSES)]
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def write_large(folder: pathlib.Path, count: int, megabytes: float) -> None:
 
 
 def main() -> None:
-    """Prints a line for each number of images, and what they come to."""
+    """Print a line for each number of images, then the fixed time and the rate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
     parser.add_argument("--times", type=int, nargs=2, default=[1, 20], help="crops of each photo")
@@ -83,15 +84,15 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
         root = pathlib.Path(name)
-        found = []
+        results = []
         for times in arguments.times:
             copies(arguments.images, root / f"photos-{times}", times)
-            found.append(measured(root / f"photos-{times}", root / f"workspace-{times}"))
-            told = ", ".join(f"{node} {seconds:.1f} s" for node, seconds in found[-1]["seconds"].items())
-            print(f"{found[-1]['images']:,} photos: {told}; peak {found[-1]['gib']:.2f} GiB", flush=True)
-        few, many = found
+            results.append(measured(root / f"photos-{times}", root / f"workspace-{times}"))
+            stages = ", ".join(f"{node} {seconds:.1f} s" for node, seconds in results[-1]["seconds"].items())
+            print(f"{results[-1]['images']:,} photos: {stages}; peak {results[-1]['gib']:.2f} GiB", flush=True)
+        few, many = results
         for stage, nodes in _STAGES.items():
-            first, second = (sum(each["seconds"][node] for node in nodes) for each in found)
+            first, second = (sum(each["seconds"][node] for node in nodes) for each in results)
             each_image = (second - first) / (many["images"] - few["images"])
             rate = f"{1 / each_image:,.0f} images a second" if each_image > 0 else "nothing for an image"
             print(f"{stage}: {first - few['images'] * max(each_image, 0):.1f} s and {rate}", flush=True)

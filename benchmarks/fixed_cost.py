@@ -1,11 +1,11 @@
-"""Where each second of a run goes that has next to nothing to do: 180 drawn images of three classes.
+"""Where does each second of a small run go? 180 drawn images of three classes.
 
     python -m benchmarks.fixed_cost [--weights FILE] [--epochs 2] [--repeats 1]
 
-Two trunks: MobileNetV2 0.35 at 32 px with random weights, and MobileNetV2 1.0 at 224 px, the default, with real ones
-(left out where there are none). Prints a Markdown table of seconds: "start" are the imports and checks before the first
-node, "around it" is the rest of the process, before "start" and after the last node. Each repeat has a new workspace;
-all its figures are printed, and the table holds the medians.
+There are two trunks: MobileNetV2 0.35 at 32 px with random weights, and the default, MobileNetV2 1.0 at 224 px, with
+real weights. The second is left out if there is no weights file. The program prints a Markdown table of seconds.
+"start" is the time for imports and checks before the first node. "around it" is the rest of the process, before "start"
+and after the last node. Each repeat has a new workspace. All figures are printed, and the table holds the medians.
 """
 
 import argparse
@@ -20,10 +20,10 @@ _A_CLASS = 60
 
 
 def main() -> None:
-    """Prints every run, then the table."""
+    """Print every run, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found = str(assets.MOBILENET_V2_100) if assets.MOBILENET_V2_100.is_file() else None
-    parser.add_argument("--weights", type=commands.existing, default=found, help="of MobileNetV2 1.0, no top")
+    default = str(assets.MOBILENET_V2_100) if assets.MOBILENET_V2_100.is_file() else None
+    parser.add_argument("--weights", type=commands.existing, default=default, help="of MobileNetV2 1.0, no top")
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,12 +1,12 @@
-"""How fast is ingest beside a bare read-and-decode loop, and does its memory grow with the number of images?
+"""How fast is ingest compared with a bare read-and-decode loop? Does its memory grow with the number of images?
 
     python -m benchmarks.ingest [--images DIR] [--times 10] [--counts 10000 100000]
 
-Speed: `--times` parts of each photo of a folder, at its size, are read and decoded by a bare `tf.data` loop (as many
-threads as it likes), and ingested by ImageExampleGen's executor: checked, hashed, measured, split, written. Both in a
-process of their own and without imports; the ratio is of images a second.
-Memory: drawn JPEGs of 64 px, so many as `--counts` says, are ingested; the peak of the process and the seconds.
-`--times 0` leaves the speed out, `--counts` without numbers the memory.
+Speed: `--times` crops of each photo of a folder, enlarged to the photo's size, are the images. A bare `tf.data` loop
+reads and decodes them, with as many threads as it likes. ImageExampleGen's executor ingests them: it checks, hashes,
+measures, splits and writes. Each runs in its own process. Imports are not counted. The ratio is of images a second.
+Memory: `--counts` drawn JPEGs of 64 px are ingested. The program prints the peak memory of the process and its seconds.
+`--times 0` leaves the first part out, `--counts` without numbers the second.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import gc
 import json
 import pathlib
 import random
-import re
 import sys
 import tempfile
 import time
@@ -25,9 +24,9 @@ from tests import assets
 
 
 def copies(images: pathlib.Path, to: pathlib.Path, times: int) -> int:
-    """Writes so many JPEGs of each, each another part of it at its size, some mirrored; returns how many files.
+    """Write JPEGs of each photo, each a different crop at the photo's size, some mirrored; return how many.
 
-    So no two are the same or nearly the same, as in a folder of photos: a page of copies would be most of the work.
+    No two are the same or nearly the same, as in a folder of photos. Else the page of copies would be most of the work.
     """
     from PIL import Image, ImageOps
 
@@ -53,7 +52,7 @@ def copies(images: pathlib.Path, to: pathlib.Path, times: int) -> int:
 
 
 def draw(to: pathlib.Path, count: int) -> None:
-    """Writes so many JPEGs of 64 px in ten classes, no two alike."""
+    """Write JPEGs of 64 px in ten classes, no two alike."""
     import numpy as np
     from PIL import Image
 
@@ -66,7 +65,7 @@ def draw(to: pathlib.Path, count: int) -> None:
 
 
 def bare(images: str) -> None:
-    """Runs in the measured process: reads and decodes every file, and prints the seconds."""
+    """Read and decode every file, in the measured process; print the seconds."""
     import tensorflow as tf
 
     names = [f"{images}/{path}" for path, *_ in layouts.scan(images).files]
@@ -81,7 +80,7 @@ def bare(images: str) -> None:
 
 
 def ingest(images: str, folder: str) -> None:
-    """Runs in the measured process: ingests, and prints the seconds and the peak of memory."""
+    """Ingest, in the measured process; print the seconds and the peak memory."""
     from tfx.types import standard_artifacts
 
     from graftline.components.image_example_gen.artifacts import Quarantine
@@ -93,24 +92,22 @@ def ingest(images: str, folder: str) -> None:
     examples.uri, refused.uri = f"{folder}/examples", f"{folder}/quarantine"
     properties = {"images": json.dumps([images]), "settings": IngestSettings().model_dump_json(), "state": folder}
     context = Executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir=folder, unique_id="1")
-    gc.collect()  # half a second over what the imports left, which else falls somewhere into the measured time
+    gc.collect()  # collecting the garbage of the imports takes 0.5 s, which would count as ingest
     began = time.monotonic()
     Executor(context).Do({}, {"examples": [examples], "quarantine": [refused]}, properties)
     seconds = time.monotonic() - began
-    status = pathlib.Path("/proc/self/status").read_text()
-    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     count = refused.get_int_custom_property("examples")
-    print(json.dumps({"images": count, "seconds": seconds, "gib": int(peak) / 2**20}))
+    print(json.dumps({"images": count, "seconds": seconds, "gib": commands.peak_gib()}))
 
 
 def measured(function: str, *arguments: pathlib.Path) -> dict[str, float]:
-    """What `bare` or `ingest` says, in a fresh process."""
+    """Return what `bare` or `ingest` prints in a fresh process."""
     code = f"import sys; from benchmarks import ingest; ingest.{function}(*sys.argv[1:])"
     return commands.timed([sys.executable, "-c", code, *arguments])[1]
 
 
 def main() -> None:
-    """Prints a line for each way, and one for each count."""
+    """Print a line for each program, and one for each count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
     parser.add_argument("--times", type=int, default=10, help="parts of each photo")
@@ -122,7 +119,7 @@ def main() -> None:
             copies(arguments.images, root / "photos", arguments.times)
             loop = measured("bare", root / "photos")
             ours = measured("ingest", root / "photos", root / "speed")
-            rates = {what: found["images"] / found["seconds"] for what, found in (("bare", loop), ("ours", ours))}
+            rates = {what: result["images"] / result["seconds"] for what, result in (("bare", loop), ("ours", ours))}
             print(f"bare tf.data loop: {loop['images']:,} in {loop['seconds']:.1f} s, {rates['bare']:.0f} a second")
             print(
                 f"ImageExampleGen:   {ours['images']:,} in {ours['seconds']:.1f} s, {rates['ours']:.0f} a second, "
@@ -132,11 +129,11 @@ def main() -> None:
         first: dict[str, float] = {}
         for count in arguments.counts:
             draw(root / str(count), count)
-            found = measured("ingest", root / str(count), root / f"{count}-out")
-            first = first or found
+            result = measured("ingest", root / str(count), root / f"{count}-out")
+            first = first or result
             print(
-                f"{count:8,} drawn: {found['gib']:.2f} GiB, {found['gib'] / first['gib']:.2f} times the first's; "
-                f"{found['seconds']:.1f} s, {count / found['seconds']:.0f} a second",
+                f"{count:8,} drawn: {result['gib']:.2f} GiB, {result['gib'] / first['gib']:.2f} times the first's; "
+                f"{result['seconds']:.1f} s, {count / result['seconds']:.0f} a second",
                 flush=True,
             )
 

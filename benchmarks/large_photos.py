@@ -2,9 +2,9 @@
 
     python -m benchmarks.large_photos [--counts 150 300] [--images DIR] [--weights FILE] [--alpha 1.0]
 
-Photos are enlarged to 4,000 x 3,000 pixels, no two alike, and saved as JPEGs of some megabytes. For each count a
-`graftline run` with an epoch in each phase goes through every stage in a process of its own; what is printed is the
-peak of its memory (with that of its child processes, whichever is largest), and the seconds of each stage.
+Photos are enlarged to 4,000 x 3,000 pixels, no two alike, and saved as JPEGs of some megabytes. For each count
+`graftline run` goes through every stage in its own process, with an epoch in each phase. The program prints the peak
+memory of that process or of its largest child process, and the seconds of each stage.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ from graftline.components.image_example_gen import layouts
 
 
 def enlarge(images: pathlib.Path, to: pathlib.Path, count: int) -> None:
-    """Writes so many photos of 12 megapixels, of every class by turns."""
+    """Write photos of 12 megapixels, taking the classes in turn."""
     from PIL import Image
 
     paths = [path for path, *_ in layouts.scan(images).files]
@@ -30,7 +30,7 @@ def enlarge(images: pathlib.Path, to: pathlib.Path, count: int) -> None:
 
 
 def main() -> None:
-    """Prints a line for each count."""
+    """Print a line for each count."""
     parser = commands.parser(__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[150, 300], help="photos, the fewest first")
     arguments = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
             enlarge(arguments.images, images, count)
             size = sum(path.stat().st_size for path in images.rglob("*.jpg"))
             _, summary = commands.graftline(images, pathlib.Path(name, f"workspace-{count}"), settings)
-            # Of all children so far the largest: that is the last one's when memory grows, and shows it if it does not.
+            # The largest child so far. It is the last one if memory grows; if not, the figure stays the same.
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
             first = first or peak
             stages = ", ".join(f"{node} {seconds:.1f}" for node, seconds in summary["seconds"].items())

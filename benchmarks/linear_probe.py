@@ -1,11 +1,11 @@
-"""How much the shipped trunk knows of real images: a linear classifier on its features, beside other trunks' features.
+"""How much does the trunk that ships know of real images? Compare a linear classifier on the features of each trunk.
 
     python -m benchmarks.linear_probe [--splits 5] [FILE...]
 
-The features are average-pooled at 96 pixels; the classifier is logistic regression (C=.1) on standardised features, on
-stratified splits of two thirds to train on and one third to test on. Rows: a random trunk as Keras makes it, and as
-Graftline scales it; mean and deviation of each colour, no trunk at all; the trunk that ships; the same trunk with
-ImageNet's weights; and other weights files as given. About two minutes on two cores.
+The features are average-pooled at 96 pixels. The classifier is logistic regression (C=0.1) on standardised features, on
+stratified splits with two thirds to train on and one third to test on. The rows are: a random trunk as Keras makes it,
+and as Graftline scales it; the mean and deviation of each colour, without a trunk; the trunk that ships; the same trunk
+with ImageNet weights; and each weights FILE. This takes about two minutes on two cores.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Data = tuple[np.ndarray, np.ndarray]  # uint8 [n, SIZE, SIZE, 3] and label index
 
 
 def folder(path: pathlib.Path) -> Data:
-    """Images by class, as Graftline decodes them."""
+    """Return the images of a folder of classes, as Graftline decodes them."""
     import tensorflow as tf
 
     from graftline.components.transform import pixels
@@ -36,17 +36,22 @@ def folder(path: pathlib.Path) -> Data:
 
 
 def digits() -> Data:
-    """scikit-learn's 1,797 scans of 8 by 8 pixels, magnified."""
+    """Return scikit-learn's 1,797 scans of 8 by 8 pixels, magnified."""
     import tensorflow as tf
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    scans = np.round(found.images * (255 / 16))[..., None].repeat(3, axis=3)
-    return tf.image.resize(scans, (SIZE, SIZE)).numpy().round().astype(np.uint8), found.target
+    digits = load_digits()
+    scans = np.round(digits.images * (255 / 16))[..., None].repeat(3, axis=3)
+    return tf.image.resize(scans, (SIZE, SIZE)).numpy().round().astype(np.uint8), digits.target
 
 
 def trunk(weights: str, calibrated_on: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """Gives features float32 [n, 1280] of images; `calibrated_on` are some of them, for a random trunk."""
+    """Return a function from images to features float32 [n, 1280].
+
+    Args:
+      weights: of the trunk.
+      calibrated_on: images to scale a random trunk by; None for no scaling.
+    """
     import keras
     import tensorflow as tf
 
@@ -63,12 +68,12 @@ def trunk(weights: str, calibrated_on: np.ndarray | None = None) -> Callable[[np
 
 
 def colours(images: np.ndarray) -> np.ndarray:
-    """Mean and deviation of each channel, float64 [n, 6]."""
+    """Return the mean and deviation of each channel, float64 [n, 6]."""
     return np.concatenate([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
 
 
 def accuracy(features: np.ndarray, labels: np.ndarray, splits: int) -> tuple[float, float]:
-    """Mean and standard deviation over the splits."""
+    """Return the mean and the standard deviation of the accuracy over the splits."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
     from sklearn.pipeline import make_pipeline
@@ -76,17 +81,18 @@ def accuracy(features: np.ndarray, labels: np.ndarray, splits: int) -> tuple[flo
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     split = StratifiedShuffleSplit(splits, test_size=1 / 3, random_state=0)
-    found = cross_val_score(model, features, labels, cv=split)
-    return float(found.mean()), float(found.std())
+    accuracies = cross_val_score(model, features, labels, cv=split)
+    return float(accuracies.mean()), float(accuracies.std())
 
 
 def main() -> None:
+    """Print a line for each trunk."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", nargs="*", metavar="FILE", help="more weights of MobileNetV2, alpha .35, no top")
+    parser.add_argument("weights", nargs="*", metavar="FILE", help="more weights of MobileNetV2, alpha 0.35, no top")
     parser.add_argument("--splits", type=int, default=5)
     args = parser.parse_args()
     if not assets.ASSETS.is_dir():
-        parser.error(f"no real weights and photos at {assets.ASSETS}; set GRAFTLINE_ASSETS")
+        parser.error(f"{assets.ASSETS} holds no real weights and photos; set GRAFTLINE_ASSETS")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sets = {"flowers": folder(assets.FLOWERS), "eurosat": folder(assets.EUROSAT), "digits": digits()}
     rows: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -99,8 +105,8 @@ def main() -> None:
     rows |= {path: lambda images, path=path: trunk(path)(images) for path in args.weights}
     print(f"{'':<16}" + "".join(f"{name:>16}" for name in sets))
     for name, features in rows.items():
-        found = [accuracy(features(images), labels, args.splits) for images, labels in sets.values()]
-        print(f"{name:<16}" + "".join(f"{mean:>9.3f} ± {deviation:.3f}" for mean, deviation in found), flush=True)
+        results = [accuracy(features(images), labels, args.splits) for images, labels in sets.values()]
+        print(f"{name:<16}" + "".join(f"{mean:>9.3f} ± {deviation:.3f}" for mean, deviation in results), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What a Transform costs that writes images: float32 features, as TFX does it, beside `data.materialize`.
+"""What does a Transform that writes images cost? Compare TFX's float32 features with `data.materialize`.
 
     python -m benchmarks.materialized [--images DIR] [--size 224] [--times 1] [--few 8]
 
-Both run their executor on the same tf.Examples, for MobileNetV2, each in a process of its own and without imports, on
-all photos (each `--times` times) and on a few: the difference are the seconds above the fixed cost. TFX writes what
-`preprocessing_fn` gives, in gzipped TFRecords. Then the training input goes through all images in a random order, once
-decoding the files and once reading what was stored; the largest difference of their pixels is told in levels of 0..255.
+Both executors run on the same tf.Examples, for MobileNetV2, each in its own process. Imports are not counted. Each runs
+on all photos (each of them `--times` times) and on a few: the difference is the time above the fixed cost. TFX writes
+the result of `preprocessing_fn`, in gzipped TFRecords. Then the training input reads all images in a random order, once
+by decoding the files and once from the stored images. The largest difference of their pixels is given in levels of
+0..255.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _WAYS = ("float32", "uint8")
 
 
 def write_examples(images: pathlib.Path, folder: pathlib.Path, times: int, few: int | None = None) -> int:
-    """Writes raw examples as ingest does, every fifth photo into the eval split, and their schema; returns how many."""
+    """Write raw examples as ingest does, every fifth photo into the eval split, and their schema; return how many."""
     import tensorflow as tf
     import tensorflow_transform as tft
 
@@ -39,7 +40,7 @@ def write_examples(images: pathlib.Path, folder: pathlib.Path, times: int, few: 
         writers[split] = tf.io.TFRecordWriter(str(path))
     for number, file in enumerate(files * times):
         image = (images / file.path).read_bytes()
-        sha256 = hashlib.sha256(image + str(number).encode()).hexdigest()  # a copy is another
+        sha256 = hashlib.sha256(image + str(number).encode()).hexdigest()  # each repetition is a different image
         example = artifacts.example(image, file.label, file.path, sha256)
         writers[features.EVAL if number % 5 == 0 else features.TRAIN].write(example)
     for writer in writers.values():
@@ -51,7 +52,7 @@ def write_examples(images: pathlib.Path, folder: pathlib.Path, times: int, few: 
 
 
 def transform(way: str, folder: str, size: str) -> None:
-    """Runs in the measured process: runs the executor of one way, and prints the seconds and the bytes written."""
+    """Run one executor, in the measured process; print the seconds and the bytes written."""
     from tfx.components.transform import executor as tfx_executor
     from tfx.types import standard_artifacts
 
@@ -84,7 +85,7 @@ def transform(way: str, folder: str, size: str) -> None:
 
 
 def read(folder: str, size: str) -> None:
-    """Runs in the measured process: the training input of both ways; prints their seconds and largest difference."""
+    """Read the training input both ways, in the measured process; print the seconds and the largest difference."""
     import numpy as np
     import tensorflow_transform as tft
 
@@ -98,27 +99,27 @@ def read(folder: str, size: str) -> None:
     resized = inputs.Resized(str(root / "uint8" / "graph"), backbone, [records])
     rows = np.random.default_rng(0).permutation(len(records))
     ways = {"float32": inputs.Pixels(outputs["float32"]), "uint8": inputs.Pixels(outputs["uint8"], resized=resized)}
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for way, pixels in ways.items():
-        for chosen in (rows[:32], rows):  # the first traces
+        for chosen in (rows[:32], rows):  # the first pass traces the graph
             began = time.monotonic()
             for _ in pixels.batches(records, lambda chosen=chosen: chosen, 32):
                 pass
-        found[way] = time.monotonic() - began
+        result[way] = time.monotonic() - began
     pairs = zip(*(pixels.batches(records, lambda: rows, 32) for pixels in ways.values()), strict=True)
     # MobileNetV2's pixels are -1..1.
-    found["levels"] = 127.5 * max(float(np.abs(one.numpy() - other.numpy()).max()) for (one, _), (other, _) in pairs)
-    print(json.dumps(found))
+    result["levels"] = 127.5 * max(float(np.abs(one.numpy() - other.numpy()).max()) for (one, _), (other, _) in pairs)
+    print(json.dumps(result))
 
 
 def measured(function: str, *arguments: object) -> dict[str, float]:
-    """What `transform` or `read` says, in a fresh process."""
+    """Return what `transform` or `read` prints in a fresh process."""
     code = f"import sys; from benchmarks import materialized; materialized.{function}(*sys.argv[1:])"
     return commands.timed([sys.executable, "-c", code, *arguments])[1]
 
 
 def main() -> None:
-    """Prints a line for each way and one for the training input."""
+    """Print a line for each way to store, and one for the training input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
     parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
@@ -148,11 +149,11 @@ def main() -> None:
             f"and takes {sizes['uint8'] / sizes['float32']:.3f} of the bytes",
             flush=True,
         )
-        found = measured("read", root / "all", arguments.size)
-        decoding, reading = (counts[1] / found[way] for way in _WAYS)
+        result = measured("read", root / "all", arguments.size)
+        decoding, reading = (counts[1] / result[way] for way in _WAYS)
         print(
-            f"training input: {decoding:.0f} images a second from files, {reading:.0f} from what is stored, "
-            f"{reading / decoding:.2f} times as fast; largest difference {found['levels']:.3f} of 255 levels"
+            f"training input: {decoding:.0f} images a second from files, {reading:.0f} from the stored images, "
+            f"{reading / decoding:.2f} times as fast; largest difference {result['levels']:.3f} of 255 levels"
         )
 
 

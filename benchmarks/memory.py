@@ -1,19 +1,18 @@
-"""Does training's memory grow with the number of images? Its peak at 600 and at 20,000, each in a process of its own.
+"""Does training's memory grow with the number of images? Measure its peak with 600 and with 20,000 images.
 
     python -m benchmarks.memory [--counts 600 20000] [--size 224] [--alpha 1.0] [--memory-mb 256 0]
 
-The images are drawn, 64 px JPEGs that all differ, a fifth of them for the eval split; the trunk is a random
-MobileNetV2. `trainer.run_fn.run_fn` runs on them with one epoch in each phase, for each value of
-`boundary_cache.memory_mb` (256 is the default, 0 holds nothing in memory). What is printed is VmHWM of that process at
-its end, and of one that only imports it; the process that draws the report's figures is not counted.
-`--size 96 --alpha 0.35` makes it quick.
+The images are drawn: 64 px JPEGs that all differ, a fifth of them for the eval split. The trunk is a MobileNetV2
+with random weights. `trainer.run_fn.run_fn` runs on the images with one epoch in each phase, for each value of
+`boundary_cache.memory_mb` (256 is the default, 0 holds nothing in memory), each time in its own process. The program
+prints the peak memory (VmHWM) of that process, and of a process that only imports the trainer. The process that draws
+the report's figures is not counted. `--size 96 --alpha 0.35` makes it quick.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import time
@@ -35,7 +34,7 @@ _LIMIT_GIB = 3.0
 
 
 def write_records(path: pathlib.Path, seeds: range) -> None:
-    """A TFRecord of drawn images, as ingest writes it; the class goes by turns."""
+    """Write a TFRecord of drawn images as ingest does, taking the classes in turn."""
     import tensorflow as tf
 
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -46,7 +45,7 @@ def write_records(path: pathlib.Path, seeds: range) -> None:
 
 
 def train(args_file: str) -> None:
-    """Runs in the measured process: trains (without a file it only imports), then prints its peak and the seconds."""
+    """Train in the measured process, or without a file only import; print the peak memory and the seconds."""
     from tfx import v1 as tfx
 
     from graftline.trainer import run_fn
@@ -54,20 +53,17 @@ def train(args_file: str) -> None:
     began = time.monotonic()
     if args_file:
         run_fn.run_fn(tfx.components.FnArgs(**json.loads(pathlib.Path(args_file).read_text())))
-    # Not getrusage: its ru_maxrss is that of the process that started this one, when that was larger.
-    status = pathlib.Path("/proc/self/status").read_text()
-    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    print(json.dumps({"gib": int(peak) / 2**20, "seconds": time.monotonic() - began}))
+    print(json.dumps({"gib": commands.peak_gib(), "seconds": time.monotonic() - began}))
 
 
 def measured(args_file: pathlib.Path | None) -> dict[str, float]:
-    """What `train` says, in a fresh process."""
+    """Return what `train` prints in a fresh process."""
     code = f"from benchmarks import memory; memory.train({str(args_file or '')!r})"
     return commands.timed([sys.executable, "-c", code])[1]
 
 
 def settings(arguments: argparse.Namespace, memory_mb: int) -> TrainerSettings:
-    """Of one epoch in each phase."""
+    """Return settings for one epoch in each phase."""
     return TrainerSettings(
         backbone=BackboneSettings(weights="none", input_size=arguments.size, options={"alpha": arguments.alpha}),
         head=HeadSettings(),
@@ -80,7 +76,7 @@ def settings(arguments: argparse.Namespace, memory_mb: int) -> TrainerSettings:
 
 
 def main() -> None:
-    """Prints a line for each process."""
+    """Print a line for each process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[600, 20_000], help="images, in both splits together")
     parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
@@ -88,7 +84,7 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int, nargs="+", default=[256, 0], help="values of boundary_cache.memory_mb")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print(f"import alone: {measured(None)['gib']:.2f} GiB", flush=True)
+    print(f"import only: {measured(None)['gib']:.2f} GiB", flush=True)
     transform: str | None = None
     first: dict[int, float] = {}
     with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
@@ -109,13 +105,13 @@ def main() -> None:
                     "model_run_dir": str(folder / f"logs-{memory_mb}"),
                 }
                 (folder / "args.json").write_text(json.dumps(args))
-                found = measured(folder / "args.json")
-                peak = found["gib"]
+                result = measured(folder / "args.json")
+                peak = result["gib"]
                 growth = peak / first.setdefault(memory_mb, peak)
                 verdict = f"{'within' if peak <= _LIMIT_GIB else 'OVER'} {_LIMIT_GIB:g} GiB"
                 print(
                     f"{count:7,} images, memory_mb {memory_mb:4}: {peak:.2f} GiB, {growth:.2f} times the first's, "
-                    f"{verdict}; {found['seconds']:.0f} s",
+                    f"{verdict}; {result['seconds']:.0f} s",
                     flush=True,
                 )
 

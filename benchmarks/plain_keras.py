@@ -1,22 +1,22 @@
-"""The plain transfer-learning recipe, as a Keras user writes it from the tutorial: what Graftline is measured against.
+"""The plain transfer-learning script, as a Keras user writes it from the tutorial. Graftline is compared with it.
 
-It follows https://www.tensorflow.org/tutorials/images/transfer_learning: image_dataset_from_directory, cache and
-prefetch, MobileNetV2 with `preprocess_input` inside the model, pooling, dropout 0.2 and one dense layer; Adam at 1e-4
-on a frozen trunk, then the top 30 layers at 1e-5; SavedModel at the end. Two things differ: no augmentation unless
-`--augment` is given (that is Graftline's default too), and five epochs a phase.
+The script follows https://www.tensorflow.org/tutorials/images/transfer_learning: image_dataset_from_directory, cache
+and prefetch; MobileNetV2 with `preprocess_input` inside the model, pooling, dropout 0.2 and one dense layer; Adam at
+1e-4 on a frozen trunk, then the top 30 layers at 1e-5; a SavedModel at the end. Two things differ from the tutorial:
+there is no augmentation without `--augment`, as in Graftline's defaults, and each phase has five epochs.
 
-The recipe's own fault is kept: in Keras 3 `base_model(x, training=False)` does not hold inside `fit()`, so in the
-second phase the BatchNormalization layers among the unfrozen ones move their statistics (keras issue 20285).
+A fault of the tutorial is kept. In Keras 3 `base_model(x, training=False)` has no effect inside `fit()`. So in the
+second phase the unfrozen BatchNormalization layers move their statistics (keras issue 20285).
 
-Run it as a program of its own; it imports nothing of Graftline:
+The script imports nothing of Graftline:
 
     python benchmarks/plain_keras.py --images photos/ --weights mobilenet_v2_..._no_top.h5 --output plain-model/
 
-With `--split FILE` it trains and evaluates on the files that are named there in place of a random fifth.
+With `--split FILE` it trains and evaluates on the files that FILE names, instead of on a random split.
 
 The last line of standard output is one JSON object:
-`{"seconds": {"total", "import", "data", "phase1", "phase2", "export"}, "accuracy": …}`, accuracy being that of the
-exported weights on the validation split, evaluated once at the end (its time counts as `phase2`).
+`{"seconds": {"total", "import", "data", "phase1", "phase2", "export"}, "accuracy": …}`. The accuracy is that of the
+exported weights on the validation split. It is evaluated once at the end, and its time counts as `phase2`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import time
 STARTED = time.perf_counter()
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import keras  # noqa: E402  (the clock starts before the import, which is part of what is measured)
+import keras  # noqa: E402  (the import is measured, too)
 import tensorflow as tf  # noqa: E402
 
 IMAGE_SIZE = (224, 224)
@@ -38,6 +38,7 @@ UNFROZEN_LAYERS = 30
 
 
 def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description="The plain Keras transfer-learning tutorial, timed by part.")
     parser.add_argument("--images", type=pathlib.Path, required=True, help="a folder with one folder a class")
     parser.add_argument("--weights", default="imagenet", help="weights file without top, `imagenet` or `none`")
@@ -53,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 def load_split(images: pathlib.Path, seed: int) -> tuple[tf.data.Dataset, tf.data.Dataset, int]:
-    """Train and validation batches of float32 [N, 224, 224, 3] in 0..255 with int32 labels, and the class count."""
+    """Return train and validation batches (float32 [N, 224, 224, 3] in 0..255, int32 labels), and the class count."""
     train, validation = keras.utils.image_dataset_from_directory(
         images,
         validation_split=0.2,
@@ -68,7 +69,7 @@ def load_split(images: pathlib.Path, seed: int) -> tuple[tf.data.Dataset, tf.dat
 
 
 def load_given_split(images: pathlib.Path, split: dict[str, list[str]]) -> tuple[tf.data.Dataset, tf.data.Dataset, int]:
-    """As `load_split`, of files given by name."""
+    """Return the same as `load_split`, for files given by name."""
     classes = sorted({path.split("/")[0] for paths in split.values() for path in paths})
 
     def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -87,7 +88,7 @@ def load_given_split(images: pathlib.Path, split: dict[str, list[str]]) -> tuple
 
 
 def build(weights: str | None, alpha: float, classes: int, augment: bool) -> tuple[keras.Model, keras.Model]:
-    """The whole classifier and the trunk inside it, which is frozen."""
+    """Return the whole classifier, and the frozen trunk inside it."""
     base_model = keras.applications.MobileNetV2(
         input_shape=(*IMAGE_SIZE, 3), alpha=alpha, include_top=False, weights=weights
     )
@@ -111,6 +112,7 @@ def build(weights: str | None, alpha: float, classes: int, augment: bool) -> tup
 
 
 def compile_model(model: keras.Model, learning_rate: float) -> None:
+    """Compile the model with Adam."""
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss="sparse_categorical_crossentropy",
@@ -119,6 +121,7 @@ def compile_model(model: keras.Model, learning_rate: float) -> None:
 
 
 def main() -> None:
+    """Train, export and print the JSON object."""
     options = arguments()
     marks = [("import", time.perf_counter() - STARTED)]
 

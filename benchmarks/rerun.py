@@ -1,10 +1,10 @@
-"""What a second run costs when the folder has grown by a tenth, and a third with another learning rate.
+"""What does a second run cost when the folder has grown by a tenth, and a third with another learning rate?
 
     python -m benchmarks.rerun [--epochs 5] [--head-only] [--images DIR] [--weights FILE] [--alpha 1.0]
 
-Three runs on one workspace: nine tenths of the images; all of them; all of them with another
-`feature_extraction.learning_rate`. Each has the same number of epochs, so what falls is the frozen part's work.
-`--head-only` leaves phase 2 out. "images through the trunk" is what the Trainer says of the activations it keeps.
+Three runs share one workspace: nine tenths of the images; all images; all images with another
+`feature_extraction.learning_rate`. Each has the same number of epochs, so only the work of the frozen part shrinks.
+`--head-only` leaves phase 2 out. The Trainer reports how many images went through the trunk and how many were reused.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ from graftline.components.image_example_gen import layouts
 
 
 def copy(images: pathlib.Path, to: pathlib.Path, every_tenth: bool) -> None:
-    """Copies every tenth image of the folder, or all the others."""
+    """Copy every tenth image of the folder, or all others."""
     for number, (path, *_) in enumerate(layouts.scan(images).files):
         if (number % 10 == 9) == every_tenth:
             (to / path).parent.mkdir(parents=True, exist_ok=True)
@@ -24,10 +24,10 @@ def copy(images: pathlib.Path, to: pathlib.Path, every_tenth: bool) -> None:
 
 
 def main() -> None:
-    """Prints a line for each run."""
+    """Print a line for each run."""
     parser = commands.parser(__doc__)
     parser.add_argument("--epochs", type=int, default=5, help="of each phase")
-    parser.add_argument("--head-only", action="store_true", help="phase 1 alone")
+    parser.add_argument("--head-only", action="store_true", help="only phase 1")
     arguments = parser.parse_args()
     settings = {
         **commands.mobilenet(arguments.weights, arguments.alpha),

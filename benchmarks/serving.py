@@ -1,17 +1,17 @@
-"""How much does the server add to the model? `graftline serve` over gRPC beside bare calls of the same SavedModel.
+"""How much time does the server add? Compare `graftline serve` over gRPC with bare calls of the same SavedModel.
 
     python -m benchmarks.serving [--workspace DIR] [--rounds 5] [--seconds 5] [--images DIR] [--weights FILE] [-- FLAG…]
 
-The load comes from ghz, a public tool. The model is of a `graftline run` with an epoch in each phase, or the one in
-`--workspace`; flags after `--` are the server's. The photos are sent as files, in turns. The bare calls, of
-`tf.saved_model.load(DIR).signatures[…]`, have a process of their own, which waits while the server is asked; both are
-measured by turns, `--rounds` times, so that a machine that is busy with something else is as busy for both. ghz works
-on the same cores: half a millisecond of a core for each request counts against the server. Printed are medians of
+ghz, a public tool, makes the load. The model comes from a `graftline run` with an epoch in each phase, or from
+`--workspace`. Flags after `--` are flags of the server. The photos are sent as files, in turn. The bare calls, of
+`tf.saved_model.load(DIR).signatures[…]`, run in their own process, which waits while the server is measured. Both are
+measured in turn, `--rounds` times, so that other work on the machine slows both alike. ghz runs on the same cores: half
+a millisecond of a core for each request counts against the server. The program prints medians of
 
-- one image: the server's median latency with one client, over the bare call's (at most 1.3 is asked)
-- throughput: 16 clients, over the best of bare calls with batches of 4 to 64 images (at least 0.9)
-- load: p99 over p50 when requests come at an even 0.7 of that throughput, whether answered or not (at most 4)
-- start: the first request of a server that was started just before, over the median of those that follow (at most 2)
+- one image: the server's median latency with one client, divided by the bare call's (at most 1.3 is required)
+- throughput: that of 16 clients, divided by the best of bare calls with batches of 4 to 64 images (at least 0.9)
+- load: p99 divided by p50 when requests arrive evenly, at 0.7 of that throughput (at most 4)
+- start: the first request to a new server, divided by the median of the requests after it (at most 2)
 """
 
 import argparse
@@ -41,7 +41,7 @@ _STARTS = 3
 
 
 class Bare:
-    """Calls the model in a process of its own, when told to."""
+    """Calls the model in its own process, on request."""
 
     def __init__(self, model: str, photos: list[pathlib.Path]) -> None:
         command = [sys.executable, "-m", "benchmarks.serving", "--bare", model]
@@ -49,9 +49,9 @@ class Bare:
         self._ask(photos=[str(photo) for photo in photos])
 
     def seconds(self, batch: int, seconds: float) -> list[float]:
-        """Of each call with so many photos, for so long."""
-        found: list[float] = self._ask(batch=batch, seconds=seconds)
-        return found
+        """Return the seconds of each call with a batch of photos, for so long."""
+        durations: list[float] = self._ask(batch=batch, seconds=seconds)
+        return durations
 
     def _ask(self, **question: object) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -59,7 +59,7 @@ class Bare:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit("the process of the bare calls ended: what it said is above")
+            raise SystemExit("the process of the bare calls ended: its messages are above")
         return json.loads(answer)
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Bare:
 
 
 def bare(model: str) -> None:
-    """Runs in that process: a line of JSON in, one out, until there are no more."""
+    """Answer each line of JSON on standard input with one line; this runs in the process of `Bare`."""
     import itertools
 
     import tensorflow as tf
@@ -88,7 +88,7 @@ def bare(model: str) -> None:
         question = json.loads(line)
         if "photos" in question:
             photos = [pathlib.Path(path).read_bytes() for path in question["photos"]]
-            taken = [call(photos[:size]) for size in (1, *_BATCHES)]  # traced, and warm
+            taken = [call(photos[:size]) for size in (1, *_BATCHES)]  # traces the graphs, and warms them up
         else:
             turns = itertools.cycle(photos)
             taken = []
@@ -100,25 +100,25 @@ def bare(model: str) -> None:
 
 @contextlib.contextmanager
 def served(workspace: pathlib.Path, flags: list[str]) -> Iterator[tuple[str, str]]:
-    """A server of the workspace in a process of its own: its model's name and its gRPC address."""
+    """Serve the workspace in a new process; yield the model's name and the gRPC address."""
     command = [sys.executable, "-m", "graftline.serving.server", str(workspace), "--rest-port", "0", "--grpc-port", "0"]
     process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said = ""
+    messages = ""
     try:
         for line in process.stderr:
-            said += line
+            messages += line
             if match := re.match(r"serving (\S+) .*grpc=(\S+)", line):
                 yield match[1], match[2]
                 return
-        raise SystemExit(f"the server did not start:\n{said}")
+        raise SystemExit(f"the server did not start:\n{messages}")
     finally:
         process.terminate()
         process.wait()
 
 
 class Load:
-    """ghz, and the requests that it sends by turns."""
+    """ghz, and the requests that it sends in turn."""
 
     def __init__(self, folder: pathlib.Path, model: str, photos: list[pathlib.Path]) -> None:
         from google.protobuf import descriptor_pb2, json_format
@@ -136,7 +136,7 @@ class Load:
 
         add(prediction_service_pb2.DESCRIPTOR)
         (folder / "protoset").write_bytes(described.SerializeToString())
-        # As JSON, which ghz reads once: binary data it takes for a template.
+        # As JSON: ghz reads JSON once, and treats binary data as a template.
         sent = [request(model, photo) for photo in photos]
         messages = [json_format.MessageToDict(each, preserving_proto_field_name=True) for each in sent]
         (folder / "requests").write_text(json.dumps(messages))
@@ -144,7 +144,7 @@ class Load:
         self._command += ["--data-file", str(folder / "requests"), "--format", "json"]
 
     def __call__(self, address: str, seconds: float, *options: object) -> "Answers":
-        """Send requests for so long; one that fails otherwise than for want of a place ends the program."""
+        """Send requests for so long. A refused request counts; a request that fails otherwise ends the program."""
         command = [*self._command, "--duration", f"{seconds}s", "--duration-stop", "wait", *map(str, options), address]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -159,7 +159,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Answers:
-    """How many requests were refused, how many a second there were, and in how many seconds half and 99 % came back."""
+    """How many requests were refused, how many were sent a second, and the seconds that 50 % and 99 % took at most."""
 
     refused: int
     rate: float
@@ -168,7 +168,7 @@ class Answers:
 
 
 def request(model: str, photo: pathlib.Path) -> Any:
-    """A PredictRequest for one photo."""
+    """Return a PredictRequest for one photo."""
     from tensorflow_serving.apis import predict_pb2
 
     made = predict_pb2.PredictRequest()
@@ -181,7 +181,7 @@ def request(model: str, photo: pathlib.Path) -> Any:
 
 
 def first_and_rest(workspace: pathlib.Path, flags: list[str], photos: list[pathlib.Path]) -> tuple[float, float]:
-    """Seconds of the first request that a new server gets, and the median of the fifty after it."""
+    """Return the seconds of the first request to a new server, and the median of the fifty after it."""
     import grpc
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
@@ -197,20 +197,19 @@ def first_and_rest(workspace: pathlib.Path, flags: list[str], photos: list[pathl
     return taken[0], statistics.median(taken[1:])
 
 
-def show(what: str, ratios: list[float], asked: str, detail: str) -> None:
-    """A line of the result."""
+def show(what: str, ratios: list[float], required: str, detail: str) -> None:
+    """Print a line of the result."""
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"{what}: ratio {statistics.median(ratios):.2f} (asked {asked}); {detail}; each: {each}", flush=True)
+    print(f"{what}: ratio {statistics.median(ratios):.2f} (required {required}); {detail}; each: {each}", flush=True)
 
 
 def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argparse.Namespace) -> None:
-    """Measures all, and prints a line for each."""
+    """Measure everything, and print a line for each measurement."""
     from graftline.serving.versions.locate import find_model
 
     flags, seconds = arguments.flags, arguments.seconds
     starts = [first_and_rest(workspace, flags, photos) for _ in range(_STARTS)]
-    found = find_model(str(workspace))
-    model = Bare(found.newest[1], photos)
+    model = Bare(find_model(str(workspace)).newest[1], photos)
     best = max(_BATCHES, key=lambda size: size / statistics.median(model.seconds(size, seconds)))
     one, throughput, load = [], [], []
     with (
@@ -242,17 +241,17 @@ def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argp
     rate = statistics.median(answers.rate for answers in load)
     detail = f"p99 {p99 * 1e3:.1f} ms, p50 {p50 * 1e3:.1f} ms, {rate:.0f} requests a second"
     if refused := sum(answers.refused for answers in load):
-        detail += f"; {refused} refused, for want of a place: something else kept the machine busy"
+        detail += f"; {refused} refused because the server was full: other work kept the machine busy"
     show(f"load {_LOAD}  ", [answers.p99 / answers.p50 for answers in load], "<= 4.00", detail)
     ours, theirs = median(starts)
-    detail = f"first request {ours * 1e3:.1f} ms, those after it {theirs * 1e3:.1f} ms"
+    detail = f"first request {ours * 1e3:.1f} ms, later ones {theirs * 1e3:.1f} ms"
     show("start     ", [a / b for a, b in starts], "<= 2.00", detail)
 
 
 def main() -> None:
-    """Trains a model if none is given, then compares."""
+    """Train a model if none is given, then compare."""
     parser = commands.parser(__doc__)
-    parser.add_argument("--workspace", type=commands.existing, help="one that holds a model already")
+    parser.add_argument("--workspace", type=commands.existing, help="a workspace that holds a model")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
@@ -264,7 +263,7 @@ def main() -> None:
         return
     if shutil.which("ghz") is None:
         raise SystemExit(
-            "ghz, which makes the load, is not on PATH: with Go, `go install github.com/bojand/ghz/cmd/ghz@latest` "
+            "ghz makes the load, and is not on PATH: with Go, `go install github.com/bojand/ghz/cmd/ghz@latest` "
             "puts it into $(go env GOPATH)/bin"
         )
     photos = [arguments.images / path for path, *_ in layouts.scan(arguments.images).files]
