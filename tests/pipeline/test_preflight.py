@@ -126,7 +126,7 @@ def test_images_at_a_uri_are_listed_with_the_options_of_beam(images: pathlib.Pat
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import S3Options
 
-    from tests.components.image_example_gen.filesystems import Plain
+    from tests.components.storage.file_systems import Plain
 
     monkeypatch.setattr(FileSystems, "_pipeline_options", None)
     overrides = [f"workspace={images.parent / 'ws'}", "backbone.weights=none", "beam.options=[--s3_region_name=moon]"]

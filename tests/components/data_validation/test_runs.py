@@ -18,8 +18,8 @@ from graftline.components.data_validation import findings, history, schema_file,
 from graftline.components.data_validation.settings import ValidationSettings
 from graftline.errors import UserError
 from graftline.workspace import Workspace
-from tests.components.drawn_images import ALL_STOP as _ALL_STOP
-from tests.components.drawn_images import drawn, found, split, usual
+from tests.components.data_validation.drawn_statistics import ALL_STOP as _ALL_STOP
+from tests.components.data_validation.drawn_statistics import drawn, found, split, usual
 
 # --- what is kept from run to run -------------------------------------------------------------------------------------
 

@@ -19,10 +19,10 @@ from graftline.components.image_example_gen.layouts import File
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
 from graftline.errors import UserError
-from tests.components.image_example_gen import filesystems
+from tests.components.storage import file_systems
 from tests.folders import write_file, write_stubs
 
-BEAM_PLUGIN = f"{filesystems.Plain.__module__}.{filesystems.Plain.__name__}"  # how a worker learns of a filesystem
+BEAM_PLUGIN = f"{file_systems.Plain.__module__}.{file_systems.Plain.__name__}"  # how a worker learns of a filesystem
 FOUR = ("cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "dogs/deep/er.jpg")
 
 

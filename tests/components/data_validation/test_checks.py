@@ -17,8 +17,8 @@ from graftline.components.data_validation import schema_file, statistics
 from graftline.components.data_validation.settings import ValidationSettings
 from graftline.errors import UserError
 from tests import assets
-from tests.components.drawn_images import ALL_STOP as _ALL_STOP
-from tests.components.drawn_images import drawn, found, split, usual
+from tests.components.data_validation.drawn_statistics import ALL_STOP as _ALL_STOP
+from tests.components.data_validation.drawn_statistics import drawn, found, split, usual
 
 # --- chance does not cry wolf -----------------------------------------------------------------------------------------
 
