@@ -48,13 +48,22 @@ _SETTINGS = [
 _QUICK = ("feature_extraction.epochs=1", "fine_tuning.epochs=0", "gate.accuracy.min=0", "gate.accuracy.min_change=-1")
 
 
+# Modules of a user with names that Graftline's folders have, too.
+_NAMESAKES = ("trainer/__init__.py", "trainer/settings.py", "serving/__init__.py", "serving/server.py", "pipeline.py")
+
+
 @dataclass
 class Story:
-    """One workspace and its images; `first` is what the first run printed as JSON."""
+    """One workspace and its images; `first` is what the first run printed as JSON.
+
+    During the first run modules with the names of Graftline's folders lay on the PYTHONPATH; `imported` is a file that
+    one of them writes when it is imported.
+    """
 
     images: pathlib.Path
     workspace: pathlib.Path
     first: dict
+    imported: pathlib.Path
 
     def run(self, *overrides: str) -> RunSummary:
         """Another night, in this process: TFX is imported once."""
@@ -75,6 +84,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     (photos / "green" / "notes.jpg").write_text("not an image")
     shutil.copy(photos / "green" / "0.jpg", photos / "green" / "copy of 0.jpg")
     (photos / ".DS_Store").write_text("")
+    imported = root / "imported"
+    for name in _NAMESAKES:
+        (root / "path" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "path" / name).write_text(
+            f"open({str(imported)!r}, 'a').write(__file__)\nraise RuntimeError(__file__)\n"
+        )
     command = [
         str(pathlib.Path(sys.executable).with_name("graftline")),
         "run",
@@ -86,11 +101,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     ]
     for setting in _SETTINGS:
         command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(root / "path")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=root / "path")
     assert done.returncode == 0, done.stderr
     assert "Trainer" in done.stderr
     assert "oneDNN" not in done.stderr, "TensorFlow's chatter belongs into the log"
-    return Story(photos, root / "ws", json.loads(done.stdout))
+    return Story(photos, root / "ws", json.loads(done.stdout), imported)
 
 
 def test_the_first_run_pushes_version_1_and_says_what_it_did(story: Story) -> None:
@@ -103,6 +119,14 @@ def test_the_first_run_pushes_version_1_and_says_what_it_did(story: Story) -> No
     assert first["baseline_accuracy"] is None
     assert first["accuracy"] >= 0.5
     assert set(first["seconds"]) >= _EXECUTOR_NODES
+
+
+def test_modules_of_a_user_with_names_of_our_folders_are_never_imported(story: Story) -> None:
+    """Neither by the run nor by its children: the isolated decoder, the validated server and the report's figures."""
+    assert not story.imported.exists(), story.imported.read_text()
+    assert "cut off" in pathlib.Path(story.first["quarantine_file"]).read_text(), "the decoder was a child"
+    assert story.first["serving"]["grpc_ms"] > 0, "the server was a child"
+    assert (pathlib.Path(story.first["report_dir"]) / "learning_curves.png").is_file(), "the figures were a child"
 
 
 def test_what_was_left_out_is_listed_with_its_reason(story: Story) -> None:
