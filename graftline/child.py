@@ -1,4 +1,4 @@
-"""A module of Graftline as a child process: the validated model server, the report's figures, the isolated decoder.
+"""Starts a module of Graftline as a child process: the validated server, the report's figures, the isolated decoder.
 
 `python -m` puts the current folder before the installed modules, so a user's file could take a module's place.
 The command made here never looks in the current folder.

@@ -1,19 +1,20 @@
-"""The errors that a user sees. Raised by any room; `pipeline.cli` turns them into one line and an exit status."""
+"""The error that a user sees. Any room raises it; `pipeline.command` turns it into one line and an exit status."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: usage, config or data. Shown as one message without traceback; exit status 2.
+    """A mistake in the user's input: usage, config or data. It is shown as one message without traceback; status 2.
 
-    The message names the thing at fault (file or key), what was found, and what to do.
+    The message names the file or key at fault, what it holds, and what to do.
     """
 
 
-def did_you_mean(found: str, known: "list[str] | tuple[str, ...]") -> str:
-    """`"; did you mean 'x'?"` for the known name nearest to `found`, or `""` when none is near."""
+def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
+    """Return `"; did you mean 'x'?"` for the known name nearest to `name`, or `""` if none is near."""
     import difflib
 
-    near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not near:
-        folded = {name.lower(): name for name in known}
-        near = [folded[hit] for hit in difflib.get_close_matches(found.lower(), list(folded), n=1, cutoff=0.5)]
+        by_lower_case = {candidate.lower(): candidate for candidate in known}
+        matches = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.5)
+        near = [by_lower_case[match] for match in matches]
     return f"; did you mean '{near[0]}'?" if near else ""

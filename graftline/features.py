@@ -1,27 +1,27 @@
-"""Names of the features in every tf.Example that Graftline writes, and of what the Transform makes of them."""
+"""Names of the features in the tf.Examples that Graftline writes, and of the tensors that the Transform outputs."""
 
-IMAGE = "image/encoded"  # bytes of the file as it was found (or transcoded)
+IMAGE = "image/encoded"  # bytes of the image file, transcoded if serving cannot decode it
 FORMAT = "image/format"  # "jpeg", "png", "gif", "bmp"
 FILENAME = "image/filename"  # relative to the root of the images, with "/" between parts
 SHA256 = "image/key/sha256"  # hex digest of IMAGE
-HEIGHT = "image/height"  # pixels, as a viewer shows it (after EXIF orientation)
+HEIGHT = "image/height"  # pixels, after EXIF orientation, as a viewer shows the image
 WIDTH = "image/width"
-LABEL = "image/class/text"  # the class: the folder's name
+LABEL = "image/class/text"  # the class, for example the name of the folder
 BRIGHTNESS = "image/quality/brightness"  # mean luma, 0..1
 CONTRAST = "image/quality/contrast"  # standard deviation of luma, 0..1
 SHARPNESS = "image/quality/sharpness"  # standard deviation of luma's Laplacian
 
-# What the Transform gives.
+# Outputs of the Transform.
 PIXELS = "pixels"  # float32 [N, height, width, 3], preprocessed for the backbone
 LABEL_INDEX = "label_index"  # int64 [N], index into LABELS_FILE
 
-LABELS_FILE = "labels.txt"  # asset of the Transform and of the SavedModel: sorted class names, one a line
+LABELS_FILE = "labels.txt"  # asset of the Transform and of the SavedModel: sorted class names, one per line
 
 
 def parse_labels(data: bytes) -> list[str]:
-    """The class names in the order of the model's outputs, from the bytes of a LABELS_FILE.
+    """Return the class names of a LABELS_FILE, in the order of the model's outputs.
 
-    By newline alone: `str.splitlines` would also cut at U+2028 and its like, which a class name may hold.
+    Only newlines end a name: `str.splitlines` would also cut at U+2028 and similar characters in a class name.
     """
     return data.decode().removesuffix("\n").split("\n")
 
@@ -29,4 +29,4 @@ def parse_labels(data: bytes) -> list[str]:
 TRAIN = "train"
 EVAL = "eval"
 SPLITS = (TRAIN, EVAL)
-TEST = "test"  # where the images come split in three: the gate judges by it, and training never sees it
+TEST = "test"  # only if the user's images have this split: the gate judges by it, training never reads it

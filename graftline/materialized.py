@@ -1,8 +1,8 @@
-"""Names of what the Transform writes with `data.materialize`, the contract of Transform and trainer.
+"""Names in the output of the Transform with `data.materialize`: the contract of Transform and trainer.
 
-Resized images as tf.Examples: `IMAGE`, and the features SHA256 (of the image's file) and LABEL_INDEX.
+The output is a tf.Example for each image: the resized image IMAGE, SHA256 (of the image file) and LABEL_INDEX.
 """
 
 IMAGE = "image/resized"  # uint8 [size, size, 3], RGB, upright, before the backbone's preprocessing; zlib (RFC 1950)
 
-POINTER = "materialized.txt"  # in the Transform's output, beside its graph: the URI of the transformed examples
+POINTER = "materialized.txt"  # in the folder of the Transform's graph; holds the URI of the transformed examples

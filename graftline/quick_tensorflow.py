@@ -40,5 +40,5 @@ def import_tensorflow() -> None:
                 "this needs TensorFlow, which is not installed: run `pip install 'graftline[serve]'`, or ask a running "
                 "server with `graftline predict --server`"
             )
-        with imports.kept(), _kept_out("keras", "tf_keras"):
+        with imports.exempt_from_gc(), _kept_out("keras", "tf_keras"):
             import tensorflow  # noqa: F401

@@ -14,15 +14,17 @@ SCORE = "score"  # float32 [N], the probability of `label`
 TOP_K_LABELS = "top_k_labels"  # string [N, k], best first
 TOP_K_SCORES = "top_k_scores"  # float32 [N, k]
 
-CLASSIFICATION = (LABEL, SCORE, TOP_K_LABELS, TOP_K_SCORES)  # the outputs that Graftline's own client asks for
+CLASSIFICATION = (LABEL, SCORE, TOP_K_LABELS, TOP_K_SCORES)  # the outputs that Graftline's client requests
 
 TOP_K = 5  # k = min(TOP_K, C)
 
 EMBEDDING_OUTPUT = "embedding"
 
-MODELS_METADATA = "graftline-models"  # gRPC trailing metadata of a NOT_FOUND: the server's models, by commas, %-encoded
+MODELS_METADATA = (
+    "graftline-models"  # gRPC trailing metadata of NOT_FOUND: the server's models, %-encoded, separated by commas
+)
 
-WARMUP_FILE = "tf_serving_warmup_requests"  # in assets.extra/, a TFRecord of PredictionLog
+WARMUP_FILE = "tf_serving_warmup_requests"  # a TFRecord of PredictionLog in assets.extra/
 
-# Beside the SavedModel: tf.Examples of some eval images, FILENAME, IMAGE and the live model's PROBABILITIES.
+# Lies next to the SavedModel: see `graftline.references`.
 REFERENCES_FILE = "reference_predictions.tfrecord"

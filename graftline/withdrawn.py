@@ -1,23 +1,24 @@
-"""How a model that was rolled back from is known again: the contract of rollback, Pusher, validator and warm start.
+"""How a withdrawn model is recognized: the contract of rollback, Pusher, ServingValidator and warm start.
 
-A model is named by the digest of its files. A withdrawal is a file under the base path of its versions, where every
-orchestrator finds it; TF Serving passes it over, since its folder's name is no number.
+A rollback withdraws a model: it writes a file, named by the digest of the model's files, into a folder under the base
+path of the versions. Every orchestrator finds it there. TensorFlow Serving ignores the folder: its name is no number.
 """
 
 import hashlib
 from collections.abc import Iterable
 
-FOLDER = ".withdrawn"  # in the base path; holds a file for each model that is not to be served again
+FOLDER = ".withdrawn"  # in the base path; holds a file for each withdrawn model
 
 
 def tree_digest(files: Iterable[tuple[bytes, bytes]]) -> str:
-    """Hex sha256 that names a folder's content.
+    """Return the hex sha256 that names a folder's content.
 
     Args:
-      files: path relative to the folder, with "/" between its parts, and sha256 digest of each file, sorted by path.
+      files: the path relative to the folder, with "/" between its parts, and the sha256 digest of each file, sorted by
+        path.
     """
     digest = hashlib.sha256()
     for path, content in files:
-        # The digest of each file rather than its bytes: then no two trees read alike by moving bytes between files.
+        # With the bytes of the files, moving bytes from one file to the next could leave the digest the same.
         digest.update(path + b"\0" + content)
     return digest.hexdigest()

@@ -21,7 +21,7 @@ class Workspace:
     ARTIFACTS: ClassVar[str] = "artifacts"
     MODELS: ClassVar[str] = "models"
     METADATA: ClassVar[str] = "metadata.db"
-    FORMAT: ClassVar[int] = 1  # of the files below; higher when an older Graftline could not read them
+    FORMAT: ClassVar[int] = 1  # of the files in a workspace; to be raised when older versions cannot read new files
 
     @property
     def metadata(self) -> str:
@@ -44,37 +44,37 @@ class Workspace:
 
     @property
     def quarantine(self) -> str:
-        """The list of what the last ingest left out, also of one that was refused."""
+        """The list of the files that the last ingest left out, written also when the ingest failed."""
         return self._at("quarantine")
 
     @property
     def logs(self) -> str:
-        """One log file a run."""
+        """One log file for each run."""
         return self._at("logs")
 
     @property
     def splits(self) -> str:
-        """Which split each image is in."""
+        """The split of each image."""
         return self._at("splits")
 
     @property
     def statistics(self) -> str:
-        """Statistics of the last validated images, a folder for each pipeline."""
+        """Statistics of the images that were validated last, in a folder for each pipeline."""
         return self._at("statistics")
 
     @property
     def checkpoints(self) -> str:
-        """State of training that did not end."""
+        """The state of trainings that did not end."""
         return self._at("checkpoints")
 
     @property
     def boundary_cache(self) -> str:
-        """Activations of the frozen trunk, by image; may be deleted at any time."""
+        """Activations of the frozen trunk by image. They may be deleted at any time."""
         return self._at("cache", "boundary")
 
     @property
     def lock(self) -> str:
-        """The file that a run locks, so that two runs never share a workspace."""
+        """The file that a run locks, so that two runs never use one workspace."""
         return self._at(".lock")
 
     @property
@@ -85,10 +85,8 @@ class Workspace:
     @property
     def folders(self) -> tuple[str, ...]:
         """Every folder that a run writes to."""
-        cache = os.path.dirname(self.boundary_cache)
-        return (
+        named = (
             self.artifacts,
-            cache,
             self.checkpoints,
             self.logs,
             self.models,
@@ -96,6 +94,7 @@ class Workspace:
             self.splits,
             self.statistics,
         )
+        return (*named, self._at("cache"))
 
     def require_format(self) -> None:
         """Raise as `check_format` does; write the number of the format if there is none yet.

@@ -1,4 +1,4 @@
-"""Reads what runs left in ML Metadata: artifacts by node, whether they came from the cache, what was made of what."""
+"""Reads ML Metadata: the artifacts of each node, which came from the cache, and what each was made from."""
 
 import pathlib
 from collections import defaultdict
@@ -13,20 +13,20 @@ from graftline.workspace import Workspace
 
 METADATA_FILE = Workspace.METADATA
 
-# Types and properties as TFX has them (tfx.types.standard_artifacts, its Pusher and its Evaluator).
+# Types and properties of TFX (tfx.types.standard_artifacts, its Pusher and its Evaluator).
 _MODEL, _PUSHED, _BLESSING = "Model", "PushedModel", "ModelBlessing"
 _BLESSED, _CURRENT_MODEL = "blessed", "current_model_id"
-# A blessing that a rollback took away, and may give back.
+# A property of a blessing that a rollback removed; another rollback may restore the blessing.
 _WITHDRAWN = "withdrawn"
-_ROLLBACK = "graftline.Rollback"  # the type of its execution
+_ROLLBACK = "graftline.Rollback"  # the execution type of a rollback
 
-# The Evaluator's input that a model is held against, but is not made of.
+# An input of the Evaluator: the model that the candidate is compared with. Nothing is made from it.
 _BASELINE = "baseline_model"
 
 
 @dataclass(frozen=True)
 class Output:
-    """An artifact: its uri and its properties, custom ones included."""
+    """An artifact: its URI and its properties, custom ones included."""
 
     uri: str
     properties: dict[str, Any]
@@ -43,9 +43,9 @@ class NodeRun:
 
 @dataclass(frozen=True)
 class Descent:
-    """The artifacts that are live, by id, and those of them that each execution took in and put out.
+    """The live artifacts by id, and which of them are inputs and outputs of each execution.
 
-    The model that an Evaluator compares with is not among its inputs.
+    The model that an Evaluator compares with is not among the inputs.
     """
 
     artifacts: dict[int, metadata_store_pb2.Artifact]
@@ -53,26 +53,26 @@ class Descent:
     outputs: defaultdict[int, set[int]]
 
     def made_by(self, executions: Iterable[int]) -> set[int]:
-        """Ids of all that these executions put out and that is live."""
+        """Return ids of the live outputs of these executions."""
         return {artifact for execution in executions for artifact in self.outputs.get(execution, ())}
 
     def upstream(self, artifacts: Iterable[int]) -> set[int]:
-        """Ids of the executions that made these artifacts, or anything that they were made of."""
+        """Return ids of the executions that made these artifacts, or anything that they were made from."""
         makers: defaultdict[int, set[int]] = defaultdict(set)
         for execution, made in self.outputs.items():
             for artifact in made:
                 makers[artifact].add(execution)
-        found: set[int] = set()
-        ahead = list(artifacts)
-        while ahead:
-            for execution in makers.get(ahead.pop(), set()) - found:
-                found.add(execution)
-                ahead += self.inputs.get(execution, ())
-        return found
+        executions: set[int] = set()
+        remaining = list(artifacts)
+        while remaining:
+            for execution in makers.get(remaining.pop(), set()) - executions:
+                executions.add(execution)
+                remaining += self.inputs.get(execution, ())
+        return executions
 
 
 def connect(path: str) -> metadata_store.MetadataStore:
-    """The MLMD store in a SQLite file."""
+    """Open the MLMD store in a SQLite file."""
     connection = metadata_store_pb2.ConnectionConfig()
     connection.sqlite.filename_uri = path
     connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE
@@ -80,10 +80,10 @@ def connect(path: str) -> metadata_store.MetadataStore:
 
 
 def latest_run(store: metadata_store.MetadataStore) -> tuple[str, dict[str, NodeRun]]:
-    """The id of the newest run in the store, and its nodes by id.
+    """Return the id of the newest run in the store, and its nodes by id.
 
     Raises:
-      LookupError: there is none.
+      LookupError: the store records no run.
     """
     runs = store.get_contexts_by_type("pipeline_run")
     if not runs:
@@ -107,7 +107,7 @@ def latest_run(store: metadata_store.MetadataStore) -> tuple[str, dict[str, Node
 
 
 def descent(store: metadata_store.MetadataStore) -> Descent:
-    """What was made of what, of all artifacts that are live."""
+    """Return what each live artifact was made from."""
     live = {a.id: a for a in store.get_artifacts() if a.state == metadata_store_pb2.Artifact.LIVE}
     inputs: defaultdict[int, set[int]] = defaultdict(set)
     outputs: defaultdict[int, set[int]] = defaultdict(set)
@@ -121,34 +121,33 @@ def descent(store: metadata_store.MetadataStore) -> Descent:
 
 
 def pushed_as(descent: Descent, name: str, version: int) -> set[int]:
-    """Ids of the models that were pushed as a version, by the newest push that added one under that number."""
-    made_by: dict[int, int] = {artifact: one for one, outputs in descent.outputs.items() for artifact in outputs}
-    found: set[int] = set()
+    """Return ids of the models that were pushed as a version, by the newest push under that number."""
+    makers: dict[int, int] = {artifact: maker for maker, outputs in descent.outputs.items() for artifact in outputs}
+    pushed: set[int] = set()
     for artifact in sorted(descent.artifacts.values(), key=lambda artifact: artifact.id):
-        told = properties(artifact)
-        # By its last two parts: the workspace may have been moved since.
-        if pathlib.PurePath(told.get("pushed_destination", "")).parts[-2:] != (name, str(version)):
+        push = properties(artifact)
+        # By the last two parts of the path: the workspace may have been moved since.
+        if pathlib.PurePath(push.get("pushed_destination", "")).parts[-2:] != (name, str(version)):
             continue
-        models = {
-            one for one in descent.inputs.get(made_by.get(artifact.id, -1), ()) if descent.artifacts[one].type == _MODEL
-        }
-        found = models if told.get("new_version") else found | models
-    return found
+        inputs = descent.inputs.get(makers.get(artifact.id, -1), set())
+        models = {item for item in inputs if descent.artifacts[item].type == _MODEL}
+        pushed = models if push.get("new_version") else pushed | models
+    return pushed
 
 
 def withdraw(store: metadata_store.MetadataStore, models: set[int], back: bool = False) -> int:
-    """Takes the blessings of these models away, so that TFX's Resolver passes them over; `back` gives them back.
+    """Remove the blessings of these models, so that TFX's Resolver ignores them; `back` restores the blessings.
 
     Returns:
       How many blessings were changed.
     """
-    was, now = (_WITHDRAWN, 1) if back else (_BLESSED, 0)
+    required, blessed = (_WITHDRAWN, 1) if back else (_BLESSED, 0)
     changed = []
     for blessing in store.get_artifacts_by_type(_BLESSING):
-        told = properties(blessing)
-        if told.get(_CURRENT_MODEL) in models and told.get(was) == 1:
-            blessing.custom_properties[_BLESSED].int_value = now
-            blessing.custom_properties[_WITHDRAWN].int_value = 1 - now
+        values = properties(blessing)
+        if values.get(_CURRENT_MODEL) in models and values.get(required) == 1:
+            blessing.custom_properties[_BLESSED].int_value = blessed
+            blessing.custom_properties[_WITHDRAWN].int_value = 1 - blessed
             changed.append(blessing)
     if changed:
         store.put_artifacts(changed)
@@ -156,9 +155,9 @@ def withdraw(store: metadata_store.MetadataStore, models: set[int], back: bool =
 
 
 def record_rollback(store: metadata_store.MetadataStore, models: set[int], path: str, version: int) -> None:
-    """Notes that a rollback pushed these models again, as the Pusher notes a push.
+    """Record that a rollback pushed these models again, as the Pusher records a push.
 
-    What a version descends from is kept by what is noted of its push.
+    Housekeeping keeps what a version was made from by the record of its push.
     """
     execution = metadata_store_pb2.Execution(
         type_id=store.put_execution_type(metadata_store_pb2.ExecutionType(name=_ROLLBACK)),
@@ -171,12 +170,12 @@ def record_rollback(store: metadata_store.MetadataStore, models: set[int], path:
         pushed.custom_properties[key].string_value = text
     for key in ("pushed", "new_version"):
         pushed.custom_properties[key].int_value = 1
-    taken = [
+    inputs = [
         (artifact, _event("model", index, metadata_store_pb2.Event.INPUT))
         for index, artifact in enumerate(store.get_artifacts_by_id(sorted(models)))
     ]
     store.put_execution(
-        execution, [*taken, (pushed, _event("pushed_model", 0, metadata_store_pb2.Event.OUTPUT))], contexts=[]
+        execution, [*inputs, (pushed, _event("pushed_model", 0, metadata_store_pb2.Event.OUTPUT))], contexts=[]
     )
 
 
@@ -188,12 +187,12 @@ def _event(key: str, index: int, kind: "metadata_store_pb2.Event.Type") -> metad
 
 
 def properties(artifact: metadata_store_pb2.Artifact) -> dict[str, Any]:
-    """An artifact's properties as plain values, custom ones included."""
-    found = {}
+    """Return an artifact's properties as plain values, custom ones included."""
+    plain = {}
     for values in (artifact.properties, artifact.custom_properties):
         for key, value in values.items():
-            found[key] = getattr(value, value.WhichOneof("value"))
-    return found
+            plain[key] = getattr(value, value.WhichOneof("value"))
+    return plain
 
 
 def _output(artifact: metadata_store_pb2.Artifact) -> Output:

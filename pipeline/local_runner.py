@@ -44,7 +44,7 @@ def run(
     began = time.monotonic()
     if config.push.vertex.project is not None:
         raise UserError("push.vertex.project is set, but only a cluster's run deploys to Vertex: see graftline compile")
-    with imports.kept():
+    with imports.exempt_from_gc():
         from absl import logging as absl_logging
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
         from tfx.orchestration.metadata import sqlite_metadata_connection_config

@@ -25,7 +25,7 @@ def _looked_at(wanted: object) -> bool:
 
 def test_what_the_first_import_makes_is_out_of_the_collectors_sight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    with imports.kept():
+    with imports.exempt_from_gc():
         assert not gc.isenabled()
         made: list[object] = [[]]
     assert gc.isenabled()
@@ -35,14 +35,14 @@ def test_what_the_first_import_makes_is_out_of_the_collectors_sight(monkeypatch:
 def test_nothing_is_kept_where_tensorflow_has_been_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", sys.modules.get("tensorflow", ModuleType("tensorflow")))
     made: list[object] = [[]]
-    with imports.kept():
+    with imports.exempt_from_gc():
         pass
     assert _looked_at(made)
 
 
 def test_a_failed_import_leaves_the_collector_on_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    with pytest.raises(ImportError), imports.kept():
+    with pytest.raises(ImportError), imports.exempt_from_gc():
         raise ImportError
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0

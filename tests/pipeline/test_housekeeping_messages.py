@@ -60,9 +60,9 @@ def test_models_on_a_disk_that_is_not_there_are_not_taken_for_removed(tmp_path: 
     (tmp_path / "models/m").symlink_to(tmp_path / "not-mounted")
     before = _tree(tmp_path / "artifacts")
     (line,) = _after_run(tmp_path, 1)
-    assert line.startswith("ended early (FileNotFoundError: ")
+    assert line.startswith("stopped early (FileNotFoundError: ")
     assert _tree(tmp_path / "artifacts") == before
-    assert _after_run(tmp_path / "nowhere", 1)[0].startswith("ended early (")
+    assert _after_run(tmp_path / "nowhere", 1)[0].startswith("stopped early (")
 
 
 @contextlib.contextmanager
