@@ -18,20 +18,18 @@ class Workspace:
 
     root: str
 
-    ARTIFACTS: ClassVar[str] = "artifacts"
-    MODELS: ClassVar[str] = "models"
-    METADATA: ClassVar[str] = "metadata.db"
+    MODELS: ClassVar[str] = "models"  # the folder's name, for messages and to recognize base paths
     FORMAT: ClassVar[int] = 1  # of the files in a workspace; to be raised when older versions cannot read new files
 
     @property
     def metadata(self) -> str:
         """ML Metadata's SQLite file."""
-        return self._at(self.METADATA)
+        return self._at("metadata.db")
 
     @property
     def artifacts(self) -> str:
         """TFX's pipeline root: `<node>/<output>/<execution>/`."""
-        return self._at(self.ARTIFACTS)
+        return self._at("artifacts")
 
     @property
     def models(self) -> str:

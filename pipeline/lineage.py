@@ -9,10 +9,6 @@ from typing import Any
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from graftline.workspace import Workspace
-
-METADATA_FILE = Workspace.METADATA
-
 # Types and properties of TFX (tfx.types.standard_artifacts, its Pusher and its Evaluator).
 _MODEL, _PUSHED, _BLESSING = "Model", "PushedModel", "ModelBlessing"
 _BLESSED, _CURRENT_MODEL = "blessed", "current_model_id"
