@@ -14,12 +14,12 @@ from graftline.errors import UserError
 from graftline.ports import GRPC_PORT, REST_PORT
 from graftline.quick_tensorflow import import_tensorflow
 from graftline.serving.client import Client, Prediction, ServiceError
-from graftline.serving.client.classifying import OUTPUTS, Image, Loaded, batches, classify, is_classifier, load
+from graftline.serving.client.classifying import Image, Loaded, batches, classify, is_classifier, load
 from graftline.serving.client.exchange import Steps, run
 from graftline.serving.client.results import Signature, TensorSpec
 from graftline.serving.images import formats
 from graftline.serving.versions.locate import find_model
-from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
+from graftline.signatures import CLASSIFICATION, IMAGE_BYTES, SERVING_DEFAULT
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # for one batch
@@ -235,7 +235,7 @@ class LocalClassifier:
             self._model.retire()
             raise UserError(
                 f"{directory} is no image classifier that Graftline exported (it has other signatures): its "
-                f"{SERVING_DEFAULT} must take {IMAGE_BYTES} and give {', '.join(OUTPUTS)}"
+                f"{SERVING_DEFAULT} must take {IMAGE_BYTES} and give {', '.join(CLASSIFICATION)}"
             )
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
@@ -253,7 +253,7 @@ class LocalClassifier:
         from graftline.serving.server.errors import ServingError
 
         try:
-            return self._model.predict(SERVING_DEFAULT, {IMAGE_BYTES: np.array(images, object)}, list(OUTPUTS))
+            return self._model.predict(SERVING_DEFAULT, {IMAGE_BYTES: np.array(images, object)}, list(CLASSIFICATION))
         except ServingError as error:
             raise ServiceError(error.code.name, error.message) from error
 

@@ -1,10 +1,15 @@
 """The client of a model server: TensorFlow Serving's API over gRPC or REST, blocking or on an event loop.
 
-    with Client("localhost:8500", "flowers") as client:        # or "http://localhost:8501"
-        for found in client.classify(["rose.jpg", image_bytes]):
-            print(found.label, found.score)
+Applications import these names from `graftline`:
 
-`AsyncClient` has the same methods to await. No TensorFlow is needed: `pip install graftline` brings all that is.
+    from graftline import Client
+
+    with Client("localhost:8500", "flowers") as client:  # or "http://localhost:8501"
+        for row in client.classify(["rose.jpg", image_bytes]):
+            print(row.label, row.score)
+
+`AsyncClient` has the same methods, to be awaited. `pip install graftline` installs all that it needs; TensorFlow is not
+among that.
 """
 
 from graftline.serving.client.clients import AsyncClient, Client

@@ -1,6 +1,6 @@
-"""Images in batches through a classifier that Graftline exported: one row for each, a bad one fails its own row only.
+"""Send images in batches to a classifier that Graftline exported. Each image gets a row; a bad one fails only its own.
 
-Shared by both clients and by `serving.predict`, which asks a model in its own process.
+Both clients use it, and `serving.predict`, which asks a model in its own process.
 """
 
 import os
@@ -15,6 +15,7 @@ from graftline.serving.client.results import Prediction, ServiceError, Signature
 from graftline.serving.images import formats, storing
 from graftline.serving.images.transcoding import Refused
 from graftline.signatures import (
+    CLASSIFICATION,
     IMAGE_BYTES,
     LABEL,
     PROBABILITIES,
@@ -24,7 +25,6 @@ from graftline.signatures import (
     TOP_K_SCORES,
 )
 
-OUTPUTS = (LABEL, SCORE, TOP_K_LABELS, TOP_K_SCORES)
 CLASSIFIER = Signature(
     {IMAGE_BYTES: TensorSpec("bytes", (-1,))},
     {
@@ -35,18 +35,18 @@ CLASSIFIER = Signature(
         PROBABILITIES: TensorSpec("float32", (-1, -1)),
     },
 )
-BATCH_IMAGES = 32  # at most; from 8 on, a batch gains next to nothing on two cores
+BATCH_IMAGES = 32  # at most; from 8 images on, a larger batch gains next to nothing on two cores
 BATCH_BYTES = 16 << 20  # at most, unless one image alone is larger
-# Statuses that an image can bring about. Any other is the model's or the server's fault, not to be put on a file.
+# Statuses that one image can cause. Any other status is the fault of the model or the server.
 _IMAGE_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED", "DATA_LOSS")
-# What comes with such a status all the same: of a label that the server does not know (TensorFlow Serving says it so,
-# too), and of a server that is busy.
-_NO_IMAGES_FAULT = ("Unrecognized servable version label", "requests are under way")
+# Messages with such a status that no image causes: an unknown version label (in TensorFlow Serving's words), and a
+# busy server.
+_OTHER_CAUSES = ("Unrecognized servable version label", "requests are under way")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An image ready to be sent, or why it is not."""
+    """The bytes of an image, ready to be sent, or the reason why there are none."""
 
     path: str
     data: bytes
@@ -58,19 +58,19 @@ Read = Callable[[str, int], tuple[bytes, int]]
 
 
 def read(path: str, limit: int) -> tuple[bytes, int]:
-    """A file's bytes and size; no bytes when there are more than `limit`. Raises OSError."""
-    # Without waiting: a named pipe would block whoever opens it.
+    """Return a file's bytes and size; no bytes when there are more than `limit`. Raises OSError."""
+    # O_NONBLOCK: opening a named pipe would block.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         return (b"" if size > limit else file.read(limit + 1)), size
 
 
 def load(image: Image, transcode: bool = True, read: Read = read) -> Loaded:
-    """Read and, with `transcode`, turn into what ingest would have stored. Never raises for what a file is or holds."""
+    """Read an image and, with `transcode`, convert it to what ingest would store. A bad file never raises."""
     if isinstance(image, Loaded):
         return image
     if isinstance(image, bytes):
-        return _ready("", image, transcode)
+        return _convert("", image, transcode)
     path = os.fspath(image)
     try:
         data, size = read(path, formats.MAX_BYTES)
@@ -78,31 +78,31 @@ def load(image: Image, transcode: bool = True, read: Read = read) -> Loaded:
         return Loaded(path, b"", f"cannot be read: {error.strerror}")
     if size > formats.MAX_BYTES:
         return Loaded(path, b"", storing.too_many_bytes(size).reason)
-    return _ready(path, data, transcode)
+    return _convert(path, data, transcode)
 
 
-def _ready(path: str, data: bytes, transcode: bool) -> Loaded:
-    sent = storing.to_send(data) if transcode else data
-    return Loaded(path, b"", sent.reason) if isinstance(sent, Refused) else Loaded(path, sent)
+def _convert(path: str, data: bytes, transcode: bool) -> Loaded:
+    converted = storing.to_send(data) if transcode else data
+    return Loaded(path, b"", converted.reason) if isinstance(converted, Refused) else Loaded(path, converted)
 
 
-def several(images: Iterable[Image]) -> Iterable[Image]:
-    """The same. Raises TypeError for one image alone: its letters or bytes would be taken for images."""
+def require_list(images: Iterable[Image]) -> Iterable[Image]:
+    """Return `images`. Raises TypeError for one image alone, whose letters or bytes would be taken for images."""
     if isinstance(images, bytes | bytearray | memoryview | str | os.PathLike | Loaded):
         raise TypeError(f"classify takes a list of images, not one {type(images).__name__}: give [image]")
     return images
 
 
 def batches(images: Iterable[Loaded]) -> Iterator[list[Loaded]]:
-    """In order, at most BATCH_IMAGES and BATCH_BYTES each; no more than one batch is held."""
+    """Yield the images in order, at most BATCH_IMAGES and BATCH_BYTES at a time. Holds one batch in memory."""
     batch: list[Loaded] = []
-    held = 0
+    batch_bytes = 0
     for image in images:
-        if batch and (len(batch) == BATCH_IMAGES or held + len(image.data) > BATCH_BYTES):
+        if batch and (len(batch) == BATCH_IMAGES or batch_bytes + len(image.data) > BATCH_BYTES):
             yield batch
-            batch, held = [], 0
+            batch, batch_bytes = [], 0
         batch.append(image)
-        held += len(image.data)
+        batch_bytes += len(image.data)
     if batch:
         yield batch
 
@@ -110,10 +110,15 @@ def batches(images: Iterable[Loaded]) -> Iterator[list[Loaded]]:
 def classify(
     batch: Sequence[Loaded], ask: Callable[[Sequence[bytes]], Steps[Mapping[str, np.ndarray]]]
 ) -> Steps[list[Prediction]]:
-    """One row for each image of a batch, in its order.
+    """Return one row for each image of a batch, in its order.
 
-    `ask` gets the bytes of images and gives OUTPUTS by name: label, score [N]; top_k_labels, top_k_scores [N, k].
-    Raises ServiceError: what is not an image's fault.
+    Args:
+      batch: images, also those that could not be loaded.
+      ask: takes the bytes of N images and returns the CLASSIFICATION outputs by name: label and score [N], top_k_labels
+        and top_k_scores [N, k].
+
+    Raises:
+      ServiceError: the fault is not an image's.
     """
     rows = iter((yield from _rows([image for image in batch if not image.error], ask)))
     return [Prediction(image.path, None, None, [], image.error) if image.error else next(rows) for image in batch]
@@ -122,16 +127,16 @@ def classify(
 def _rows(
     images: Sequence[Loaded], ask: Callable[[Sequence[bytes]], Steps[Mapping[str, np.ndarray]]]
 ) -> Steps[list[Prediction]]:
-    """A batch refused as a whole is asked again image by image, so that only the bad fail."""
+    """Ask for all images at once. If that is refused, ask image by image, so that only bad images fail."""
     if not images:
         return []
     try:
         outputs = yield from ask([image.data for image in images])
     except ServiceError as error:
-        if error.code not in _IMAGE_CODES or any(words in error.message for words in _NO_IMAGES_FAULT):
+        if error.code not in _IMAGE_CODES or any(words in error.message for words in _OTHER_CAUSES):
             raise
         if len(images) == 1:
-            # Without the names of the graph's nodes that TensorFlow adds, a line each.
+            # The first line alone: TensorFlow adds the names of the graph's nodes, one a line.
             return [Prediction(images[0].path, None, None, [], error.message.split("\n")[0].strip())]
     else:
         return [_prediction(image.path, outputs, row) for row, image in enumerate(images)]
@@ -156,15 +161,15 @@ def _text(value: Any) -> str:
 
 
 def is_classifier(signatures: Mapping[str, Signature]) -> bool:
-    """Whether a model's `serving_default` is that of a classifier that Graftline exported."""
-    found = signatures.get(SERVING_DEFAULT)
-    return found is not None and set(found.inputs) == {IMAGE_BYTES} and set(OUTPUTS) <= set(found.outputs)
+    """Return whether a model's `serving_default` is that of a classifier that Graftline exported."""
+    default = signatures.get(SERVING_DEFAULT)
+    return default is not None and set(default.inputs) == {IMAGE_BYTES} and set(CLASSIFICATION) <= set(default.outputs)
 
 
-def foreign(model: str) -> ServiceError:
-    """The error of a model that `is_classifier` refuses."""
+def no_classifier_error(model: str) -> ServiceError:
+    """Return the error for a model that `is_classifier` refuses."""
     return ServiceError(
         "FAILED_PRECONDITION",
         f"{model} is no image classifier that Graftline exported: its {SERVING_DEFAULT} must take {IMAGE_BYTES} and "
-        f"give {', '.join(OUTPUTS)}",
+        f"give {', '.join(CLASSIFICATION)}",
     )

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: what an application calls. Both only do the steps of `_Core`."""
+"""`Client` and `AsyncClient`, which applications call. Both do the steps of `_Core`."""
 
 import asyncio
 import urllib.parse
@@ -21,17 +21,17 @@ from graftline.serving.client.transports import (
     RestTransport,
     Transport,
 )
-from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
+from graftline.signatures import CLASSIFICATION, IMAGE_BYTES, SERVING_DEFAULT
 
 
-def _address(address: str) -> tuple[str, str]:
-    """(scheme, what is after it) of an address."""
-    scheme, found, rest = address.partition("://")
-    if not found:
+def _split(address: str) -> tuple[str, str]:
+    """Return an address's scheme, gRPC's where there is none, and the rest. Raises ValueError."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
         scheme, rest = "grpc", address
     if scheme not in ("grpc", "grpcs", "http", "https") or not rest:
         raise ValueError(f"{address}: give HOST:PORT of gRPC, or a URL that begins with http, https, grpc or grpcs")
-    if not _is_place(scheme, rest):
+    if not _has_host_and_port(scheme, rest):
         if scheme.startswith("grpc"):
             raise ValueError(
                 f"{address} is not HOST:PORT: give the gRPC port (the default is {GRPC_PORT}), or http://HOST:REST_PORT"
@@ -40,8 +40,8 @@ def _address(address: str) -> tuple[str, str]:
     return scheme, rest
 
 
-def _is_place(scheme: str, rest: str) -> bool:
-    """Whether there is a host with a port from 1 to 65535, which only gRPC without TLS has no usual one of."""
+def _has_host_and_port(scheme: str, rest: str) -> bool:
+    """Return whether there is a host, and a port from 1 to 65535. The port may be left out except for plain gRPC."""
     try:
         parts = urllib.parse.urlsplit(f"//{rest}")
         port = parts.port
@@ -53,7 +53,7 @@ def _is_place(scheme: str, rest: str) -> bool:
 
 
 class _Core:
-    """What both clients do, as steps."""
+    """The work of both clients, as steps."""
 
     def __init__(
         self,
@@ -72,15 +72,15 @@ class _Core:
         self.transcode = transcode
         self._retry = retry
         self._model, self._version, self._label = model, version, label
-        self._api: Api = GrpcApi() if _address(address)[0].startswith("grpc") else RestApi()
+        self._api: Api = GrpcApi() if _split(address)[0].startswith("grpc") else RestApi()
         self._signatures: dict[str, Signature] | None = None
-        self._is_classifier = False  # not known yet
+        self._is_classifier = False  # until it is known
 
     def _exchange(self, call: Call[T], timeout: float | None) -> Steps[T]:
         return exchange(call, self._retry, self.timeout if timeout is None else timeout)
 
     def _target(self, timeout: float | None) -> Steps[Target]:
-        """The model that was named, or else the only one of a server that tells what it serves, as ours does."""
+        """Return the model to call. Without a name it is the only model of a server that lists its models."""
         if self._model is None:
             try:
                 models = yield from self._exchange(self._api.models(), timeout)
@@ -89,9 +89,9 @@ class _Core:
                     raise
                 models = error.models
             if len(models) != 1:
-                serves = f"it serves {', '.join(models)}: choose" if models else "it does not tell: give"
+                choice = f"it serves {', '.join(models)}: choose" if models else "it lists no models: give"
                 raise ServiceError(
-                    "NOT_FOUND", f"which model of the server at {self.address}? {serves} one", None, models
+                    "NOT_FOUND", f"which model of the server at {self.address}? {choice} one", None, models
                 )
             self._model = models[0]
         return Target(self._model, self._version, self._label)
@@ -110,7 +110,7 @@ class _Core:
     ) -> Steps[dict[str, np.ndarray]]:
         target = yield from self._target(timeout)
         spec = Signature({}, {})
-        # REST does not tell the types of an answer, and lists don't tell that of a request.
+        # REST answers carry no types, and lists in a request have none.
         if not self._api.typed or not all(isinstance(values, np.ndarray) for values in inputs.values()):
             signatures = self._signatures or (yield from self.metadata(timeout))
             spec = signatures.get(signature, spec)
@@ -127,20 +127,20 @@ class _Core:
     def _ask(self, images: Sequence[bytes], timeout: float | None) -> Steps[dict[str, np.ndarray]]:
         target = yield from self._target(timeout)
         inputs = {IMAGE_BYTES: tensors.as_array(images, tensors.BYTES)}
-        call = self._api.predict(target, SERVING_DEFAULT, inputs, classifying.OUTPUTS, classifying.CLASSIFIER)
+        call = self._api.predict(target, SERVING_DEFAULT, inputs, CLASSIFICATION, classifying.CLASSIFIER)
         try:
             return (yield from self._exchange(call, timeout))
         except ServiceError as error:
-            # A model of another origin says in many ways that it is none; its signature says it in one.
+            # A model of another origin may refuse images with any of these. Its signatures tell.
             if error.code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL") and not self._is_classifier:
                 if not classifying.is_classifier((yield from self.metadata(timeout))):
-                    raise classifying.foreign(f"model '{target.name}' at {self.address}") from error
+                    raise classifying.no_classifier_error(f"model '{target.name}' at {self.address}") from error
                 self._is_classifier = True
             raise
 
 
 class _Base:
-    """The part of both clients that waits for nothing."""
+    """What both clients share."""
 
     def __init__(
         self,
@@ -154,35 +154,50 @@ class _Base:
         transcode: bool = True,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Connects at the first call.
+        """Prepare a client. The connection is made by the first call.
 
         Args:
-          address: "HOST:PORT" or "grpc://HOST:PORT" for gRPC, "grpcs://..." with TLS, or a URL of REST:
-            "http://HOST:PORT", "https://HOST/PREFIX".
-          model: its name on the server; None for the only model of a `graftline serve`.
-          version: which version; None for the newest, or that of `label`.
-          label: a version's label, such as "stable".
-          timeout: seconds for one call with all its repetitions, unless the call gives its own. `classify` and `stream`
-            make a call for each batch.
-          retry: when a call is made again; `Retry(attempts=1)` for never.
-          transcode: send WebP, TIFF, HEIC, AVIF and what else serving can't decode as what ImageExampleGen would have
-            stored of it. False sends all bytes as they are.
-          headers: sent with each call (in gRPC as metadata, so in lower case), such as {"authorization": "Bearer ..."}.
+          address: "HOST:PORT" or "grpc://HOST:PORT" for gRPC, "grpcs://HOST:PORT" for gRPC with TLS, or the URL of a
+            REST server, such as "http://HOST:PORT" or "https://HOST/PREFIX".
+          model: the model's name on the server. None stands for the only model of a `graftline serve`.
+          version: the version's number. None stands for the newest, or for the version of `label`.
+          label: the label of a version, such as "stable".
+          timeout: seconds for one call with all its repetitions, unless the call has its own timeout. `classify` and
+            `stream` make a call for each batch of 32 images.
+          retry: when a call is repeated. None stands for `Retry()`; `Retry(attempts=1)` never repeats a call.
+          transcode: convert WebP, TIFF, HEIC, AVIF and other files that serving cannot decode, as ingest does before
+            training. False sends the bytes of every file as they are.
+          headers: sent with each call, such as {"authorization": "Bearer ..."}. gRPC sends them as metadata, whose
+            names must be in lower case.
 
         Raises:
-          ValueError: an address of another form, or a version and a label.
+          ValueError: the address has another form, or both a version and a label are given.
         """
         self._core = _Core(address, model, version, label, timeout, retry or Retry(), transcode)
-        self._open(*_address(address), dict(headers or {}))
+        self._open(*_split(address), dict(headers or {}))
 
     def _open(self, scheme: str, rest: str, headers: Mapping[str, str]) -> None:
         raise NotImplementedError
 
+    def _batches(self, images: Iterable[Image]) -> Iterator[list[classifying.Loaded]]:
+        images = classifying.require_list(images)
+        return classifying.batches(classifying.load(image, self._core.transcode) for image in images)
+
 
 class Client(_Base):
-    """A TensorFlow Serving compatible server, for callers that block. Any number of threads may share one.
+    """A model on a server that speaks TensorFlow Serving's API, for callers that block.
 
-    Use it in a `with`, or `close` it. Every method raises ServiceError when the server refuses or can't be reached.
+    Any number of threads may share a client. Use it in a `with`, or `close` it. Every method that calls the server
+    raises `ServiceError` when the server refuses the call or cannot be reached.
+
+    Example:
+      ```python
+      from graftline import Client
+
+      with Client("localhost:8500", "flowers") as client:
+          for row in client.classify(["rose.jpg", image_bytes]):
+              print(row.label, row.score)
+      ```
     """
 
     _transport: Transport
@@ -197,17 +212,33 @@ class Client(_Base):
         return run(steps, self._transport.send)
 
     def classify(self, images: Iterable[Image], timeout: float | None = None) -> list[Prediction]:
-        """What the model says of images, each the bytes or the path of a file; one row for each, in order.
+        """Classify images. `stream` returns the first rows before the last image is read.
 
-        An image that can't be read or decoded has its `error` in its row. For many, see `stream`. Raises TypeError for
-        one image that is in no list.
+        Args:
+          images: each is the path of an image file or the bytes of one.
+          timeout: seconds for each batch of 32 images; None stands for the client's own.
+
+        Returns:
+          One row for each image, in order. The row of an image that cannot be read or decoded has an `error`.
+
+        Raises:
+          ServiceError: the server refused the call, cannot be reached, or serves no classifier by this name.
+          TypeError: `images` is one image and no list.
         """
         return list(self.stream(images, timeout))
 
     def stream(self, images: Iterable[Image], timeout: float | None = None) -> Iterator[Prediction]:
-        """As `classify`, row by row, holding one batch of images in memory."""
-        loaded = (classifying.load(image, self._core.transcode) for image in classifying.several(images))
-        return self._rows(classifying.batches(loaded), timeout)
+        """Classify images as `classify` does, row by row. Holds one batch of images in memory.
+
+        Args:
+          images: any iterable, also an endless one; each is the path of an image file or the bytes of one.
+          timeout: seconds for each batch of 32 images; None stands for the client's own.
+
+        Raises:
+          ServiceError: as `classify`, while rows are taken.
+          TypeError: `images` is one image and no list.
+        """
+        return self._rows(self._batches(images), timeout)
 
     def _rows(self, batches: Iterator[list[classifying.Loaded]], timeout: float | None) -> Iterator[Prediction]:
         for batch in batches:
@@ -220,37 +251,73 @@ class Client(_Base):
         outputs: Sequence[str] = (),
         timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run any signature of any model: tensors by name in, arrays by name out, strings as objects of bytes.
+        """Run a signature of any model.
+
+        Example:
+          `client.predict({"image_bytes": [data]}, signature="embedding")["embedding"]` is float32 [1, D].
 
         Args:
-          inputs: arrays are sent in their own dtype; lists, numbers, bytes and str in that of the signature.
-          signature: its name.
-          outputs: those wanted; all when empty.
-          timeout: seconds.
+          inputs: tensors by name. Arrays are sent in their own dtype; lists, numbers, bytes and str in the signature's.
+          signature: the signature's name.
+          outputs: the names of the outputs to return; all of them when empty.
+          timeout: seconds; None stands for the client's own.
+
+        Returns:
+          Arrays by name, in the dtype and shape of the signature. Strings are arrays of `bytes` objects.
+
+        Raises:
+          ServiceError: the server refused the call or cannot be reached.
+          ValueError: an input is no tensor, such as lists of different lengths.
         """
         return self._run(self._core.predict(inputs, signature, outputs, timeout))
 
     def status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """The states of the model's versions, the newest first."""
+        """Return the states of the model's versions, the newest first.
+
+        Args:
+          timeout: seconds; None stands for the client's own.
+
+        Raises:
+          ServiceError: the server has no such model or cannot be reached.
+        """
         return self._run(self._core.status(timeout))
 
     def metadata(self, timeout: float | None = None) -> dict[str, Signature]:
-        """The model's signatures by name."""
+        """Return the model's signatures by name.
+
+        Args:
+          timeout: seconds; None stands for the client's own.
+
+        Raises:
+          ServiceError: the server has no such model or cannot be reached.
+        """
         return self._run(self._core.metadata(timeout))
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._transport.close()
 
     def __enter__(self) -> "Client":
+        """Return the client."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the connections."""
         self.close()
 
 
 class AsyncClient(_Base):
-    """As `Client`, on an event loop, whose tasks may share one. Use it in an `async with`, or `close` it."""
+    """`Client` for an event loop: its tasks may share one. Use it in an `async with`, or await `close`.
+
+    Example:
+      ```python
+      from graftline import AsyncClient
+
+      async with AsyncClient("http://localhost:8501", "flowers") as client:
+          async for row in client.stream(paths):
+              print(row.label, row.score)
+      ```
+    """
 
     _transport: AsyncTransport
 
@@ -264,13 +331,12 @@ class AsyncClient(_Base):
         return await run_async(steps, self._transport.send, asyncio.sleep)
 
     async def classify(self, images: Iterable[Image], timeout: float | None = None) -> list[Prediction]:
-        """See `Client.classify`. Files are read and transcoded in a thread."""
+        """Classify images, as `Client.classify` does. Files are read and converted in a thread."""
         return [row async for row in self.stream(images, timeout)]
 
     def stream(self, images: Iterable[Image], timeout: float | None = None) -> AsyncIterator[Prediction]:
-        """See `Client.stream`."""
-        loaded = (classifying.load(image, self._core.transcode) for image in classifying.several(images))
-        return self._rows(classifying.batches(loaded), timeout)
+        """Classify images row by row, as `Client.stream` does. Files are read and converted in a thread."""
+        return self._rows(self._batches(images), timeout)
 
     async def _rows(
         self, batches: Iterator[list[classifying.Loaded]], timeout: float | None
@@ -286,23 +352,25 @@ class AsyncClient(_Base):
         outputs: Sequence[str] = (),
         timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """See `Client.predict`."""
+        """Run a signature of any model, as `Client.predict` does."""
         return await self._run(self._core.predict(inputs, signature, outputs, timeout))
 
     async def status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """See `Client.status`."""
+        """Return the states of the model's versions, as `Client.status` does."""
         return await self._run(self._core.status(timeout))
 
     async def metadata(self, timeout: float | None = None) -> dict[str, Signature]:
-        """See `Client.metadata`."""
+        """Return the model's signatures by name, as `Client.metadata` does."""
         return await self._run(self._core.metadata(timeout))
 
     async def close(self) -> None:
-        """See `Client.close`."""
+        """Close the connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> "AsyncClient":
+        """Return the client."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Close the connections."""
         await self.close()

@@ -1,8 +1,8 @@
-"""One call to its end, whatever carries it: what to send, when to try again, when to give up. No input or output here.
+"""One call with its repetitions, whatever protocol carries it. No input or output happens here.
 
-A `Steps` is a generator that yields what is to be done (`Send`, `Pause`), is sent what came of it, and returns the
-result; errors are thrown into it. `run` does the steps for the clients that block, `run_async` for those that don't,
-so there is one logic for both. See https://sans-io.readthedocs.io.
+A `Steps` is a generator. It yields what is to be done (`Send`, `Pause`), receives the outcome, and returns the result.
+Errors are thrown into it. `run` does the steps for the blocking clients, `run_async` for those on an event loop, so
+both share one logic. See https://sans-io.readthedocs.io.
 """
 
 import itertools
@@ -18,27 +18,36 @@ from graftline.serving.client.results import ServiceError
 
 T = TypeVar("T")
 
-# Passing troubles. A prediction changes nothing, so to ask twice does no harm.
-_PASSING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
-_NEVER = "larger than max"  # a message over gRPC's limit of bytes: it will be no smaller the next time
+# Statuses that may pass. A prediction changes nothing on the server, so it is safe to repeat.
+_TEMPORARY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+_PERMANENT = "larger than max"  # in gRPC's message for a request over its limit of bytes, also RESOURCE_EXHAUSTED
 
 
 @dataclass(frozen=True)
 class Retry:
-    """When a call is made again: on UNAVAILABLE (also a lost connection) and RESOURCE_EXHAUSTED, within its timeout.
+    """When a client repeats a call: on UNAVAILABLE (also a lost connection) and RESOURCE_EXHAUSTED, within its timeout.
 
-    The pause before the n-th repetition is drawn evenly from 0 to first_pause * 2**(n-1) seconds, and never above
-    longest_pause: "full jitter" of https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/. A server
-    that says how long to wait (Retry-After) gets that at least.
+    The pause before repetition n is random, evenly between 0 and `first_pause` * 2**(n-1) seconds and never above
+    `longest_pause`: "full jitter" of
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/. A server may ask for a longer pause
+    (Retry-After).
+
+    Example:
+      `Client("localhost:8500", "flowers", retry=Retry(attempts=1))` never repeats a call.
+
+    Attributes:
+      attempts: how often a call is made at most, the first time included.
+      first_pause: seconds.
+      longest_pause: seconds.
     """
 
-    attempts: int = 5  # in all; 1 never repeats
-    first_pause: float = 0.1  # seconds
+    attempts: int = 5
+    first_pause: float = 0.1
     longest_pause: float = 5.0
 
-    def pause(self, repetition: int, drawn: float) -> float:
-        """Seconds to wait before the repetition (1, 2, ...), for a number `drawn` from 0..1."""
-        return drawn * min(self.longest_pause, self.first_pause * 2.0 ** min(repetition - 1, 60))
+    def pause(self, repetition: int, fraction: float) -> float:
+        """Return the seconds to wait before a repetition (1, 2, ...), for a random `fraction` between 0 and 1."""
+        return fraction * min(self.longest_pause, self.first_pause * 2.0 ** min(repetition - 1, 60))
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Send:
-    """To do: send the call, and give back the answer's bytes, or throw in a ServiceError."""
+    """A step: send the call, and return the bytes of the answer or throw a ServiceError."""
 
     call: Call[Any]
     timeout: float  # seconds
@@ -61,7 +70,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Pause:
-    """To do: wait."""
+    """A step: wait."""
 
     seconds: float
 
@@ -76,9 +85,10 @@ def exchange(
     clock: Callable[[], float] = time.monotonic,
     draw: Callable[[], float] = random.random,
 ) -> Steps[T]:
-    """A call with its repetitions, which together take no longer than `timeout` seconds.
+    """Make a call and its repetitions, which together take no longer than `timeout` seconds.
 
-    Raises ServiceError: that of the last attempt.
+    Raises:
+      ServiceError: the last attempt failed; the error is that attempt's.
     """
     end = clock() + timeout
     for attempt in itertools.count(1):
@@ -86,8 +96,8 @@ def exchange(
             return _read(call, (yield Send(call, max(0.0, end - clock()))))
         except ServiceError as error:
             pause = max(retry.pause(attempt, draw()), error.retry_after or 0.0)
-            passing = error.code in _PASSING and _NEVER not in error.message
-            if attempt >= retry.attempts or not passing or clock() + pause >= end:
+            temporary = error.code in _TEMPORARY and _PERMANENT not in error.message
+            if attempt >= retry.attempts or not temporary or clock() + pause >= end:
                 raise
         yield Pause(pause)
     raise AssertionError("unreachable")
@@ -99,39 +109,39 @@ def _read(call: Call[T], answer: bytes) -> T:
     except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
         raise ServiceError(
             "INTERNAL",
-            f"the answer to {call.path} is not what TensorFlow Serving gives: {type(error).__name__} {error}",
+            f"the answer to {call.path} has not the form of TensorFlow Serving's: {type(error).__name__} {error}",
         ) from error
 
 
 def run(steps: Steps[T], send: Callable[[Any], Any], sleep: Callable[[float], None] = time.sleep) -> T:
-    """Do the steps to their end. `send` gets each thing to do that is no pause."""
+    """Do the steps to their end, and return their result. `send` does every step that is no pause."""
     answer: Any = None
     error: ServiceError | None = None
     while True:
         try:
-            todo = steps.throw(error) if error else steps.send(answer)
+            step = steps.throw(error) if error else steps.send(answer)
         except StopIteration as end:
             return end.value
         answer = error = None
         try:
-            answer = sleep(todo.seconds) if isinstance(todo, Pause) else send(todo)  # type: ignore[func-returns-value]
-        except ServiceError as failed:
-            error = failed
+            answer = sleep(step.seconds) if isinstance(step, Pause) else send(step)  # type: ignore[func-returns-value]
+        except ServiceError as raised:
+            error = raised
 
 
 async def run_async(
     steps: Steps[T], send: Callable[[Any], Awaitable[Any]], sleep: Callable[[float], Awaitable[None]]
 ) -> T:
-    """As `run`, for an event loop."""
+    """Do the steps on an event loop, as `run` does them."""
     answer: Any = None
     error: ServiceError | None = None
     while True:
         try:
-            todo = steps.throw(error) if error else steps.send(answer)
+            step = steps.throw(error) if error else steps.send(answer)
         except StopIteration as end:
             return end.value
         answer = error = None
         try:
-            answer = await (sleep(todo.seconds) if isinstance(todo, Pause) else send(todo))
-        except ServiceError as failed:
-            error = failed
+            answer = await (sleep(step.seconds) if isinstance(step, Pause) else send(step))
+        except ServiceError as raised:
+            error = raised

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's two APIs as bytes: gRPC's messages and REST's JSON for the same three calls. No input or output.
+"""TensorFlow Serving's two APIs as bytes: gRPC's messages and REST's JSON for the same calls. No input or output.
 
 Sources: tensorflow_serving/apis/{prediction_service,model_service}.proto; https://www.tensorflow.org/tfx/serving/api_rest.
 """
@@ -17,9 +17,9 @@ from graftline.serving.client.results import ServiceError, Signature, VersionSta
 from graftline.signatures import MODELS_METADATA
 
 Outputs = dict[str, np.ndarray]
-_NO_MODEL = " "  # no model is called so
+_NO_MODEL = " "  # no model has this name
 _SIGNATURES = "signature_def"  # the metadata field
-# HTTP statuses that a server of TensorFlow Serving's API or a proxy before it may give, as gRPC statuses.
+# HTTP statuses of a server or of a proxy before it, as gRPC statuses.
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -39,7 +39,7 @@ _CODES = {
 
 @dataclass(frozen=True)
 class Target:
-    """Which model: its name, and a version's number or label. Without either the newest."""
+    """A model's name, and a version's number or label; the newest version without either."""
 
     name: str
     version: int | None = None
@@ -47,46 +47,46 @@ class Target:
 
 
 class Api(Protocol):
-    """What both protocols offer."""
+    """The calls that both protocols offer."""
 
-    typed: bool  # whether answers tell their types
+    typed: bool  # whether answers carry their types
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], spec: Signature
     ) -> Call[Outputs]:
-        """Run a signature; `outputs` are those wanted, all when empty. `spec` gives types where answers don't."""
+        """Return the call of a signature for `outputs`, all when empty. `spec` has the types that answers may lack."""
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
-        """The states of the versions, the newest first."""
+        """Return the call for the states of the versions, the newest first."""
 
     def metadata(self, target: Target) -> Call[dict[str, Signature]]:
-        """The signatures by name."""
+        """Return the call for the signatures by name."""
 
     def models(self) -> Call[tuple[str, ...]]:
-        """The names of what is served: the API has nothing for it, but our server has; over gRPC in an error."""
+        """Return the call for the names of the models, which only our server has; over gRPC they come in an error."""
 
 
 class GrpcApi:
-    """PredictionService and ModelService."""
+    """gRPC: PredictionService and ModelService."""
 
     typed = True
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], spec: Signature
     ) -> Call[Outputs]:
-        """See `Api`."""
+        """Return the call of a signature."""
         request = wire_pb2.PredictRequest(model_spec=_model_spec(target, signature), output_filter=outputs)
         for name, values in inputs.items():
             request.inputs[name].CopyFrom(tensors.to_proto(values))
 
         def read(data: bytes) -> Outputs:
-            found = wire_pb2.PredictResponse.FromString(data).outputs
-            return {name: tensors.from_proto(found[name]) for name in outputs or sorted(found)}
+            protos = wire_pb2.PredictResponse.FromString(data).outputs
+            return {name: tensors.from_proto(protos[name]) for name in outputs or sorted(protos)}
 
         return Call("", "/tensorflow.serving.PredictionService/Predict", request.SerializeToString(), read)
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
-        """See `Api`."""
+        """Return the call for the states of the versions."""
         request = wire_pb2.GetModelStatusRequest(model_spec=_model_spec(target))
 
         def read(data: bytes) -> list[VersionStatus]:
@@ -100,7 +100,7 @@ class GrpcApi:
         return Call("", "/tensorflow.serving.ModelService/GetModelStatus", request.SerializeToString(), read)
 
     def metadata(self, target: Target) -> Call[dict[str, Signature]]:
-        """See `Api`."""
+        """Return the call for the signatures."""
         request = wire_pb2.GetModelMetadataRequest(model_spec=_model_spec(target), metadata_field=[_SIGNATURES])
 
         def read(data: bytes) -> dict[str, Signature]:
@@ -118,9 +118,9 @@ class GrpcApi:
         return Call("", "/tensorflow.serving.PredictionService/GetModelMetadata", request.SerializeToString(), read)
 
     def models(self) -> Call[tuple[str, ...]]:
-        """See `Api`."""
-        refused = self.status(Target(_NO_MODEL))
-        return Call(refused.verb, refused.path, refused.body, lambda data: ())
+        """Return a call that is refused; the names of the models come with the error."""
+        status = self.status(Target(_NO_MODEL))
+        return Call(status.verb, status.path, status.body, lambda data: ())
 
 
 def _model_spec(target: Target, signature: str = "") -> wire_pb2.ModelSpec:
@@ -133,32 +133,33 @@ def _model_spec(target: Target, signature: str = "") -> wire_pb2.ModelSpec:
 
 
 class RestApi:
-    """REST v1, in its columnar format."""
+    """REST v1, with requests and answers in its columnar format."""
 
     typed = False
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], spec: Signature
     ) -> Call[Outputs]:
-        """See `Api`."""
+        """Return the call of a signature."""
         body = {
             "signature_name": signature,
             "inputs": {name: tensors.to_json(values) for name, values in inputs.items()},
         }
 
         def read(data: bytes) -> Outputs:
-            found = json.loads(data)["outputs"]
-            if len(spec.outputs) == 1:  # a single one comes without its name
-                found = {next(iter(spec.outputs)): found}
-            if not isinstance(found, dict) or (missing := set(outputs) - set(found)):
-                wanted = ", ".join(sorted(missing)) if isinstance(found, dict) else ", ".join(outputs)
-                raise ServiceError("INVALID_ARGUMENT", f"output tensor alias not found in signature: {wanted}")
-            return {name: tensors.from_json(found[name], spec.outputs[name].dtype) for name in outputs or sorted(found)}
+            answer = json.loads(data)["outputs"]
+            if len(spec.outputs) == 1:  # a single output comes without its name
+                answer = {next(iter(spec.outputs)): answer}
+            if not isinstance(answer, dict) or (missing := set(outputs) - set(answer)):
+                absent = ", ".join(sorted(missing)) if isinstance(answer, dict) else ", ".join(outputs)
+                raise ServiceError("INVALID_ARGUMENT", f"output tensor alias not found in signature: {absent}")
+            names = outputs or sorted(answer)
+            return {name: tensors.from_json(answer[name], spec.outputs[name].dtype) for name in names}
 
         return Call("POST", _path(target) + ":predict", json.dumps(body).encode(), read)
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
-        """See `Api`."""
+        """Return the call for the states of the versions."""
 
         def read(data: bytes) -> list[VersionStatus]:
             return [
@@ -169,7 +170,7 @@ class RestApi:
         return Call("GET", _path(target), b"", read)
 
     def metadata(self, target: Target) -> Call[dict[str, Signature]]:
-        """See `Api`."""
+        """Return the call for the signatures."""
 
         def read(data: bytes) -> dict[str, Signature]:
             return {
@@ -184,7 +185,7 @@ class RestApi:
         return Call("GET", _path(target) + "/metadata", b"", read)
 
     def models(self) -> Call[tuple[str, ...]]:
-        """See `Api`."""
+        """Return the call for the names of the models."""
         return Call(
             "GET", "/graftline/models.json", b"", lambda data: tuple(m["name"] for m in json.loads(data)["models"])
         )
@@ -198,7 +199,7 @@ def _path(target: Target) -> str:
 
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes) -> ServiceError:
-    """The error of an HTTP answer, in the words of its JSON where it is some."""
+    """Return the error of an HTTP answer, in the words of its JSON body if it has one."""
     try:
         message = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -208,7 +209,7 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes) -> ServiceE
 
 
 def service_error(code: str, message: str, metadata: Mapping[str, str]) -> ServiceError:
-    """A ServiceError with what its HTTP headers or gRPC trailing metadata, in lower case, tell beyond the message."""
+    """Return a ServiceError, with what HTTP headers or gRPC trailing metadata (names in lower case) add to it."""
     wait = str(metadata.get("retry-after", ""))
     if pushback := str(metadata.get("grpc-retry-pushback-ms", "")):
         wait = str(int(pushback) / 1000) if pushback.isdecimal() else ""

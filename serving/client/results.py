@@ -1,19 +1,22 @@
-"""What a client gives back, and the one error that it raises. Standard library only."""
+"""What a client returns, and the one error that it raises. Standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
 class ServiceError(Exception):
-    """A call that was not answered.
+    """A call that got no answer, or was refused.
 
-    `code` is the name of a gRPC status, over REST too ("INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE", ...); `message`
-    the server's own words, or those of the library that could not reach it. `retry_after` is how many seconds the
-    server asks to wait. `models` are the names of what it serves, where it tells them: ours does of a model that it
-    lacks.
+    Attributes:
+      code: the name of a gRPC status, over REST too, such as "INVALID_ARGUMENT", "NOT_FOUND" or "UNAVAILABLE".
+      message: the server's own words, or those of the library that could not reach it.
+      retry_after: how many seconds the server asks to wait; None where it does not say.
+      models: the names of the models that the server serves, where it lists them. Graftline's server does so when it is
+        asked for a model that it does not have.
     """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None, models: tuple[str, ...] = ()) -> None:
+        """Store the attributes; the text of the error is "CODE: message"."""
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
@@ -23,36 +26,61 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image. `error` is why it says nothing; `label` and `score` are None then."""
+    """The answer for one image: `label`, `score` and `top_k`, or else an `error`.
 
-    path: str  # "" of an image that was given as bytes
+    Attributes:
+      path: the image's file; "" for an image that was given as bytes.
+      label: the class with the highest probability; None when there is an error.
+      score: the probability of `label`, 0..1; None when there is an error.
+      top_k: up to five (label, probability) pairs, the highest first; empty when there is an error.
+      error: why the image could not be classified; None when it could.
+    """
+
+    path: str
     label: str | None
-    score: float | None  # the probability of `label`, 0..1
-    top_k: list[tuple[str, float]]  # best first
+    score: float | None
+    top_k: list[tuple[str, float]]
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """The state of one version of a model, in the words of TensorFlow Serving's ModelVersionStatus."""
+    """The state of one version of a model, in the words of TensorFlow Serving's ModelVersionStatus.
+
+    Attributes:
+      version: the version's number.
+      state: START, LOADING, AVAILABLE, UNLOADING or END.
+      error: why the version could not be loaded; "" when it could.
+    """
 
     version: int
-    state: str  # START, LOADING, AVAILABLE, UNLOADING or END
-    error: str = ""  # why it could not be loaded
+    state: str
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of a signature."""
+    """The type of a signature's input or output.
 
-    dtype: str  # a numpy name, "bytes" for strings; TensorFlow's number for what numpy has no type for
-    shape: tuple[int, ...] | None  # -1 for any size, None for any rank
+    Attributes:
+      dtype: a numpy name, and "bytes" for strings. TensorFlow's number for a type that numpy does not have.
+      shape: -1 stands for any size. None stands for any rank.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a signature takes and gives, by name."""
+    """A function of a model.
+
+    Attributes:
+      inputs: the inputs by name.
+      outputs: the outputs by name.
+      method: such as "tensorflow/serving/predict".
+    """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
-    method: str = field(default="", compare=False)  # such as "tensorflow/serving/predict"
+    method: str = field(default="", compare=False)

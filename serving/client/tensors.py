@@ -1,7 +1,8 @@
-"""Between numpy and what travels: TensorFlow's TensorProto over gRPC, JSON over REST.
+"""Convert between numpy and what travels: TensorFlow's TensorProto over gRPC, JSON over REST.
 
-Strings are object arrays of bytes on our side, whichever way they came. Sources: the comments of TensorFlow's
-tensor.proto and types.proto; https://www.tensorflow.org/tfx/serving/api_rest, "Encoding binary values".
+Strings are object arrays of bytes. Sources: the comments of TensorFlow's tensor.proto and types.proto;
+https://www.tensorflow.org/tfx/serving/api_rest, "Encoding binary values".
+The server has a codec of its own: its answers need typed fields, its bounds and errors are TensorFlow's.
 """
 
 import base64
@@ -14,12 +15,12 @@ from graftline.serving.client.results import TensorSpec
 from graftline.serving.client.wire_pb2 import Tensor, TensorShape
 
 BYTES = "bytes"  # the dtype of strings
-_BFLOAT16 = 14  # numpy has none: read as float32
+_BFLOAT16 = 14  # read as float32, since numpy has no bfloat16
 
 
 class _Type(NamedTuple):
     number: int  # tensorflow.DataType
-    values: str  # the field that holds them
+    values: str  # the field that holds the values
 
 
 _TYPES = {
@@ -44,13 +45,13 @@ _JSON_NAMES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_STRING": BYTES
 
 
 def spec_of(dtype: int, shape: TensorShape) -> TensorSpec:
-    """The TensorSpec of a TensorInfo's fields."""
+    """Return the TensorSpec of a TensorInfo's fields."""
     sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
     return TensorSpec(_NAMES.get(dtype, str(dtype)), sizes)
 
 
 def spec_of_json(info: Mapping[str, Any]) -> TensorSpec:
-    """The TensorSpec of a TensorInfo as REST's metadata has it: {"dtype": "DT_FLOAT", "tensor_shape": {...}}."""
+    """Return the TensorSpec of a TensorInfo in REST's metadata: {"dtype": "DT_FLOAT", "tensor_shape": {...}}."""
     name = str(info["dtype"])
     shape = info["tensor_shape"]
     sizes = None if shape["unknown_rank"] else tuple(int(dim["size"]) for dim in shape["dim"])
@@ -58,9 +59,10 @@ def spec_of_json(info: Mapping[str, Any]) -> TensorSpec:
 
 
 def as_array(values: Any, dtype: str | None = None) -> np.ndarray:
-    """`values` as an array; strings (bytes, str) become objects of bytes. Arrays of numbers keep their own dtype.
+    """Return `values` as an array. Strings (bytes, str) become objects of bytes; numeric arrays keep their dtype.
 
-    Raises ValueError: values that are no tensor, such as lists of different lengths.
+    Raises:
+      ValueError: the values are no tensor, such as lists of different lengths.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OSU":
         return values
@@ -75,9 +77,10 @@ def as_array(values: Any, dtype: str | None = None) -> np.ndarray:
 
 
 def to_proto(array: np.ndarray) -> Tensor:
-    """A TensorProto of `as_array`'s result.
+    """Return the TensorProto of an array that `as_array` returned.
 
-    Raises ValueError: a dtype that TensorFlow does not have.
+    Raises:
+      ValueError: TensorFlow does not have this dtype.
     """
     name = BYTES if array.dtype == object else array.dtype.name
     if name not in _TYPES:
@@ -93,46 +96,47 @@ def to_proto(array: np.ndarray) -> Tensor:
 
 
 def from_proto(proto: Tensor) -> np.ndarray:
-    """The values of a TensorProto, in its own shape and dtype.
+    """Return the values of a TensorProto, in its own shape and dtype.
 
-    Raises ValueError: it contradicts itself, or is of a type that numpy does not have.
+    Raises:
+      ValueError: the proto contradicts itself, or numpy does not have its type.
     """
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if proto.dtype == _BFLOAT16:
-        # It is float32 without the lower half.
-        return _filled((_halves(proto).astype(np.uint32) << 16).view(np.float32), shape)
+        # A bfloat16 is the upper half of a float32.
+        return _pad((_half_bits(proto).astype(np.uint32) << 16).view(np.float32), shape)
     name = _NAMES.get(proto.dtype)
     if name not in _TYPES:
         raise ValueError(f"a tensor of type {name or proto.dtype}")
     if name == BYTES:
-        return _filled(_strings(proto.string_val), shape)
+        return _pad(_strings(proto.string_val), shape)
     dtype = np.dtype(name)
     if proto.tensor_content:
         return np.frombuffer(proto.tensor_content, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
     if name == "float16":
-        return _filled(_halves(proto).view(np.float16), shape)
+        return _pad(_half_bits(proto).view(np.float16), shape)
     if dtype.kind == "c":
         parts = np.array(getattr(proto, _TYPES[name].values), np.dtype(f"f{dtype.itemsize // 2}"))
-        return _filled(parts.view(dtype), shape)
-    return _filled(np.array(getattr(proto, _TYPES[name].values), dtype), shape)
+        return _pad(parts.view(dtype), shape)
+    return _pad(np.array(getattr(proto, _TYPES[name].values), dtype), shape)
 
 
 def _strings(values: Iterable[bytes]) -> np.ndarray:
-    """[N], as objects: numpy's own type for strings cuts the zeros off their ends."""
+    """Return an object array [N]. numpy's own type for strings would cut zeros off their ends."""
     listed = list(values)
     array = np.empty(len(listed), object)
     array[:] = listed
     return array
 
 
-def _halves(proto: Tensor) -> np.ndarray:
+def _half_bits(proto: Tensor) -> np.ndarray:
     if proto.tensor_content:
         return np.frombuffer(proto.tensor_content, "<u2").astype(np.uint16)
     return np.array(proto.half_val, np.uint16)
 
 
-def _filled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """In its shape; the last value stands for all that are left out, zero where there is none."""
+def _pad(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the values in a shape. The last value is repeated where some are missing, zero where all are."""
     count = int(np.prod(shape, dtype=np.int64))
     if 0 < len(values) < count:
         values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
@@ -142,7 +146,7 @@ def _filled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def to_json(array: np.ndarray) -> Any:
-    """Nested lists, bytes as {"b64": ...}."""
+    """Return an array as nested lists, with bytes as {"b64": ...}."""
     if array.dtype != object:
         return array.tolist()
     encoded = np.empty(array.size, object)
@@ -151,16 +155,17 @@ def to_json(array: np.ndarray) -> Any:
 
 
 def from_json(values: Any, dtype: str) -> np.ndarray:
-    """An output of REST's columnar format as an array of the signature's `dtype`, as `TensorSpec` has it.
+    """Return an output in REST's columnar format as an array of `dtype`, a name as in `TensorSpec`.
 
-    Raises ValueError, TypeError: values that are not of that type.
+    Raises:
+      ValueError, TypeError: the values are not of that type.
     """
     if dtype == BYTES:
-        return as_array(_decoded(values), BYTES)
+        return as_array(_decode(values), BYTES)
     return np.asarray(values, "float32" if dtype == "bfloat16" else dtype)
 
 
-def _decoded(values: Any) -> Any:
+def _decode(values: Any) -> Any:
     if isinstance(values, dict):
         return base64.b64decode(values["b64"])
-    return [_decoded(one) for one in values] if isinstance(values, list) else values
+    return [_decode(one) for one in values] if isinstance(values, list) else values

@@ -1,7 +1,7 @@
-"""The four ways that bytes travel: gRPC and REST, each for callers that block and for an event loop.
+"""Four ways to send bytes: gRPC and REST, each for callers that block and for an event loop.
 
-Each is opened at its first call and sends one `Send` at a time, from any number of threads or tasks; every trouble
-becomes a ServiceError. gRPC and httpx are imported when they are needed.
+A transport connects at its first call. Any number of threads or tasks may use it. Every failure becomes a
+ServiceError. gRPC and httpx are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 _GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # After a failed connection gRPC refuses calls for a while: longer than the pauses between ours, unless told.
+    # After a failed connection gRPC refuses calls for a while, by default longer than our pauses between calls.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 
 
 class Transport(Protocol):
-    """For callers that block."""
+    """A way to send calls, for callers that block."""
 
-    def send(self, todo: Send) -> bytes:
-        """The answer's bytes. Raises ServiceError."""
+    def send(self, step: Send) -> bytes:
+        """Send a call and return the bytes of its answer. Raises ServiceError."""
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
 
 
 class AsyncTransport(Protocol):
-    """For an event loop."""
+    """A way to send calls, for an event loop."""
 
-    async def send(self, todo: Send) -> bytes:
-        """The answer's bytes. Raises ServiceError."""
+    async def send(self, step: Send) -> bytes:
+        """Send a call and return the bytes of its answer. Raises ServiceError."""
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
 
 
 def _channel(module: Any, target: str, secure: bool) -> Any:
-    """A channel of `grpc` or `grpc.aio`."""
+    """Return a channel of `grpc` or `grpc.aio`, by its module."""
     if not secure:
         return module.insecure_channel(target, options=_GRPC_OPTIONS)
     import grpc
@@ -62,7 +62,7 @@ def _grpc_error(error: Any) -> ServiceError:
 
 
 class GrpcTransport:
-    """gRPC, blocking."""
+    """gRPC for callers that block."""
 
     def __init__(self, target: str, secure: bool, metadata: Mapping[str, str]) -> None:
         import grpc
@@ -71,49 +71,49 @@ class GrpcTransport:
         self._channel = _channel(grpc, target, secure)
         self._metadata = tuple(metadata.items())
 
-    def send(self, todo: Send) -> bytes:
-        """See `Transport`."""
+    def send(self, step: Send) -> bytes:
+        """Send a call as `Transport` does."""
         try:
-            call = self._channel.unary_unary(todo.call.path)
-            return call(todo.call.body, timeout=todo.timeout, metadata=self._metadata)
+            call = self._channel.unary_unary(step.call.path)
+            return call(step.call.body, timeout=step.timeout, metadata=self._metadata)
         except self._error as error:
             raise _grpc_error(error) from error
 
     def close(self) -> None:
-        """See `Transport`."""
+        """Close the connections."""
         self._channel.close()
 
 
 class AsyncGrpcTransport:
-    """gRPC on an event loop."""
+    """gRPC for an event loop."""
 
     def __init__(self, target: str, secure: bool, metadata: Mapping[str, str]) -> None:
         self._target, self._secure = target, secure
         self._metadata = tuple(metadata.items())
         self._channel: Any = None
 
-    async def send(self, todo: Send) -> bytes:
-        """See `AsyncTransport`."""
+    async def send(self, step: Send) -> bytes:
+        """Send a call as `AsyncTransport` does."""
         from grpc import aio
 
-        if self._channel is None:  # it belongs to the loop that runs now
+        if self._channel is None:  # the channel belongs to the loop that runs now
             self._channel = _channel(aio, self._target, self._secure)
         try:
-            call = self._channel.unary_unary(todo.call.path)
-            return await call(todo.call.body, timeout=todo.timeout, metadata=self._metadata)
+            call = self._channel.unary_unary(step.call.path)
+            return await call(step.call.body, timeout=step.timeout, metadata=self._metadata)
         except aio.AioRpcError as error:
             raise _grpc_error(error) from error
 
     async def close(self) -> None:
-        """See `AsyncTransport`."""
+        """Close the connections."""
         if self._channel is not None:
             await self._channel.close()
 
 
-def _request(todo: Send) -> dict[str, Any]:
-    """The arguments of httpx' `request`."""
-    request = {"method": todo.call.verb, "url": todo.call.path, "content": todo.call.body, "timeout": todo.timeout}
-    return {**request, "headers": {"content-type": "application/json"}} if todo.call.body else request
+def _request(step: Send) -> dict[str, Any]:
+    """Return the arguments of httpx' `request`."""
+    request = {"method": step.call.verb, "url": step.call.path, "content": step.call.body, "timeout": step.timeout}
+    return {**request, "headers": {"content-type": "application/json"}} if step.call.body else request
 
 
 def _body(answer: httpx.Response, content: bytes) -> bytes:
@@ -135,18 +135,18 @@ def _http_errors() -> Iterator[None]:
 
 
 class RestTransport:
-    """REST, blocking."""
+    """REST for callers that block."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         import httpx
 
         self._client = httpx.Client(base_url=base_url, headers=dict(headers))
 
-    def send(self, todo: Send) -> bytes:
-        """See `Transport`. httpx' timeout is one of each wait: an answer that comes in drops is given up here."""
-        end = time.monotonic() + todo.timeout
+    def send(self, step: Send) -> bytes:
+        """Send a call as `Transport` does. httpx limits each wait for bytes; the limit on the whole answer is here."""
+        end = time.monotonic() + step.timeout
         content = bytearray()
-        with _http_errors(), self._client.stream(**_request(todo)) as answer:
+        with _http_errors(), self._client.stream(**_request(step)) as answer:
             for part in answer.iter_bytes():
                 content += part
                 if time.monotonic() > end:
@@ -154,29 +154,29 @@ class RestTransport:
         return _body(answer, bytes(content))
 
     def close(self) -> None:
-        """See `Transport`."""
+        """Close the connections."""
         self._client.close()
 
 
 class AsyncRestTransport:
-    """REST on an event loop."""
+    """REST for an event loop."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         import httpx
 
         self._client = httpx.AsyncClient(base_url=base_url, headers=dict(headers))
 
-    async def send(self, todo: Send) -> bytes:
-        """See `AsyncTransport`."""
+    async def send(self, step: Send) -> bytes:
+        """Send a call as `AsyncTransport` does."""
         import asyncio
 
         with _http_errors():
             try:
-                answer = await asyncio.wait_for(self._client.request(**_request(todo)), todo.timeout)
+                answer = await asyncio.wait_for(self._client.request(**_request(step)), step.timeout)
                 return _body(answer, answer.content)
             except asyncio.TimeoutError as error:  # TimeoutError itself only from Python 3.11 on
                 raise TimeoutError from error
 
     async def close(self) -> None:
-        """See `AsyncTransport`."""
+        """Close the connections."""
         await self._client.aclose()

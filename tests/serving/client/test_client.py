@@ -325,7 +325,7 @@ def test_tasks_may_share_a_client(address: str) -> None:
 def test_a_prediction_needs_no_tensorflow(server: ModelServer, tmp_path: pathlib.Path, protocol: str) -> None:
     code = (
         "import sys\n"
-        "from graftline.serving.client import Client\n"
+        "from graftline import Client\n"
         "with Client(sys.argv[1], 'colours') as client:\n"
         "    print(client.classify(sys.argv[2:])[0].label)\n"
         "print(sorted({'tensorflow', 'tensorflow_serving', 'keras', 'tfx', 'apache_beam'} & set(sys.modules)))\n"

@@ -110,7 +110,9 @@ def test_an_answer_that_is_not_the_apis_is_an_error_of_the_server() -> None:
     call = Call("GET", "/v1/models/m", b"", lambda answer: {}["model_version_status"])
     steps = exchange(call, Retry(), 1.0)
     next(steps)
-    with pytest.raises(ServiceError, match="INTERNAL: the answer to /v1/models/m is not what TensorFlow Serving gives"):
+    with pytest.raises(
+        ServiceError, match="INTERNAL: the answer to /v1/models/m has not the form of TensorFlow Serving's"
+    ):
         steps.send(b"{}")
 
 
