@@ -12,8 +12,9 @@ import graftline
 _ROOT = str(pathlib.Path(graftline.__file__).parents[1])
 # `os.read`, not `sys.stdin`: a daemon thread inside `sys.stdin` would hold its lock while Python shuts down.
 _CODE = """
-import os, runpy, sys, threading
+import sys
 sys.path[0:1] = []
+import os, runpy, threading
 root, ends_with_parent, module = sys.argv[1:4]
 sys.argv[1:4] = []
 if root not in sys.path: sys.path.append(root)

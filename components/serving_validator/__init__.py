@@ -1,4 +1,4 @@
-"""ServingValidator: what TFX's InfraValidator answers, without docker.
+"""ServingValidator: serves the candidate as TFX's InfraValidator does, without docker.
 
-`component` is the node, `executor` its shell; `validation` asks the questions, `server_process` is the server asked.
+`component` is the node and `executor` runs it. `validation` sends the requests, `server_process` is the server.
 """

@@ -1,4 +1,4 @@
-"""The node between Trainer and Evaluator: may this model be served at all?"""
+"""The node between Trainer and Evaluator: can this model be served?"""
 
 from tfx.components import InfraValidator
 from tfx.dsl.components.base import executor_spec
@@ -12,13 +12,13 @@ from graftline import features, signatures
 from graftline.components.serving_validator.executor import Executor
 from graftline.components.serving_validator.settings import ServingValidationSettings
 
-NODE = "ServingValidator"  # the node's id, whichever engine it has
-_DOCKER_TAG = "2.16.1"  # of the image tensorflow/serving: that of the TensorFlow that exports
+NODE = "ServingValidator"  # the node's id, with either engine
+_DOCKER_TAG = "2.16.1"  # of the image tensorflow/serving; the version of the TensorFlow that exports the model
 _DOCKER_EXAMPLES = 32
 
 
 class ServingValidatorSpec(ComponentSpec):
-    """A model in, an infra blessing out."""
+    """Takes a model, gives an infra blessing."""
 
     PARAMETERS = {  # noqa: RUF012 (TFX's own shape)
         "settings": ExecutionParameter(type=str),
@@ -32,16 +32,16 @@ class ServingValidatorSpec(ComponentSpec):
 
 
 class ServingValidator(BaseComponent):
-    """Serves the candidate in a fresh process and asks it what clients ask; see `validation`.
+    """Serves the candidate in a new process and sends it the requests of clients; see `validation`.
 
-    It stands before the Evaluator, where TFX has its InfraValidator after it: a model that was blessed by the one and
-    refused by the other stays blessed in the metadata, which Vertex lets nobody edit, and would be a baseline and the
-    start of a warm start. So here the Evaluator takes the infra blessing, and blesses nothing that was refused.
+    TFX's InfraValidator runs after the Evaluator. There, a model that is blessed and then refused stays blessed in the
+    metadata, which nobody can edit on Vertex, and becomes a baseline and the start of a warm start. So this node runs
+    before the Evaluator, which does not bless a model that this node refused.
 
-    A model that was rolled back from is refused here as well, for the same reason.
+    For the same reason this node refuses a model that was rolled back from.
 
     Outputs:
-      blessing: InfraBlessing as TFX's own, with `serving_validation.json` in it.
+      blessing: InfraBlessing as TFX's, with the report of the validation in it.
     """
 
     SPEC_CLASS = ServingValidatorSpec
@@ -56,15 +56,15 @@ class ServingValidator(BaseComponent):
         withdrawn: str = "",
         code: str = "",
     ) -> None:
-        """Makes the node.
+        """Make the node.
 
         Args:
-          model: of the Trainer, with its reference predictions beside it.
+          model: the Trainer's, with the reference predictions beside it.
           settings: tolerance and budgets.
-          served: folder or URI of the versions that are served, where rollbacks leave their withdrawals; may be "".
-          allow_withdrawn: let also pass what was rolled back from.
-          withdrawn: what lies there now, for the cache key alone; "" where that is not known.
-          code: hash of the sources that decide, for the cache key alone.
+          served: folder or URI of the served versions, where rollbacks write their withdrawals; may be "".
+          allow_withdrawn: also let models pass that were rolled back from.
+          withdrawn: the withdrawals when the run begins, or "" where they are not known; only enters the cache key.
+          code: hash of the sources; only enters the cache key.
         """
         super().__init__(
             ServingValidatorSpec(
@@ -89,10 +89,19 @@ def serving_validator(
     withdrawn: str,
     code: str,
 ) -> BaseNode:
-    """The node of the settings' engine: ours, or TFX's InfraValidator with TensorFlow Serving's docker image.
+    """Return the node for the engine in the settings.
 
-    That one asks whether the model loads and answers; what was rolled back from the Pusher then refuses. It does not
-    compile for Kubeflow and Vertex. `examples` are for it alone; for the other arguments see `ServingValidator`.
+    TFX's InfraValidator, with TensorFlow Serving's docker image, checks that the model loads and answers. It does not
+    compile for Kubeflow and Vertex. With it, only the Pusher refuses a model that was rolled back from.
+
+    Args:
+      settings: tolerance, budgets and engine.
+      model: see `ServingValidator`.
+      examples: requests for TFX's InfraValidator.
+      served: see `ServingValidator`.
+      allow_withdrawn: see `ServingValidator`.
+      withdrawn: see `ServingValidator`.
+      code: see `ServingValidator`.
     """
     if settings.engine == "graftline" or not settings.enabled:
         return ServingValidator(model, settings, served, allow_withdrawn, withdrawn, code).with_id(NODE)

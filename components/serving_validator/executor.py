@@ -1,4 +1,4 @@
-"""The executor: finds the model and the trainer's predictions, has them validated, and blesses or does not."""
+"""The ServingValidator's executor: validates the model by its reference predictions and writes the blessing."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ from graftline import signatures
 from graftline.blessings import INFRA_BLESSED, INFRA_NOT_BLESSED, SERVING_VALIDATION_FILE
 from graftline.components.serving_validator import validation
 from graftline.components.serving_validator.settings import ServingValidationSettings
-from graftline.components.storage import versions as object_store
+from graftline.components.storage.versions import destination, local_copy
 from graftline.references import read as read_references
 from graftline.serving.versions import withdrawals
 from graftline.serving.versions.base_path import content_digest
@@ -31,13 +31,13 @@ class Executor(BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes `SERVING_VALIDATION_FILE` and the mark into the blessing."""
+        """Write the report and the mark into the blessing."""
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = ServingValidationSettings.model_validate_json(exec_properties["settings"])
         model = artifact_utils.get_single_instance(input_dict["model"])
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         saved_model = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
-        with object_store.local_copy(saved_model) as directory:
+        with local_copy(saved_model) as directory:
             reason = (
                 None if exec_properties.get("allow_withdrawn") else _withdrawn(directory, exec_properties["served"])
             )
@@ -56,8 +56,8 @@ class Executor(BaseExecutor):
 
 
 def _withdrawn(saved_model_dir: str, served_base_path: str) -> str | None:
-    """Why the model must not be served again; None when it may."""
+    """Return why the model must not be served again; None when it may."""
     if not served_base_path:
         return None
-    found = withdrawals.find(object_store.destination(served_base_path), content_digest(saved_model_dir))
-    return f"{found}; push.allow_withdrawn=true pushes it all the same" if found else None
+    withdrawal = withdrawals.find(destination(served_base_path), content_digest(saved_model_dir))
+    return f"{withdrawal}; push.allow_withdrawn=true allows it" if withdrawal else None

@@ -10,27 +10,27 @@ TOLERANCE, _MIXED_TOLERANCE = 1e-4, 0.05
 
 
 class ServingValidationSettings(Settings):
-    """The candidate in a real model server, before the gate: what fails is not blessed and not pushed."""
+    """How the candidate is validated in a real model server; a model that fails is not blessed and not pushed."""
 
-    enabled: bool = Field(True, description="whether the candidate is served at all")
+    enabled: bool = Field(True, description="whether the candidate is validated")
     engine: Literal["graftline", "docker"] = Field(
         "graftline",
-        description="graftline (its own server, in a fresh process) or docker (TFX's InfraValidator with TensorFlow "
-        "Serving's image; on this machine alone)",
+        description="graftline (Graftline's server in a new process) or docker (TFX's InfraValidator with TensorFlow "
+        "Serving's image; only for local runs)",
     )
     tolerance: float | None = Field(
         None,
         gt=0,
-        description="by how much a served probability may differ from what the trainer had for that image; null: "
-        "0.0001, and 0.05 where training.precision is mixed, for its sums depend on their order in the third digit",
+        description="how much a served probability may differ from the trainer's for the same image; null: 0.0001, or "
+        "0.05 with a mixed training.precision, whose sums depend on their order in the third digit",
     )
     latency_ms: float | None = Field(
-        10_000, gt=0, description="the most that one image may take over gRPC, as the median; null: any time"
+        10_000, gt=0, description="the longest median time of one image over gRPC; null: no limit"
     )
-    memory_mb: float | None = Field(None, gt=0, description="the most memory that the server may need; null: any")
-    start_seconds: float = Field(300, gt=0, description="how long the server may take to start, and any one answer")
+    memory_mb: float | None = Field(None, gt=0, description="the most memory that the server may use; null: no limit")
+    start_seconds: float = Field(300, gt=0, description="how long the server's start and each answer may take")
 
     def for_precision(self, precision: str) -> "ServingValidationSettings":
-        """The same with the tolerance that suits `training.precision`, where none is set."""
-        suits = TOLERANCE if precision == "float32" else _MIXED_TOLERANCE
-        return self.model_copy(update={"tolerance": self.tolerance or suits})
+        """Return these settings with the default tolerance for `training.precision` where none is set."""
+        default = TOLERANCE if precision == "float32" else _MIXED_TOLERANCE
+        return self.model_copy(update={"tolerance": self.tolerance or default})

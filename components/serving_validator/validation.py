@@ -1,6 +1,6 @@
-"""Serves a SavedModel in a fresh process and asks it what clients ask: right answers, in time, and errors for nonsense.
+"""Serves a SavedModel in a new process and checks answers, times, memory, and errors for malformed requests.
 
-A plain function of a folder and the trainer's own predictions; `executor` is the TFX shell around it.
+`validate` is a function of a folder and the Trainer's reference predictions; `executor` calls it in a TFX node.
 """
 
 import base64
@@ -19,29 +19,42 @@ from graftline.components.serving_validator.server_process import NAME, ServerPr
 from graftline.components.serving_validator.settings import TOLERANCE, ServingValidationSettings
 from graftline.references import Reference
 
-_FEW = 8  # images that are asked once more over REST and in one batch
-_BATCH_BYTES = 16 << 20  # of that batch, unless one image alone is larger
+_FEW = 8  # images that are also sent over REST and in one batch
+_BATCH_BYTES = 16 << 20  # of that batch, unless a single image is larger
 _URL = f"/v1/models/{NAME}:predict"
 
 
 @dataclass
 class Report:
-    """What was found. Nothing in `reasons`: the model may be served. Times are in milliseconds of one image."""
+    """What the validation found. The model passes when there are no `reasons` against it.
+
+    Attributes:
+      reasons: sentences on what went wrong.
+      images: how many reference images were sent.
+      largest_difference: of a served probability from the Trainer's; at most 1.
+      start_seconds: until the server answered.
+      first_ms: the first request, over gRPC.
+      grpc_ms: one image over gRPC, the median without the first request.
+      rest_ms: one image over REST, the median.
+      memory_mb: the server's peak.
+      malformed: the status for each malformed request.
+      withdrawn: the model was rolled back from, so it was not served.
+    """
 
     reasons: list[str] = field(default_factory=list)
     images: int = 0
-    largest_difference: float | None = None  # of a served probability from the trainer's
+    largest_difference: float | None = None
     start_seconds: float | None = None
-    first_ms: float | None = None  # the first request, over gRPC
-    grpc_ms: float | None = None  # the median of the others
+    first_ms: float | None = None
+    grpc_ms: float | None = None
     rest_ms: float | None = None
-    memory_mb: float | None = None  # at its peak
-    malformed: dict[str, str] = field(default_factory=dict)  # what was sent → the status that it got
-    withdrawn: bool = False  # it was rolled back from, and so was not asked anything
+    memory_mb: float | None = None
+    malformed: dict[str, str] = field(default_factory=dict)
+    withdrawn: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against serving the model."""
+        """Return whether the model may be served."""
         return not self.reasons
 
     def to_json(self) -> str:
@@ -50,18 +63,18 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Reads what `to_json` wrote."""
+        """Return the report that `to_json` wrote."""
         fields = json.loads(text)
         del fields["passed"]
         return cls(**fields)
 
 
 def validate(saved_model_dir: str, references: Sequence[Reference], settings: ServingValidationSettings) -> Report:
-    """Serves the model and asks. Whatever goes wrong is a reason in the report; nothing is raised for it.
+    """Serve the model and send requests. Everything that goes wrong is a reason in the report, not an exception.
 
     Args:
       saved_model_dir: on disk.
-      references: what the answers must equal; without any the model does not pass.
+      references: what the answers must equal; without them the model does not pass.
       settings: tolerance and budgets.
     """
     report = Report()
@@ -78,7 +91,7 @@ def validate(saved_model_dir: str, references: Sequence[Reference], settings: Se
         report.reasons.append(f"the model server did not start with it: {error}")
     if settings.memory_mb and (report.memory_mb or 0) > settings.memory_mb:
         report.reasons.append(
-            f"the server needed {report.memory_mb:,.0f} MB, and serving_validation.memory_mb is {settings.memory_mb:g}"
+            f"the server used {report.memory_mb:,.0f} MB; serving_validation.memory_mb is {settings.memory_mb:g}"
         )
     return report
 
@@ -86,7 +99,7 @@ def validate(saved_model_dir: str, references: Sequence[Reference], settings: Se
 def _ask(
     server: ServerProcess, references: Sequence[Reference], settings: ServingValidationSettings, report: Report
 ) -> None:
-    """All questions to a running server; what a broken one says is a reason as well."""
+    """Send all requests to a running server; an answer that cannot be read is a reason, too."""
     import grpc
 
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -94,21 +107,21 @@ def _ask(
         clients = _Grpc(channel, settings.start_seconds), _Rest(server.rest, settings.start_seconds)
         try:
             _ask_for_answers(*clients, references, settings, report)
-            _ask_nonsense(*clients, references[0], report)
+            _send_malformed(*clients, references[0], report)
             again = clients[0].probabilities([references[0].image_bytes])
             _compare("gRPC, after the malformed requests", [references[0]], again, settings, report)
         except _RefusedError as error:
             report.reasons.append(f"a good request was refused, {error}")
-        except OSError as error:  # of the connection
+        except OSError as error:  # the connection broke
             report.reasons.append(f"the server did not answer over REST: {error}")
-        except (ValueError, TypeError, LookupError) as error:  # of what does not hold a row for each image
-            report.reasons.append(f"an answer was not what was asked for: {type(error).__name__}: {error}")
+        except (ValueError, TypeError, LookupError) as error:  # the answer does not hold a row for each image
+            report.reasons.append(f"an answer has the wrong form: {type(error).__name__}: {error}")
     if not server.alive:
-        report.reasons.append("the server died while it was asked")
+        report.reasons.append("the server died during the validation")
 
 
 class _RefusedError(Exception):
-    """An error in place of an answer: protocol, status and message."""
+    """An error instead of an answer; the message has protocol, status and text."""
 
 
 class _Grpc:
@@ -120,7 +133,11 @@ class _Grpc:
         self._seconds = seconds
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
-        """Of a batch, float32 [N, C]. Raises _RefusedError."""
+        """Return a batch's probabilities, float32 [N, C].
+
+        Raises:
+          _RefusedError: the server answered with an error.
+        """
         import grpc
         import tensorflow as tf
 
@@ -133,7 +150,7 @@ class _Grpc:
         return np.asarray(tf.make_ndarray(answer.outputs[signatures.PROBABILITIES]))
 
     def status(self, message: bytes) -> str:
-        """The name of the code that a serialized request gets."""
+        """Return the name of the status code for a serialized request."""
         import grpc
 
         try:
@@ -148,7 +165,11 @@ class _Rest:
         self._address, self._seconds = address, seconds
 
     def post(self, body: bytes, path: str = _URL) -> tuple[int, bytes]:
-        """Status and body. Raises OSError or http.client.HTTPException when the connection breaks."""
+        """Return status and body.
+
+        Raises:
+          OSError: the connection broke.
+        """
         connection = http.client.HTTPConnection(self._address, timeout=self._seconds)
         try:
             connection.request("POST", path, body)
@@ -160,12 +181,17 @@ class _Rest:
             connection.close()
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
-        """Of a batch, float [N, C]. Raises _RefusedError, and as `post`."""
+        """Return a batch's probabilities, float [N, C].
+
+        Raises:
+          _RefusedError: the server answered with an error.
+          OSError: the connection broke.
+        """
         status, body = self.post(_json({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}))
         if status != http.client.OK:
             raise _RefusedError(f"over REST: {status}: {body[:200].decode(errors='replace')}")
         rows = json.loads(body)["predictions"]
-        # A model with one output gives it bare.
+        # Without a name, when the model has one output.
         return np.array([row[signatures.PROBABILITIES] if isinstance(row, dict) else row for row in rows])
 
 
@@ -186,14 +212,14 @@ def _ask_for_answers(
     _compare(f"gRPC, {len(few)} images in one batch", few, batch, settings, report)
     if settings.latency_ms and report.grpc_ms > settings.latency_ms:
         report.reasons.append(
-            f"one image takes {report.grpc_ms:,.1f} ms, and serving_validation.latency_ms is {settings.latency_ms:g}"
+            f"one image takes {report.grpc_ms:,.1f} ms; serving_validation.latency_ms is {settings.latency_ms:g}"
         )
 
 
 def _one_by_one(
     ask: Callable[[Sequence[bytes]], np.ndarray], references: Sequence[Reference]
 ) -> tuple[list[np.ndarray], list[float]]:
-    """The answer for each image, and the milliseconds that it took."""
+    """Return the answer for each image, and the milliseconds that it took."""
     answers, times = [], []
     for reference in references:
         began = time.perf_counter()
@@ -205,14 +231,14 @@ def _one_by_one(
 def _compare(
     how: str, references: Sequence[Reference], answers: Any, settings: ServingValidationSettings, report: Report
 ) -> None:
-    """Notes by how much the answers differ from the trainer's, and that they do by too much."""
+    """Record the largest difference from the Trainer's answers, and a reason if it exceeds the tolerance."""
     tolerance = settings.tolerance or TOLERANCE
     expected = np.stack([reference.probabilities for reference in references])
-    got = np.asarray(answers)
-    if got.shape != expected.shape:
-        report.reasons.append(f"answers over {how} have the shape {got.shape}, the trainer's {expected.shape}")
+    served = np.asarray(answers)
+    if served.shape != expected.shape:
+        report.reasons.append(f"answers over {how} have the shape {served.shape}, the trainer's {expected.shape}")
         return
-    differences = np.abs(got - expected).max(axis=1)
+    differences = np.abs(served - expected).max(axis=1)
     differences[np.isnan(differences)] = np.inf
     largest = float(differences.max())
     # JSON has no infinity.
@@ -220,52 +246,55 @@ def _compare(
     if largest > tolerance:
         worst = references[int(differences.argmax())].filename
         report.reasons.append(
-            f"{int((differences > tolerance).sum())} of {len(references)} answers over {how} are not what the trainer "
-            f"had: {worst} differs by {largest:.2g}, and serving_validation.tolerance is {tolerance:g}"
+            f"{int((differences > tolerance).sum())} of {len(references)} answers over {how} differ from the "
+            f"trainer's: {worst} by {largest:.2g}; serving_validation.tolerance is {tolerance:g}"
         )
 
 
-# --- nonsense ---------------------------------------------------------------------------------------------------------
+# --- malformed requests -----------------------------------------------------------------------------------------------
 
 _BROKEN = ("OK", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED")
 
 
-def _ask_nonsense(rpc: _Grpc, rest: _Rest, good: Reference, report: Report) -> None:
-    """Each malformed request must get an error that tells the client of its mistake, and none may end the server."""
+def _send_malformed(rpc: _Grpc, rest: _Rest, good: Reference, report: Report) -> None:
+    """Send malformed requests: each must get an error that blames the client, and none may end the server."""
     for what, message in _malformed_messages(good):
         report.malformed[f"gRPC {what}"] = status = rpc.status(message)
         if status in _BROKEN:
-            report.reasons.append(f"{what} over gRPC got {status} for an answer, not an error")
+            report.reasons.append(f"{what} over gRPC got {status}, not an error for the client")
     for what, body in _malformed_bodies():
         try:
             code, answer = rest.post(body)
-        except OSError as error:  # of the connection
+        except OSError as error:  # the connection broke
             code, answer = 0, str(error).encode()
         report.malformed[f"REST {what}"] = str(code)
         if not 400 <= code < 500 or b'"error"' not in answer:
-            told = f"{code}: {answer[:100].decode(errors='replace')}"
-            report.reasons.append(f"{what} over REST got {told} for an answer, not an error")
+            text = f"{code}: {answer[:100].decode(errors='replace')}"
+            report.reasons.append(f"{what} over REST got {text}, not an error for the client")
 
 
 def _malformed_messages(good: Reference) -> Iterator[tuple[str, bytes]]:
     image = {signatures.IMAGE_BYTES: [good.image_bytes]}
-    yield "bytes that are no image", _request({signatures.IMAGE_BYTES: [b"\xff\xd8 not an image"]}).SerializeToString()
+    yield (
+        "bytes that are not an image",
+        _request({signatures.IMAGE_BYTES: [b"\xff\xd8 not an image"]}).SerializeToString(),
+    )
     yield "an empty image", _request({signatures.IMAGE_BYTES: [b""]}).SerializeToString()
     yield "an unknown signature", _request(image, "nonsense").SerializeToString()
     yield "an unknown input", _request({"nonsense": [good.image_bytes]}).SerializeToString()
     yield "no input", _request({}).SerializeToString()
-    yield "numbers in place of bytes", _request({signatures.IMAGE_BYTES: [1.0, 2.0]}).SerializeToString()
+    yield "numbers instead of bytes", _request({signatures.IMAGE_BYTES: [1.0, 2.0]}).SerializeToString()
     yield "an unknown model", _request(image, name="nonsense").SerializeToString()
-    yield "a message that is no protobuf", b"\xff\xff\xff\xff"
+    yield "a message that is not protobuf", b"\xff\xff\xff\xff"
 
 
 def _malformed_bodies() -> Iterator[tuple[str, bytes]]:
     nonsense = {"b64": base64.b64encode(b"nonsense").decode()}
-    yield "bytes that are no image", _json({"instances": [nonsense]})
+    yield "bytes that are not an image", _json({"instances": [nonsense]})
     yield "an empty image", _json({"instances": [{"b64": ""}]})
     yield "an unknown signature", _json({"signature_name": "nonsense", "instances": [nonsense]})
-    yield "numbers in place of bytes", _json({"instances": [1.0, 2.0]})
-    yield "what is no base64", _json({"instances": [{"b64": "!"}]})
+    yield "numbers instead of bytes", _json({"instances": [1.0, 2.0]})
+    yield "a text that is not base64", _json({"instances": [{"b64": "!"}]})
     yield "broken JSON", b'{"instances": ['
     yield "an empty body", b""
 

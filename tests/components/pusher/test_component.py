@@ -8,7 +8,8 @@ import pytest
 from tfx.extensions.google_cloud_ai_platform import constants
 from tfx.types import Channel, standard_artifacts
 
-from graftline.components.pusher import component as pusher
+from graftline.components.pusher import executor
+from graftline.components.pusher.component import pusher
 from graftline.components.pusher.settings import PushSettings, VertexSettings
 from graftline.serving.versions import rollback
 from graftline.serving.versions.base_path import Disk
@@ -38,7 +39,7 @@ class Case:
             artifact.set_int_custom_property("blessed", value)
         pushed = standard_artifacts.PushedModel()
         pushed.uri = str(self._root / f"pushed-{self.pushes}")
-        pusher.Executor().Do(
+        executor.Executor().Do(
             {"model": [self.model], "model_blessing": [blessing], "infra_blessing": [infra_blessing]},
             {"pushed_model": [pushed]},
             {
@@ -61,8 +62,8 @@ def test_a_blessed_model_becomes_a_version_and_the_artifact_tells_which(case: Ca
     assert pushed.get_int_custom_property("pushed") == 1
     assert pushed.get_string_custom_property("pushed_destination") == str(case.base / "1")
     assert pushed.get_string_custom_property("pushed_version") == "1"
-    assert pushed.get_int_custom_property(pusher.NEW_VERSION) == 1
-    assert case.push().get_int_custom_property(pusher.NEW_VERSION) == 0, "the very same model"
+    assert pushed.get_int_custom_property(executor.NEW_VERSION) == 1
+    assert case.push().get_int_custom_property(executor.NEW_VERSION) == 0, "the very same model"
 
 
 @pytest.mark.parametrize("refused", [{"blessed": 0}, {"infra": 0}])
@@ -79,7 +80,7 @@ def test_a_model_that_was_rolled_back_from_is_not_pushed_unless_that_is_allowed(
     rollback.roll_back(Disk(str(case.base)))
     refused = case.push()
     assert refused.get_int_custom_property("pushed") == 0
-    reason = refused.get_string_custom_property(pusher.REFUSED)
+    reason = refused.get_string_custom_property(executor.REFUSED)
     assert reason.startswith("not pushed: this very model was version 2 and was rolled back from, to version 1, on ")
     assert sorted(Disk(str(case.base)).versions()) == [1, 2, 3]
     assert case.push(allow_withdrawn=True).get_string_custom_property("pushed_version") == "4"
@@ -99,7 +100,7 @@ def test_a_vertex_endpoint_is_tfx_s_own_extension_s() -> None:
         "infra_blessing": Channel(type=standard_artifacts.InfraBlessing),
     }
     settings = PushSettings(vertex=VertexSettings(project="p", region="europe-west4"))
-    node = pusher.pusher(settings, "/models/roses", "roses", **channels, served="", code="")
+    node = pusher(settings, "/models/roses", "roses", **channels, served="", code="")
     assert node.EXECUTOR_SPEC.class_path == "tfx.extensions.google_cloud_ai_platform.pusher.executor.Executor"
     config = json.loads(node.exec_properties["custom_config"])
     assert config[constants.ENABLE_VERTEX_KEY] is True
