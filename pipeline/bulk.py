@@ -1,7 +1,7 @@
-"""`graftline bulk`: classify any number of files on any runner and filesystem of Beam, into CSV or JSON lines.
+"""`graftline bulk`: classifies any number of files on any runner and file system of Beam, into CSV or JSON lines.
 
 The rows are those of `graftline predict`. Only paths and rows go from stage to stage; a worker reads, transcodes and
-classifies the images of a batch in one call. No TFX in here, so that workers, which import this module, start fast.
+classifies the images of a batch in one call. Imports no TFX: workers import this module and should start fast.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ from graftline.serving.versions.locate import find_model
 from graftline.uri import is_uri
 
 Format = Literal["csv", "jsonl"]
-# Without a name for an image, of which direct runners have none, Beam packs sources for workers that there are not.
+# Direct runners have no workers. Without an image name Beam packages sources for workers.
 _DIRECT = ("--direct_running_mode=in_memory", "--direct_num_workers=1", "--sdk_container_image=none")
 _COUNTERS = "graftline.bulk"
 _MAGIC = frozenset("*?[")
 
 
 @dataclass(frozen=True)
-class By:
-    """What classifies: a SavedModel's folder that every worker sees, or a server that every worker reaches."""
+class ClassifierTarget:
+    """What classifies: a SavedModel's folder that every worker can read, or a server that every worker can reach."""
 
     directory: str = ""
     server: str = ""
@@ -44,50 +44,51 @@ class By:
 
 
 class Classifier(ModelHandler[str, Prediction, Any]):
-    """Paths or URIs of images → Predictions, for RunInference."""
+    """Turns paths or URIs of images into Predictions, for RunInference."""
 
-    def __init__(self, by: By) -> None:
-        self._by = by
+    def __init__(self, target: ClassifierTarget) -> None:
+        self._target = target
 
     def load_model(self) -> LocalClassifier | Client:
-        """The model in this process, or a client of the server."""
-        return LocalClassifier(self._by.directory) if self._by.directory else connect(self._by.server, self._by.name)
+        """Load the model into this process, or connect to the server."""
+        target = self._target
+        return LocalClassifier(target.directory) if target.directory else connect(target.server, target.name)
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
-        """Paths are small; the images of a batch are bounded in bytes where they are read."""
+        """Return the sizes of batches of paths. The images of a batch are bounded in bytes where they are read."""
         return {"min_batch_size": BATCH_IMAGES, "max_batch_size": 4 * BATCH_IMAGES}
 
     def run_inference(
         self, batch: Sequence[str], model: LocalClassifier | Client, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Prediction]:
-        """One row for each path, in order."""
+        """Yield one row for each path, in order."""
         return model.stream(load(path, read=files.read) for path in batch)
 
 
 def run(
     images: Sequence[str],
-    by: By,
+    target: ClassifierTarget,
     output: str,
     form: Format = "csv",
     shards: int = 0,
     options: Sequence[str] = (),
 ) -> tuple[int, int]:
-    """Classify the files that `images` mean and write the rows to `output`-00000-of-0000N.csv or .jsonl.
+    """Classify the files that `images` names and write the rows to `output`-00000-of-0000N.csv or .jsonl.
 
     Args:
       images: files, folders (searched at any depth, as `graftline predict` does) and patterns such as
-        gs://bucket/photos/**.jpg, of any filesystem that Beam opens.
-      by: what classifies.
-      output: where, without the numbers and the suffix; also a URI.
-      form: "csv" (a line of column names in each shard) or "jsonl" (an object a line).
-      shards: how many files; the runner decides when 0.
-      options: Beam's flags, such as --runner=FlinkRunner; the direct runner in this process without.
+        gs://bucket/photos/**.jpg, on any file system of Beam.
+      target: what classifies.
+      output: path or URI of the shards, without their numbers and suffix.
+      form: "csv" (each shard begins with the column names) or "jsonl" (one object per line).
+      shards: how many files; 0: the runner decides.
+      options: Beam's flags, such as --runner=FlinkRunner; without one the direct runner runs in this process.
 
     Returns:
-      how many images were classified, and how many were not.
+      The number of images that were classified, and of those that were not.
 
     Raises:
-      UserError: a pattern that nothing matches, a model or server that can't be used.
+      UserError: no file matches a pattern, or the model or server cannot be used.
     """
     flags = [*(() if any(flag.startswith("--runner") for flag in options) else _DIRECT), *options]
     files.use_beam_options(flags)
@@ -99,7 +100,7 @@ def run(
         | "Match" >> beam.FlatMapTuple(_matches)
         | "Spread" >> beam.Reshuffle()
         | "Images" >> beam.FlatMapTuple(_images)
-        | "Classify" >> RunInference(Classifier(by))
+        | "Classify" >> RunInference(Classifier(target))
         | "Rows" >> beam.ParDo(_Rows(form))
     )
     header = ",".join(predictions.CSV_COLUMNS) if form == "csv" else None
@@ -110,12 +111,12 @@ def run(
 
 
 def _count(result: Any, counter: str) -> int:
-    found = result.metrics().query(MetricsFilter().with_namespace(_COUNTERS).with_name(counter))["counters"]
-    return sum(metric.result for metric in found)
+    counters = result.metrics().query(MetricsFilter().with_namespace(_COUNTERS).with_name(counter))["counters"]
+    return sum(metric.result for metric in counters)
 
 
 def _pattern(image: str) -> tuple[str, str]:
-    """(Beam's pattern, the folder that it searches for what are images, "" when it means all that it matches)."""
+    """Return Beam's pattern, and the folder in which only image files are taken; "" if all matches are taken."""
     if os.path.isdir(image):
         return os.path.join(glob.escape(image), "**"), image
     if os.path.exists(image):
@@ -134,12 +135,12 @@ def _pattern(image: str) -> tuple[str, str]:
 
 
 def _matches(pattern: str, folder: str) -> Iterator[tuple[str, str]]:
-    for found in FileSystems.match([pattern])[0].metadata_list:
-        yield found.path, folder
+    for file in FileSystems.match([pattern])[0].metadata_list:
+        yield file.path, folder
 
 
 def _images(path: str, folder: str) -> Iterator[str]:
-    """Of a folder those files that `graftline predict` would take; of other patterns all."""
+    """Yield the path if it is to be classified: in a folder only files that `graftline predict` would take."""
     if not folder:
         yield path
     elif not any(map(files.is_left_out, path[len(folder) :].split("/"))):
@@ -149,24 +150,28 @@ def _images(path: str, folder: str) -> Iterator[str]:
 
 
 class _Rows(beam.DoFn):
-    """Predictions → lines, counted."""
+    """Turns Predictions into lines, and counts them."""
 
     def __init__(self, form: Format) -> None:
         self._form = form
         self._good = Metrics.counter(_COUNTERS, "classified")
         self._bad = Metrics.counter(_COUNTERS, "failed")
 
-    def process(self, found: Prediction) -> Iterator[str]:
+    def process(self, prediction: Prediction) -> Iterator[str]:
         """Yield one line."""
-        (self._bad if found.error else self._good).inc()
-        yield predictions.csv_row(found) if self._form == "csv" else predictions.json_row(found)
+        (self._bad if prediction.error else self._good).inc()
+        yield predictions.csv_row(prediction) if self._form == "csv" else predictions.json_row(prediction)
 
 
-def chosen(model: str | None, server: str | None, name: str | None) -> By:
-    """What the command line means; the model has been loaded once, or the server has answered. Raises UserError."""
+def find_target(model: str | None, server: str | None, name: str | None) -> ClassifierTarget:
+    """Return what the options of the command name, after loading the model once or connecting to the server.
+
+    Raises:
+      UserError: the model cannot be loaded, or the server does not answer.
+    """
     if server is None:
         directory = os.path.abspath(find_model(str(model), name).newest[1])
         LocalClassifier(directory).close()
-        return By(directory=directory)
+        return ClassifierTarget(directory=directory)
     connect(server, name).close()
-    return By(server=server, name=name)
+    return ClassifierTarget(server=server, name=name)

@@ -81,8 +81,8 @@ def run(
     from graftline.pipeline import config_file
 
     folders = list(images) if len(images) > 1 else images[0] if images else None
-    given = {key: value for key, value in (("images", folders), ("workspace", workspace)) if value is not None}
-    loaded = config_file.load(path, overrides, given)
+    options = {key: value for key, value in (("images", folders), ("workspace", workspace)) if value is not None}
+    loaded = config_file.load(path, overrides, options)
     summary = app.run_pipeline(loaded, reset_baseline)
     app.print_summary(summary, loaded, as_json)
     return DONE if summary.blessed and not summary.push_refused else NOT_BLESSED
@@ -110,14 +110,14 @@ def serve(context: click.Context, models: str | None, name: str | None, engine: 
 
     options = server_flags.to_options(context, flags)
     server_flags.refuse_path_and_config(models, options)
-    found = locate.find_models(models, name) if models else []
+    served = locate.find_models(models, name) if models else []
     if engine == "tensorflow":
         from graftline.serving.tf_serving.engine import run_tensorflow_model_server
 
-        run_tensorflow_model_server(found, options)
+        run_tensorflow_model_server(served, options)
     app.require_package("tensorflow", "serve")
     server_flags.log_to_stderr("graftline: ")
-    server.serve(found, options=options, ready=_announce)
+    server.serve(served, options=options, ready=_announce)
 
 
 def _announce(server: "ModelServer") -> None:
@@ -199,11 +199,11 @@ def bulk(
     from graftline.pipeline import predictions
 
     predictions.refuse_unwritable(output)
-    from graftline.pipeline import bulk as by_beam
+    from graftline.pipeline import bulk as bulk_pipeline
 
     try:
-        by = by_beam.chosen(model, server, name)
-        good, bad = by_beam.run(images, by, output, form, shards, beam_options)
+        target = bulk_pipeline.find_target(model, server, name)
+        good, bad = bulk_pipeline.run(images, target, output, form, shards, beam_options)
     except Exception as error:
         if user_error := app.find_user_error(error):
             raise user_error from error

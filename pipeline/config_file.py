@@ -23,8 +23,8 @@ from graftline.pipeline.config import Config, default_gate
 _PATHS = ("images", "workspace", "backbone.weights", "data.manifest", "data.schema_file", "push.path")
 
 
-def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a YAML file (or the defaults), changed by `overrides`, then by `given`.
+def load(path: str | None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Config:
+    """Return the config of a YAML file (or the defaults), changed by `overrides`, then by `options`.
 
     The keys of `gate` are merged with its defaults: `gate.accuracy.min=0.9` keeps `gate.accuracy.min_change`. A metric
     that is null has no threshold.
@@ -33,7 +33,7 @@ def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, An
       path: a YAML file, or None for the defaults.
       overrides: `key=value` texts of `--set`, such as `fine_tuning.epochs=5`. The value is a YAML scalar, a flow list
         or a flow mapping.
-      given: values by dotted key that need no parsing, from the options of the command.
+      options: values by dotted key that need no parsing, from the options of the command.
 
     Raises:
       UserError: the file cannot be read, a key is unknown, or values are wrong. The message names all wrong values.
@@ -52,7 +52,7 @@ def load(path: str | None, overrides: Sequence[str] = (), given: Mapping[str, An
         _refuse_unknown(tree, "--set")
         _merge(raw, tree)
         overridden.append(key)
-    for key, value in (given or {}).items():
+    for key, value in (options or {}).items():
         _merge(raw, _nested(key, value))
     for key in _PATHS:
         _expand_home(raw, key.split("."))
@@ -96,7 +96,7 @@ def _children(annotation: Any) -> dict[str, Any]:
         return {name: field.annotation for name, field in annotation.model_fields.items()}
     arguments = get_args(annotation)
     if get_origin(annotation) in (Union, types.UnionType):  # a section that may be null
-        return next((found for found in map(_children, arguments) if found), {})
+        return next((children for children in map(_children, arguments) if children), {})
     if get_origin(annotation) is dict and get_origin(arguments[0]) is Literal:
         return dict.fromkeys(get_args(arguments[0]), arguments[1])
     return {}
@@ -212,7 +212,7 @@ _EXPECTED = {
 
 def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
     """Yield the key and the message of each wrong value; one message for all members of a union."""
-    found: dict[str, tuple[Any, list[str]]] = {}
+    wrong: dict[str, tuple[Any, list[str]]] = {}
     lists = [problem["loc"][0] for problem in error.errors() if "list[str]" in problem["loc"]]
     for problem in error.errors():
         loc = [str(part) for part in problem["loc"] if part != "list[str]"]
@@ -224,10 +224,10 @@ def _explain(error: ValidationError) -> Iterator[tuple[str, str]]:
         expected = _EXPECTED.get(problem["type"])
         text = expected.format(**problem.get("ctx", {})) if expected else problem["msg"]
         key = re.sub(r"\.(\d+)", r"[\1]", ".".join(loc))
-        found.setdefault(key, (problem["input"], []))[1].append(text)
-    for key, (value, expected_texts) in found.items():
-        shown = f"'{value}'" if isinstance(value, str) else "empty" if value == {} else yaml12.flow(value)
-        yield key, f"{key} is {shown}, but must be {' or '.join(dict.fromkeys(expected_texts))}"
+        wrong.setdefault(key, (problem["input"], []))[1].append(text)
+    for key, (value, expected_texts) in wrong.items():
+        text = f"'{value}'" if isinstance(value, str) else "empty" if value == {} else yaml12.flow(value)
+        yield key, f"{key} is {text}, but must be {' or '.join(dict.fromkeys(expected_texts))}"
 
 
 def _non_finite(raw: Any, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -57,4 +57,4 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
     """Return the section in the type of a key that may be null or holds keys of the user's choice."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_type(part))), None)
+    return next((section for part in get_args(annotation) if (section := _section_type(part))), None)

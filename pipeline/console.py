@@ -1,7 +1,7 @@
-"""What a person sees of a run: progress by stage, the summary at the end, and nothing of what TFX says.
+"""What a user sees of a run: the progress by stage and the summary at the end, but no output of TFX.
 
-`captured` sends everything that the process and its children write into the run's log file; `Progress` and `summary`
-write for the person. Imports no TFX and no TensorFlow.
+`captured` sends everything that the process and its children write into the run's log file. `Progress` and `summary`
+write for the user. Imports no TFX and no TensorFlow.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from graftline.components.evaluator.verdict import failures, sentences
 from graftline.pipeline.run_summary import RunSummary
 from graftline.workspace import Workspace
 
-PREPARING = "Preparing"  # what stands on the line before the first node: importing TFX takes most of it
-_FEW_IMAGES = 30  # in the eval split; one image more or less is then 3 points of accuracy
-_WIDTH = 20  # of the column of node names; the longest is StatisticsGen's kin, "ServingValidator"
+PREPARING = "Preparing"  # the stage before the first node; most of it is the import of TFX
+_FEW_IMAGES = 30  # with fewer to judge by, one image is more than 3 points of accuracy
+_WIDTH = 20  # columns for the name of a node; the longest is "ServingValidator"
 
 
 @dataclass(frozen=True)
 class Event:
-    """A node of the DAG started, or ended after `seconds`; `detail` is a few words of what it found."""
+    """A node of the DAG started, or ended after `seconds`; `detail` says what it did in a few words."""
 
     node: str
     state: Literal["started", "finished", "cached", "failed"]
@@ -43,7 +43,7 @@ class Event:
 
 
 def seconds_text(seconds: float) -> str:
-    """`0.3 s`, `41 s`, `3 min 05 s`: as precise as a person needs."""
+    """Return a text such as `0.3 s`, `41 s` or `3 min 05 s`: as precise as a reader needs."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -53,14 +53,14 @@ def seconds_text(seconds: float) -> str:
 class Progress:
     """Shows events on `stream`: with a spinner on a terminal, line by line elsewhere. Call it with each event.
 
-    As a context manager it shows the time before the first node as one more stage.
+    As a context manager it also shows the time before the first node as a stage.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._console = Console(file=stream, highlight=False)
         self._live: Live | None = None
-        self._open: str | None = None  # the stage whose line has begun
+        self._open: str | None = None  # the stage whose line was started
         self._began = 0.0
 
     def __enter__(self) -> "Progress":
@@ -74,8 +74,8 @@ class Progress:
             self._end(self._open, "failed" if kind else "finished", time.monotonic() - self._began, "")
 
     def __call__(self, event: Event) -> None:
-        """Shows one event; this is the callable that a runner is given."""
-        if self._open is not None and self._open != event.node:  # preparing, or a node that said nothing of its end
+        """Show one event. A runner calls the object for each event."""
+        if self._open is not None and self._open != event.node:  # PREPARING, or a node without an event for its end
             self._end(self._open, "finished", time.monotonic() - self._began, "")
         if event.state == "started":
             self._start(event.node)
@@ -87,7 +87,7 @@ class Progress:
             return
         self._open, self._began = node, time.monotonic()
         if self._console.is_terminal:
-            # Its own redirection would bring what TFX prints back onto the screen.
+            # Live's own redirection would show the output of TFX on the screen.
             self._live = Live(
                 Spinner("dots", text=Text(f"{node} …")),
                 console=self._console,
@@ -123,7 +123,7 @@ class Progress:
 
 
 def summary(run: RunSummary, workspace: str) -> str:
-    """What a run did, for a person to read: data, training, gate, what was pushed, times, and the next command."""
+    """Return a text that says what a run did: data, training, gate, push, times, and the next command."""
     judged = [*_serving(run), *_gate(run), *_pushed(run)]
     return "\n".join([*_data(run), *_training(run), *judged, *_times(run), *_next(run, workspace)])
 
@@ -139,21 +139,21 @@ def _data(run: RunSummary) -> Iterator[str]:
         test = f", {run.splits['test']:,} to test on" if "test" in run.splits else ""
         yield _row("", f"{run.splits['train']:,} to train on, {run.splits['eval']:,} to evaluate on{test}")
         if run.splits[_judged_on(run)] < _FEW_IMAGES:
-            yield _row("", f"WARNING: an accuracy measured on {run.splits[_judged_on(run)]} images says little")
+            yield _row("", f"WARNING: an accuracy measured on only {run.splits[_judged_on(run)]} images is imprecise")
     if run.conflicts:
-        yield _row("", f"WARNING: the same picture lies in several classes ({run.conflicts:,} such pictures)")
+        yield _row("", f"WARNING: the same picture is in several classes ({run.conflicts:,} such pictures)")
     if run.near_conflicts:
-        yield _row("", f"WARNING: near copies of a picture lie in several classes ({run.near_conflicts:,} such groups)")
+        yield _row("", f"WARNING: near copies of a picture are in several classes ({run.near_conflicts:,} such groups)")
     if run.leaks:
-        yield _row("", f"WARNING: what belongs together lies in several splits ({run.leaks:,} such groups)")
+        yield _row("", f"WARNING: images that belong together are in several splits ({run.leaks:,} such groups)")
     if run.near_copies:
         yield _row("", f"{run.near_copies:,} are near copies of one another")
     if run.copies_file and (run.conflicts or run.near_conflicts or run.leaks or run.near_copies):
-        yield _row("", f"look at them: {run.copies_file}")
+        yield _row("", f"these pictures are shown in {run.copies_file}")
     for warning in run.data_warnings:
         yield _row("", f"WARNING: {warning}")
     if run.duplicates:
-        yield _row("", f"{run.duplicates:,} left out: the same content as another file")
+        yield _row("", f"{run.duplicates:,} left out: same content as another file")
     for finding in run.data_findings:
         yield _row("", f"WARNING: {finding.check.replace('_', ' ')}: {finding.message}")
     if run.quarantined:
@@ -162,7 +162,7 @@ def _data(run: RunSummary) -> Iterator[str]:
 
 
 def _judged_on(run: RunSummary) -> str:
-    """The split that the gate judges by."""
+    """Return the split that the gate judges by."""
     return "test" if "test" in run.splits else "eval"
 
 
@@ -177,39 +177,39 @@ def _training(run: RunSummary) -> Iterator[str]:
     for number, phase in enumerate(run.phases):
         epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
         in_training = f"{phase.accuracy:.4f} in training, " if math.isfinite(phase.accuracy) else ""
-        taken_back = "" if phase.kept else "; it did no good and was taken back"
+        discarded = "" if phase.kept else "; it did not lower the validation loss; its weights were discarded"
         yield _row(
             "" if number else "Training",
             f"{phase.name}: {epochs}, accuracy {in_training}{phase.val_accuracy:.4f} on the eval split; "
-            f"ended: {_ENDED.get(phase.ended, phase.ended)}{taken_back}",
+            f"ended: {_ENDED.get(phase.ended, phase.ended)}{discarded}",
         )
-    told = [] if "Trainer" in run.cached else run.training_notes
     if run.activations.get("reused") and "Trainer" not in run.cached:
         computed, reused = run.activations["computed"], run.activations["reused"]
-        yield _row("", f"frozen part of the trunk: run for {computed:,} images, known from earlier runs for {reused:,}")
-    for note in told:
+        yield _row("", f"frozen part of the trunk: computed for {computed:,} images, cached for {reused:,}")
+    for note in run.training_notes if "Trainer" not in run.cached else ():
         yield _row("", note)
     if run.report_dir is not None:
         yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")
     if run.transfer is not None:
-        found = run.transfer
+        transfer = run.transfer
         yield _row(
             "Transfer",
-            f"with up to {found['images_per_class']:,.0f} images of each class, {found['images']:,.0f} in all: "
-            f"accuracy {found['pretrained']:.4f} from the backbone's weights, {found['random']:.4f} from a random "
-            "trunk, all else alike",
+            f"on up to {transfer['images_per_class']:,.0f} images of each class, {transfer['images']:,.0f} in all: "
+            f"accuracy {transfer['pretrained']:.4f} with the backbone's weights, {transfer['random']:.4f} with a "
+            "random trunk and the same settings",
         )
 
 
 def _serving(run: RunSummary) -> Iterator[str]:
-    """What was measured; what speaks against serving stands with the checks of the gate."""
-    found = run.serving
-    if found.get("grpc_ms") is not None:
-        memory = f", {found['memory_mb']:,.0f} MB" if found.get("memory_mb") else ""
+    """Yield what the serving validation measured; the checks of the gate say what failed."""
+    measured = run.serving
+    if measured.get("grpc_ms") is not None:
+        memory = f", {measured['memory_mb']:,.0f} MB" if measured.get("memory_mb") else ""
         yield _row(
             "Serving",
-            f"{found['images']:,} images asked of a model server: within {found['largest_difference']:.1g} of what the "
-            f"trainer had, {found['grpc_ms']:.1f} ms over gRPC, {found['rest_ms']:.1f} ms over REST{memory}",
+            f"{measured['images']:,} images sent to a model server: answers within "
+            f"{measured['largest_difference']:.1g} of the trained model's, {measured['grpc_ms']:.1f} ms over gRPC, "
+            f"{measured['rest_ms']:.1f} ms over REST{memory}",
         )
 
 
@@ -217,26 +217,26 @@ def _gate(run: RunSummary) -> Iterator[str]:
     if run.accuracy is not None:
         interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if (ends := run.accuracy_interval) else ""
         served = "" if run.baseline_accuracy is None else f"; the served model has {run.baseline_accuracy:.4f}"
-        if run.compared_accuracy is not None:  # both on other images than all
-            served = f"; on the {run.compared_examples:,} images of the classes that the served model knows, too, "
+        if run.compared_accuracy is not None:  # both models are measured on fewer images
+            served = f"; on the {run.compared_examples:,} images of classes that the served model also knows "
             served += f"{run.compared_accuracy:.4f}, and the served model {run.baseline_accuracy or 0:.4f}"
         yield _row("Evaluation", f"accuracy {run.accuracy:.4f}{interval} on the {_judged_on(run)} split{served}")
     for number, text in enumerate([*sentences(run.checks), *run.note.splitlines()]):
         yield _row("" if number else "Gate", text)
     if run.verdict_file is not None:
-        yield _row("", f"the whole verdict: {run.verdict_file}")
+        yield _row("", f"the full verdict: {run.verdict_file}")
 
 
 def _pushed(run: RunSummary) -> Iterator[str]:
     if not run.blessed:
         failed = failures(run.checks)
         because = f": {', '.join(failed)}" if failed else ""
-        yield _row("Result", f"NOT BLESSED{because}. Nothing was pushed; what is served stays as it was.")
+        yield _row("Result", f"NOT BLESSED{because}. Nothing was pushed; the served model stays.")
     elif run.new_version:
         yield _row("Result", f"BLESSED. Pushed as version {run.pushed_version}: {run.pushed_path}")
     elif run.pushed_path is not None:
         yield _row(
-            "Result", f"BLESSED. The same model is there already as version {run.pushed_version}: {run.pushed_path}"
+            "Result", f"BLESSED. The same model is already served as version {run.pushed_version}: {run.pushed_path}"
         )
     else:
         yield _row("Result", f"BLESSED, but {run.push_refused or 'not pushed'}.")
@@ -248,8 +248,8 @@ def _times(run: RunSummary) -> Iterator[str]:
             f"{node} {'cached' if node in run.cached else seconds_text(seconds)}"
             for node, seconds in run.seconds.items()
         )
-        all_of_it = run.startup_seconds + sum(run.seconds.values())
-        yield _row("Time", f"{seconds_text(all_of_it)} in all: start {seconds_text(run.startup_seconds)}, {stages}")
+        total = run.startup_seconds + sum(run.seconds.values())
+        yield _row("Time", f"{seconds_text(total)} in all: start {seconds_text(run.startup_seconds)}, {stages}")
 
 
 def _next(run: RunSummary, workspace: str) -> Iterator[str]:
@@ -262,30 +262,30 @@ def _next(run: RunSummary, workspace: str) -> Iterator[str]:
 
 
 def new_log_file(workspace: str) -> pathlib.Path:
-    """The path of a new run's log: `<workspace>/logs/run-20250131-235959.log`, its folder made."""
+    """Make the folder of logs; return the path of a new log: `<workspace>/logs/run-20250131-235959.log`."""
     logs = pathlib.Path(Workspace(workspace).logs)
     logs.mkdir(parents=True, exist_ok=True)
     stem = time.strftime("run-%Y%m%d-%H%M%S")
-    taken = len(
-        list(logs.glob(f"{stem}*.log"))
-    )  # two runs in one second are one after another: the workspace is locked
-    return logs / f"{stem}{f'-{taken + 1}' if taken else ''}.log"
+    # Two runs in the same second do not run at the same time: the workspace is locked.
+    existing = len(list(logs.glob(f"{stem}*.log")))
+    return logs / f"{stem}{f'-{existing + 1}' if existing else ''}.log"
 
 
 @contextlib.contextmanager
 def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
-    """Sends all that this process and its children write, and Python's logging, into `log_file` (appended).
+    """Append everything that this process and its children write, and Python's logging, to `log_file`.
 
-    Gives a stream onto the original standard error, for what a person is to see.
+    Yields a stream to the original standard error, for the user.
 
-    TensorFlow's C++ writes to the descriptors, so replacing `sys.stderr` would not be enough. Everything is put back at
-    the end, also after an exception. The log's own stream is left open: handlers that libraries made meanwhile keep it.
+    TensorFlow's C++ side writes to the file descriptors, so it is not enough to replace `sys.stderr`. Everything is
+    restored at the end, also after an exception. The stream of the log stays open: logging handlers that libraries
+    made in between still use it.
     """
     out, err = sys.stdout, sys.stderr
     _flush(out, err)
     saved = os.dup(1), os.dup(2)
     log = open(log_file, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    # A test's or a notebook's sys.stderr is no descriptor: it stays as it is.
+    # In a test or a notebook sys.stderr has no descriptor: it stays as it is.
     screen = _stream_onto(os.dup(saved[1])) if _is_descriptor(err, 2) else err
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -326,4 +326,4 @@ def _flush(*streams: TextIO) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).fflush(None)  # what C code printed and still holds belongs where it was meant to go
+        ctypes.CDLL(None).fflush(None)  # C code's buffered output must go where it was written to

@@ -1,6 +1,6 @@
-"""Rows of predictions as text, JSON or CSV, written as they come; the progress bar of `graftline predict`.
+"""Rows of predictions as text, JSON or CSV, written one by one; the progress bar of `graftline predict`.
 
-Used by the command line and by `pipeline.bulk`, so that both write the same rows.
+The command line and `pipeline.bulk` use it, so that both write the same rows.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from graftline.uri import is_uri
 if TYPE_CHECKING:
     from graftline.serving.client import Prediction
 
-# The best one is in label and score; fewer classes leave columns empty.
+# The best class is in label and score. With fewer than TOP_K classes the last columns stay empty.
 CSV_COLUMNS = (
     *("path", "label", "score"),
     *(f"{what}_{place}" for place in range(2, TOP_K + 1) for what in ("label", "score")),
@@ -30,22 +30,22 @@ CSV_COLUMNS = (
 )
 
 
-def json_row(found: "Prediction") -> str:
-    """{path, label, score, top_k}, or {path, error}. A file's name that is no UTF-8 is there as os.fsdecode has it."""
-    if found.error is not None:
-        return to_json({"path": found.path, "error": found.error})
-    top_k = [{"label": label, "score": score} for label, score in found.top_k]
-    return to_json({"path": found.path, "label": found.label, "score": found.score, "top_k": top_k})
+def json_row(prediction: "Prediction") -> str:
+    """Return {path, label, score, top_k} or {path, error}. A path that is no UTF-8 is as os.fsdecode gives it."""
+    if prediction.error is not None:
+        return to_json({"path": prediction.path, "error": prediction.error})
+    top_k = [{"label": label, "score": score} for label, score in prediction.top_k]
+    return to_json({"path": prediction.path, "label": prediction.label, "score": prediction.score, "top_k": top_k})
 
 
-def csv_row(found: "Prediction") -> str:
-    """One line, without its end, of CSV_COLUMNS. Control characters of a file's name are escaped."""
-    values: list[Any] = [_shown(found.path), _shown(found.label or ""), _number(found.score)]
-    for label, score in found.top_k[1:TOP_K]:
-        values += [_shown(label), _number(score)]
+def csv_row(prediction: "Prediction") -> str:
+    """Return one line of CSV_COLUMNS without its end. Control characters in a path are escaped."""
+    values: list[Any] = [_escaped(prediction.path), _escaped(prediction.label or ""), _number(prediction.score)]
+    for label, score in prediction.top_k[1:TOP_K]:
+        values += [_escaped(label), _number(score)]
     values += [""] * (len(CSV_COLUMNS) - 1 - len(values))
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([*values, _shown(found.error or "")])
+    csv.writer(line, lineterminator="").writerow([*values, _escaped(prediction.error or "")])
     return line.getvalue()
 
 
@@ -53,15 +53,17 @@ def _number(score: float | None) -> str:
     return "" if score is None or not math.isfinite(score) else repr(score)
 
 
-def text_row(found: "Prediction") -> str:
-    """One line for a person, without its end."""
-    if found.error is not None:
-        return f"{_shown(found.path)}: {_shown(found.error)}"
-    others = ", ".join(f"{_shown(label)} {score:.3f}" for label, score in found.top_k[1:3])
-    return f"{_shown(found.path)}: {_shown(found.label or '')} {found.score:.3f}" + (f"  ({others})" if others else "")
+def text_row(prediction: "Prediction") -> str:
+    """Return one line of text for a user, without its end."""
+    if prediction.error is not None:
+        return f"{_escaped(prediction.path)}: {_escaped(prediction.error)}"
+    others = ", ".join(f"{_escaped(label)} {score:.3f}" for label, score in prediction.top_k[1:3])
+    return f"{_escaped(prediction.path)}: {_escaped(prediction.label or '')} {prediction.score:.3f}" + (
+        f"  ({others})" if others else ""
+    )
 
 
-def _shown(text: str) -> str:
+def _escaped(text: str) -> str:
     from graftline.components.storage.files import escape
 
     return escape(text)
@@ -70,37 +72,40 @@ def _shown(text: str) -> str:
 def write(
     rows: Iterable["Prediction"], kind: str, out: Callable[[str], object], err: Callable[[str], object]
 ) -> tuple[int, int]:
-    """Write rows as they come; how many were without an error, and how many with one.
+    """Write each row at once.
 
     Args:
-      rows: what to write.
+      rows: the predictions.
       kind: "text" (failures go to `err`), "json" (one list) or "csv" (with a line of column names).
-      out: takes text, ends of lines included.
+      out: takes text, line ends included.
       err: takes a line without its end.
+
+    Returns:
+      The number of rows without an error, and of those with one.
     """
     good = bad = 0
     if kind == "csv":
         out(",".join(CSV_COLUMNS) + "\n")
     between = "["
-    for found in rows:
-        good += found.error is None
-        bad += found.error is not None
+    for prediction in rows:
+        good += prediction.error is None
+        bad += prediction.error is not None
         if kind == "json":
-            out(between + json_row(found))
+            out(between + json_row(prediction))
             between = ", "
         elif kind == "csv":
-            out(csv_row(found) + "\n")
-        elif found.error is None:
-            out(text_row(found) + "\n")
+            out(csv_row(prediction) + "\n")
+        elif prediction.error is None:
+            out(text_row(prediction) + "\n")
         else:
-            err(text_row(found))
+            err(text_row(prediction))
     if kind == "json":
         out("[]\n" if between == "[" else "]\n")
     return good, bad
 
 
 def refuse_unwritable(prefix: str) -> None:
-    """Raises UserError where files whose names begin so cannot be written; URIs are left to those who open them."""
+    """Raise UserError if files with this prefix cannot be written. A URI is not tried."""
     if is_uri(prefix):
         return
     folder = os.path.dirname(os.path.abspath(prefix))
@@ -109,22 +114,27 @@ def refuse_unwritable(prefix: str) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"-o {prefix} cannot be written: {error.strerror}; name another place") from error
+        raise UserError(f"-o {prefix} cannot be written: {error.strerror}; give another prefix") from error
 
 
 @contextlib.contextmanager
 def progress(
     rows: Iterable["Prediction"], count: Callable[[], int], out: IO[str]
 ) -> Iterator[tuple[Iterable["Prediction"], Callable[[str], object], Callable[[str], object]]]:
-    """A bar on standard error where that is a terminal: the rows that move it, what to write to and to complain to.
+    """Show a progress bar on standard error if it is a terminal.
 
-    `count`, the number of rows in all, is asked in a thread, as it may have to walk a million files. Where `out` is the
-    same terminal as the bar, rows go above it.
+    Args:
+      rows: the predictions.
+      count: returns the number of rows. It is called in a thread: it may have to list a million files.
+      out: where the rows go. If it is the same terminal as the bar, the rows are written above the bar.
+
+    Yields:
+      The rows, which move the bar; a function that writes text to `out`; one that writes a line to standard error.
     """
 
     def put(text: str) -> None:
         out.write(text)
-        out.flush()  # whoever reads along should not wait for a buffer to fill
+        out.flush()  # a reader of the output must not wait until a buffer is full
 
     if not sys.stderr.isatty():
         yield rows, put, lambda line: sys.stderr.write(line + "\n")
@@ -146,6 +156,6 @@ def progress(
 
 
 def _moving(rows: Iterable["Prediction"], advance: Callable[[], object]) -> Iterator["Prediction"]:
-    for found in rows:
-        yield found
+    for row in rows:
+        yield row
         advance()

@@ -1,7 +1,7 @@
-"""`graftline rollback`: serves an earlier version again, and withdraws what is served now, also in ML Metadata.
+"""`graftline rollback`: serves an earlier version again, and withdraws the served one, also in ML Metadata.
 
-The withdrawal is a file beside the versions (`serving.versions.withdrawals`), which decides on every orchestrator. In a
-local workspace the blessing in ML Metadata goes as well, so that a warm start begins from the model before it.
+The withdrawal is a file next to the versions (`serving.versions.withdrawals`), which every orchestrator reads. In a
+local workspace the blessing in ML Metadata is removed too, so that a warm start begins from the model before.
 Imports no TFX.
 """
 
@@ -19,27 +19,27 @@ from graftline.workspace import Workspace
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done; `trouble` is why ML Metadata could not be updated."""
+    """What was done; `trouble` says why ML Metadata could not be updated."""
 
     rolled_back: RolledBack
     trouble: str = ""
 
     @property
     def text(self) -> str:
-        """For a person."""
+        """A text for the user."""
         did = self.rolled_back
         fate = (
             f"version {did.before} is withdrawn: its model is not pushed again unless push.allow_withdrawn is true"
             if did.withdrawn
-            else f"the rollback from version {did.of} is taken back"
+            else f"the rollback from version {did.of} is undone"
         )
-        told = (
+        result = (
             f"rolled back from version {did.before} to {did.of}, which is now version {did.version}: {did.path}\n{fate}"
         )
-        return f"{told}\nnote: {self.trouble}" if self.trouble else told
+        return f"{result}\nnote: {self.trouble}" if self.trouble else result
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Return the outcome as values for JSON."""
         return {**asdict(self.rolled_back), "note": self.trouble or None}
 
 
@@ -47,18 +47,18 @@ def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
     """Rolls back a model.
 
     Args:
-      path: a workspace, or the base path of a model's versions; on disk or a URI.
-      name: which model, where there are several; always for a workspace at a URI.
+      path: a workspace, or the base path of a model's versions, on disk or as a URI.
+      name: the model, if there are several, and for a workspace at a URI.
       to: the version to go back to; None for the last good one.
 
     Raises:
-      UserError: no such model or version, or nothing to go back to.
+      UserError: the model or version does not exist, or there is no version to go back to.
     """
     base_path = _base_path(path, name)
     if workspace := Workspace.of_base_path(base_path):
         workspace.check_format()
     done = rollback.roll_back(destination(base_path), to)
-    return Outcome(done, _tell_metadata(base_path, done))
+    return Outcome(done, _update_metadata(base_path, done))
 
 
 def _base_path(path: str, name: str | None) -> str:
@@ -67,17 +67,17 @@ def _base_path(path: str, name: str | None) -> str:
             return path
         if name is None:
             raise UserError(
-                f"{path} holds no versions: name the folder of a model's versions, or the model with --name"
+                f"{path} holds no versions: give the folder of a model's versions, or name the model with --name"
             )
         return Workspace(path).base_path(name)
     model = locate.find_model(path, name)
     if model.base_path is None:
-        raise UserError(f"{path} is a single model without other versions: name a workspace, or a folder of versions")
+        raise UserError(f"{path} is a single model without other versions: give a workspace, or a folder of versions")
     return model.base_path
 
 
-def _tell_metadata(base_path: str, done: RolledBack) -> str:
-    """Withdraws the blessing and notes the push; why it could not, or "" (also where there is no metadata)."""
+def _update_metadata(base_path: str, done: RolledBack) -> str:
+    """Withdraw the blessing and record the push; return why that failed, or "" (also if there is no metadata)."""
     workspace = Workspace.of_base_path(base_path)
     if workspace is None or not os.path.isfile(workspace.metadata):
         return ""
@@ -91,12 +91,12 @@ def _tell_metadata(base_path: str, done: RolledBack) -> str:
         descent = lineage.descent(store)
         if done.withdrawn:
             lineage.withdraw(store, lineage.pushed_as(descent, name, done.before))
-        again = lineage.pushed_as(descent, name, done.of)
+        restored = lineage.pushed_as(descent, name, done.of)
         if done.withdrawn is None:
-            lineage.withdraw(store, again, back=True)
-        if again:
-            lineage.record_rollback(store, again, done.path, done.version)
-    except (errors.StatusError, RuntimeError) as error:  # the versions are as they should be: this is a help, no more
+            lineage.withdraw(store, restored, back=True)
+        if restored:
+            lineage.record_rollback(store, restored, done.path, done.version)
+    except (errors.StatusError, RuntimeError) as error:  # the versions are already right
         why = str(error)[:100]
         return (
             f"{workspace.metadata} could not be updated ({why}): a warm start may still begin from the withdrawn model"

@@ -1,6 +1,6 @@
-"""YAML as a person means it: the scalars of YAML 1.2, no key twice, errors with line and column.
+"""Reads YAML as users expect it: the scalars of YAML 1.2, no duplicate keys, errors with line and column.
 
-PyYAML reads YAML 1.1, in which `off` is false, `1e-5` is text and `010` is 8. `pipeline.config` uses this.
+PyYAML reads YAML 1.1, in which `off` is false, `1e-5` is text and `010` is 8. `pipeline.config_file` uses this module.
 """
 
 import math
@@ -14,21 +14,21 @@ from graftline.errors import UserError
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2, which refuses a key that stands twice."""
+    """SafeLoader with the scalars of YAML 1.2; a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key '{key.value}' stands here a second time", problem_mark=key.start_mark
+                    problem=f"the key '{key.value}' is here a second time", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `Loader` would otherwise read as something else than text."""
+    """Quotes text that `Loader` would otherwise read as another type."""
 
 
 _SCALARS = (
@@ -49,10 +49,10 @@ Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(nod
 
 
 def parse(text: str) -> Any:
-    """The value that a YAML text holds.
+    """Return the value of a YAML text.
 
     Raises:
-      ValueError: it is no YAML; the message says what is wrong.
+      ValueError: the text is not valid YAML; the message says what is wrong.
     """
     try:
         return yaml.load(text, Loader)
@@ -61,10 +61,10 @@ def parse(text: str) -> Any:
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """The mapping that a YAML file holds; empty for an empty file.
+    """Return the mapping of a YAML file; an empty one for an empty file.
 
     Raises:
-      UserError: it cannot be read or is no mapping; the message names the file, and line and column where there are.
+      UserError: the file cannot be read or holds no mapping. The message names the file, and line and column if known.
     """
     if pathlib.Path(path).is_dir():
         raise UserError(f"{path} is a folder, not a config file; for a folder of images: graftline run --images {path}")
@@ -79,17 +79,19 @@ def read_file(path: str) -> dict[str, Any]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{path}{where}: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: is no YAML text: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: is not a YAML text: {str(error).splitlines()[0]}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold keys and values, as `graftline config` prints them; found {flow(raw)}")
+        raise UserError(
+            f"{path}: must hold keys and values, as `graftline config` prints them, but it holds {flow(raw)}"
+        )
     return raw
 
 
 def flow(value: Any) -> str:
-    """The value as it stands after a key, on one line."""
-    style = None if _printable(value) else '"'  # escapes what YAML would take for the end of a line
+    """Return the YAML of a value on one line, as it follows a key."""
+    style = None if _printable(value) else '"'  # escapes characters that end a line in YAML
     text = yaml.dump(
         value, Dumper=_Dumper, default_flow_style=True, default_style=style, width=math.inf, allow_unicode=True
     )

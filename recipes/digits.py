@@ -60,7 +60,7 @@ def main(workspace: str, as_json: bool) -> int:
 
     images = pathlib.Path(workspace) / FOLDER
     click.echo(f"{write_images(images):,} scans of digits in {images}", err=True)
-    config = config_file.load(str(RECIPE), given={"images": str(images), "workspace": workspace})
+    config = config_file.load(str(RECIPE), options={"images": str(images), "workspace": workspace})
     summary = app.run_pipeline(config)
     app.print_summary(summary, config, as_json)
     if summary.pushed_path is None:

@@ -29,7 +29,7 @@ def test_the_digits_recipe_trains_pushes_and_classifies(tmp_path: pathlib.Path) 
     assert [phase["kept"] for phase in summary["phases"]] == [True, True]
     assert summary["transfer"]["images"] == 100
     assert summary["transfer"]["pretrained"] > summary["transfer"]["random"] + 0.1
-    assert "Transfer    with up to 10 images of each class, 100 in all: " in done.stderr
+    assert "Transfer    on up to 10 images of each class, 100 in all: " in done.stderr
     assert "graftline serve" in done.stderr
     assert "/0/" in done.stderr
 

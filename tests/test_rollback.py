@@ -100,7 +100,7 @@ def test_a_rollback_is_taken_back_by_naming_the_version(workspace: pathlib.Path)
         "withdrawn": None,
         "note": None,
     }
-    assert err.endswith("\nthe rollback from version 3 is taken back\n")
+    assert err.endswith("\nthe rollback from version 3 is undone\n")
     assert withdrawals.withdrawn(base_of(workspace)) == set(), "neither is bad now"
     assert contents(workspace)[5] == "model 3"
 
@@ -137,7 +137,7 @@ def test_what_is_no_workspace_and_a_single_model_are_told(workspace: pathlib.Pat
     assert (status, "no such folder" in err) == (2, True)
     status, _, err = run(str(workspace / "models/roses/1"))
     assert status == 2
-    assert "is a single model without other versions: name a workspace, or a folder of versions" in err
+    assert "is a single model without other versions: give a workspace, or a folder of versions" in err
 
 
 def test_after_a_rollback_both_labels_are_on_what_is_served(workspace: pathlib.Path) -> None:

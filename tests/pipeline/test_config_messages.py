@@ -178,10 +178,10 @@ def test_an_option_that_graftline_sets_itself_is_refused(option: str):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("seed: 1\nseed: 2\n", "config.yaml, line 2, column 1: the key 'seed' stands here a second time"),
+        ("seed: 1\nseed: 2\n", "config.yaml, line 2, column 1: the key 'seed' is here a second time"),
         ("seed: [1\nimages: x", "config.yaml, line 2, column 7: expected ',' or ']', but got ':'"),
         ("seed:\n\t- 1", "config.yaml, line 2, column 1: found character '\\t' that cannot start any token"),
-        ("- seed", "config.yaml: must hold keys and values, as `graftline config` prints them; found [seed]"),
+        ("- seed", "config.yaml: must hold keys and values, as `graftline config` prints them, but it holds [seed]"),
         ("seed: !!python/name:os.system x",
          "config.yaml, line 1, column 7: could not determine a constructor for the tag "
          "'tag:yaml.org,2002:python/name:os.system'"),
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_config_names_file_line_and_column(write, text: str, e
 def test_a_file_that_is_no_text_is_refused(write):
     path = write("")
     pathlib.Path(path).write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
-    assert message(path).startswith("config.yaml: is no YAML text: ")
+    assert message(path).startswith("config.yaml: is not a YAML text: ")
 
 
 def test_a_missing_file_is_named(write):

@@ -134,15 +134,15 @@ def test_durations_are_as_precise_as_a_person_needs(seconds: float, text: str):
 def test_the_summary_says_what_transfer_bought():
     found = {"images_per_class": 10, "images": 100, "pretrained": 0.86, "random": 0.33}
     assert (
-        "Transfer    with up to 10 images of each class, 100 in all: accuracy 0.8600 from the backbone's "
-        "weights, 0.3300 from a random trunk, all else alike"
+        "Transfer    on up to 10 images of each class, 100 in all: accuracy 0.8600 with the backbone's "
+        "weights, 0.3300 with a random trunk and the same settings"
     ) in console.summary(replace(PUSHED, transfer=found), "ws").splitlines()
 
 
 def test_the_summary_of_a_pushed_model():
     assert console.summary(PUSHED, "my ws").splitlines() == [
         "Images      1,797 stored of 2 classes (cat, dog)",
-        "            1 left out: the same content as another file",
+        "            1 left out: same content as another file",
         "            2 left out: not readable as images; the reasons are in /ws/quarantine/left-out.csv",
         "Training    feature_extraction: 1 epoch, accuracy 0.9000 in training, 0.8800 on the eval split; ended: epochs",
         "            fine_tuning: 7 epochs, accuracy 0.9700 in training, 0.9500 on the eval split; ended: plateau",
@@ -160,7 +160,7 @@ def test_the_summary_of_a_refused_model_says_which_threshold_fell_short_by_how_m
     lines = console.summary(REFUSED, "ws").splitlines()
     assert "Gate        accuracy is 0.4800; at least 0.5000 is required: failed, 0.0200 too low" in lines
     assert "            accuracy is 0.4500 worse than the served model's; it must not be worse: failed" in lines
-    assert "Result      NOT BLESSED: accuracy. Nothing was pushed; what is served stays as it was." in lines
+    assert "Result      NOT BLESSED: accuracy. Nothing was pushed; the served model stays." in lines
     assert not any("graftline serve" in line for line in lines)
 
 
@@ -169,7 +169,7 @@ def test_a_model_that_was_rolled_back_from_is_said_to_be_withdrawn_with_what_all
     check = Check(WITHDRAWN, "passed", 1, 0, False, because=why)
     lines = console.summary(replace(REFUSED, checks=[check]), "ws").splitlines()
     assert f"Gate        {why}" in lines
-    assert f"Result      NOT BLESSED: {why}. Nothing was pushed; what is served stays as it was." in lines
+    assert f"Result      NOT BLESSED: {why}. Nothing was pushed; the served model stays." in lines
 
 
 def test_a_first_model_of_its_name_names_those_that_the_workspace_serves(tmp_path: pathlib.Path):
@@ -195,7 +195,7 @@ def test_a_bound_from_above_is_exceeded():
 
 def test_an_unchanged_run_names_the_version_that_is_there_and_what_came_from_the_cache():
     text = console.summary(replace(PUSHED, new_version=False, cached=["Trainer"]), "ws")
-    assert "The same model is there already as version 3: /ws/models/pets/3" in text
+    assert "The same model is already served as version 3: /ws/models/pets/3" in text
     assert "Trainer cached" in text
 
 
@@ -213,7 +213,7 @@ def test_a_phase_whose_loss_became_nan_at_once_has_no_accuracy_in_training_and_i
     text = console.summary(replace(PUSHED, phases=[PUSHED.phases[0], fine_tuning], training_notes=[note]), "ws")
     assert (
         "            fine_tuning: 0 epochs, accuracy 0.8800 on the eval split; ended: the loss was no longer a number; "
-        f"it did no good and was taken back\n            {note}\n"
+        f"it did not lower the validation loss; its weights were discarded\n            {note}\n"
     ) in text
 
 

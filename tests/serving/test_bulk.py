@@ -46,7 +46,9 @@ def expected(workspace: pathlib.Path, photos: pathlib.Path) -> list[str]:
 def test_the_rows_are_those_of_predict(
     workspace: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path, expected: list[str]
 ) -> None:
-    counts = bulk.run([str(photos)], bulk.chosen(str(workspace), None, "colours"), str(tmp_path / "rows"), shards=3)
+    counts = bulk.run(
+        [str(photos)], bulk.find_target(str(workspace), None, "colours"), str(tmp_path / "rows"), shards=3
+    )
     assert counts == (42, 1)
     shards = sorted(path.name for path in tmp_path.iterdir())
     assert shards == [f"rows-0000{number}-of-00003.csv" for number in range(3)]
@@ -58,8 +60,8 @@ def test_the_rows_are_those_of_predict(
 def test_a_server_says_the_same(
     server: ModelServer, photos: pathlib.Path, tmp_path: pathlib.Path, expected: list[str]
 ) -> None:
-    by = bulk.chosen(None, f"127.0.0.1:{server.grpc_port}", "colours")
-    counts = bulk.run([str(photos / "deep"), str(photos / "0.png")], by, str(tmp_path / "rows"), "jsonl")
+    target = bulk.find_target(None, f"127.0.0.1:{server.grpc_port}", "colours")
+    counts = bulk.run([str(photos / "deep"), str(photos / "0.png")], target, str(tmp_path / "rows"), "jsonl")
     assert counts == (3, 1)
     rows = {row["path"]: row for row in map(json.loads, lines_of(tmp_path / "rows"))}
     by_path = {row[0]: row for row in csv.reader(expected)}
@@ -73,8 +75,8 @@ def test_a_server_says_the_same(
 def test_a_pattern_means_all_that_it_matches(
     workspace: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    by = bulk.chosen(str(workspace), None, "colours")
-    assert bulk.run([f"{photos.parent}/photos*/*.txt"], by, str(tmp_path / "rows")) == (0, 1)
+    target = bulk.find_target(str(workspace), None, "colours")
+    assert bulk.run([f"{photos.parent}/photos*/*.txt"], target, str(tmp_path / "rows")) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_a_pattern_means_all_that_it_matches(
 )
 def test_what_nothing_matches_is_told(tmp_path: pathlib.Path, images: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        bulk.run([images], bulk.By(directory="unused"), str(tmp_path / "rows"))
+        bulk.run([images], bulk.ClassifierTarget(directory="unused"), str(tmp_path / "rows"))
     assert str(caught.value).startswith(message)
 
 
@@ -106,7 +108,7 @@ def test_a_place_that_cannot_be_written_is_told_before_beam_starts(tmp_path: pat
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert re.fullmatch(f"graftline: -o {output} cannot be written: .+; name another place", line)
+    assert re.fullmatch(f"graftline: -o {output} cannot be written: .+; give another prefix", line)
 
 
 def test_a_place_that_can_be_made_and_a_uri_are_let_pass(tmp_path: pathlib.Path) -> None:
@@ -117,4 +119,4 @@ def test_a_place_that_can_be_made_and_a_uri_are_let_pass(tmp_path: pathlib.Path)
 
 def test_a_model_that_is_no_classifier_is_told_before_anything_runs(workspace: pathlib.Path) -> None:
     with pytest.raises(UserError, match="is no image classifier that Graftline exported"):
-        bulk.chosen(str(workspace), None, "numbers")
+        bulk.find_target(str(workspace), None, "numbers")
