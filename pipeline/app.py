@@ -96,7 +96,7 @@ def classify(
     """
     from graftline.serving import predict
 
-    paths = predict.opened(predict.find_images(images))
+    paths = predict.load_standard_input(predict.find_images(images))
     if server is not None:
         return predict.predict_with_server(server, name, paths)
     return predict.predict_with_model(str(model), paths, name)

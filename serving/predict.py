@@ -1,6 +1,6 @@
-"""What `graftline predict` does: find image files, and classify them by a model server or by a model in this process.
+"""The work of `graftline predict`: find image files, and classify them by a model server or by a model in this process.
 
-Everything is lazy: a million files take no more memory than the names of one folder and one batch of images.
+Everything is lazy. For a million files, memory holds the names of one folder a level and one batch of images.
 """
 
 import itertools
@@ -27,33 +27,38 @@ STANDARD_INPUT = "-"
 
 
 def find_images(arguments: Sequence[str]) -> Iterator[Image]:
-    """The image files that the arguments mean, each folder's sorted, in the order of the arguments.
+    """Find the image files that the arguments name, in the order of the arguments, and sorted within each folder.
 
-    A file named outright is taken as it is. In folders, at any depth, those are taken that are called an image or begin
-    like one; hidden files and what operating systems strew about are not, and links to folders are not followed.
-    STANDARD_INPUT stands for itself; see `opened`. A path that is not there or a folder without images becomes an image
-    with that error. Raises UserError at once when all arguments are such.
+    A file is taken as it is. A folder is searched at any depth for files whose name ends or whose content begins as an
+    image's does. Hidden files and those that operating systems leave behind are skipped. Links to folders are not
+    followed. A missing path and a folder without images become an image with an error.
+
+    Args:
+      arguments: paths, and STANDARD_INPUT, which is returned as it is: see `load_standard_input`.
+
+    Raises:
+      UserError: none of the arguments names an image.
     """
     faults = [_fault(argument) for argument in arguments]
     if faults and all(faults):
         raise UserError(next(sentence for sentence, _ in filter(None, faults)))
-    found: Iterator[Iterable[Image]] = (
+    images: Iterator[Iterable[Image]] = (
         (Loaded(argument, b"", fault[1]),) if fault else _images_of(argument)
         for argument, fault in zip(arguments, faults, strict=True)
     )
-    return itertools.chain.from_iterable(found)
+    return itertools.chain.from_iterable(images)
 
 
 def _fault(argument: str) -> tuple[str, str] | None:
-    """Why an argument means no image, as a sentence and for its row."""
+    """Return why an argument names no image, as a sentence for the user and as the error of its row."""
     if argument == STANDARD_INPUT or os.path.isfile(argument):
         return None
     if os.path.isdir(argument):
         if next(_walk(argument), None) is not None:
             return None
         return (
-            f"no images in {argument}: it holds no file that is called or begins like an image",
-            "no file in it is called or begins like an image",
+            f"no images in {argument}: no file in it has an image's name or begins like an image",
+            "no file in it has an image's name or begins like an image",
         )
     if not os.path.exists(argument):
         return f"no such file or folder: {argument}; name an image or a folder of images", "no such file or folder"
@@ -67,19 +72,19 @@ def _images_of(argument: str) -> Iterator[str]:
     return _walk(argument) if argument != STANDARD_INPUT and os.path.isdir(argument) else iter((argument,))
 
 
-def opened(images: Iterable[Image]) -> Iterator[Image]:
-    """The same, with the image that standard input holds in the place of STANDARD_INPUT, read when it is its turn."""
-    return (load(image, read=_standard_input) if image == STANDARD_INPUT else image for image in images)
+def load_standard_input(images: Iterable[Image]) -> Iterator[Image]:
+    """Yield the images, with the one on standard input in place of STANDARD_INPUT. It is read in its turn."""
+    return (load(image, read=_read_standard_input) if image == STANDARD_INPUT else image for image in images)
 
 
-def _standard_input(_: str, limit: int) -> tuple[bytes, int]:
+def _read_standard_input(_: str, limit: int) -> tuple[bytes, int]:
     with open(0, "rb", closefd=False) as file:
         data = file.read(limit + 1)
     return data, len(data)
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Paths in the order in which all of them would be sorted; of each level one folder's names are held."""
+    """Yield paths in the sorted order of all of them. Memory holds the names of one folder a level."""
     levels = [(folder, _names(folder))]
     while levels:
         parent, names = levels[-1]
@@ -94,43 +99,50 @@ def _walk(folder: str) -> Iterator[str]:
         elif os.access(path, os.R_OK | os.X_OK):
             levels.append((path, _names(path)))
         else:
-            yield path  # to be reported, not passed over
+            yield path  # an unreadable folder gets a row with an error
 
 
 def _names(folder: str) -> Iterator[str]:
-    """Sorted, those of folders with a separator at their end: so they come where their files do among all paths."""
+    """Return the sorted names, a folder's with a separator at its end, so that it sorts as its files' paths do."""
     with os.scandir(folder) as entries:
-        kept = (entry for entry in entries if not formats.is_left_out(entry.name))
-        return iter(sorted(entry.name + os.sep * entry.is_dir(follow_symlinks=False) for entry in kept))
+        listed = (entry for entry in entries if not formats.is_left_out(entry.name))
+        return iter(sorted(entry.name + os.sep * entry.is_dir(follow_symlinks=False) for entry in listed))
 
 
 def _is_image(path: str) -> bool:
-    """Whether a file in a folder is one to classify: by its name, or else by its first bytes."""
-    named = formats.is_image_name(path)
+    """Return whether a file in a folder is an image, by its name or else by its first bytes."""
+    has_image_name = formats.is_image_name(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block whoever opens it
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block
             return False
-        if named:
+        if has_image_name:
             return True
         with open(path, "rb") as file:
             return formats.sniff(file.read(formats.HEAD_BYTES)) in formats.READABLE
     except OSError:
-        return named  # unreadable, but called an image: to be reported, not passed over
+        return has_image_name  # an unreadable image gets a row with an error
 
 
 def predict_with_server(target: str, name: str | None, paths: Iterable[Image]) -> Iterator[Prediction]:
-    """Classify files by the model `name` of the TF Serving compatible server at HOST:GRPC_PORT or a URL of REST.
+    """Classify files by a model server.
 
-    Without a name the only model of a `graftline serve` is meant; other servers cannot be asked for theirs. One row
-    for each path, in order; a bad image fails its own row only. Raises UserError when nothing answers at the
-    address within CONNECT_SECONDS, or when the server has no such model or one with other signatures.
+    Args:
+      target: HOST:GRPC_PORT or the URL of a REST server that speaks TensorFlow Serving's API.
+      name: the model's name. None stands for the only model of a `graftline serve`; other servers do not list theirs.
+      paths: the images.
+
+    Returns:
+      One row for each path, in order; a bad image fails only its own.
+
+    Raises:
+      UserError: no server answers within CONNECT_SECONDS, or it has no such model, or that is no classifier.
     """
     client = connect(target, name)
-    return _closing(client, target, name, client.stream(paths))
+    return _rows_and_close(client, target, name, client.stream(paths))
 
 
 def connect(target: str, name: str | None) -> Client:
-    """A client of the server at `target`, which has answered. Raises UserError as `predict_with_server`."""
+    """Return a client of the server at `target`, which has answered. Raises UserError as `predict_with_server`."""
     try:
         client = Client(target, name, timeout=ANSWER_SECONDS)
     except ValueError as error:
@@ -145,12 +157,12 @@ def connect(target: str, name: str | None) -> Client:
                 f"no model server answers at {target} ({kind}): start one with `graftline serve`, or correct --server"
                 f"{_other_port(target)}"
             ) from error
-        raise told(error, target, name) from error
+        raise as_user_error(error, target, name) from error
     return client
 
 
 def _other_port(target: str) -> str:
-    """What to give where an address has the port that is usually the other protocol's."""
+    """Return a hint for an address whose port is usually the other protocol's; "" for others."""
     parts = urllib.parse.urlsplit(target if "://" in target else f"grpc://{target}")
     if parts.scheme == "grpc" and parts.port == REST_PORT:
         return f"; {REST_PORT} is usually the REST port: http://{parts.netloc}"
@@ -159,24 +171,22 @@ def _other_port(target: str) -> str:
     return ""
 
 
-def _closing(client: Client, target: str, name: str | None, rows: Iterator[Prediction]) -> Iterator[Prediction]:
+def _rows_and_close(client: Client, target: str, name: str | None, rows: Iterator[Prediction]) -> Iterator[Prediction]:
     with client:
         try:
             yield from rows
         except ServiceError as error:
-            raise told(error, target, name) from error
+            raise as_user_error(error, target, name) from error
 
 
-def told(error: ServiceError, target: str, name: str | None) -> UserError:
-    """What a server's error means to the user of the command line."""
+def as_user_error(error: ServiceError, target: str, name: str | None) -> UserError:
+    """Return the message for the user of the command line."""
     if error.code == "NOT_FOUND" and name is None:
-        serves = f"It serves {', '.join(error.models)}: choose" if error.models else "It does not tell: give the name"
-        return UserError(f"which model of the server at {target}? {serves} with --name")
+        choice = f"It serves {', '.join(error.models)}: choose" if error.models else "It lists no models: give the name"
+        return UserError(f"which model of the server at {target}? {choice} with --name")
     if error.code == "NOT_FOUND":
         serves = f"; it serves {', '.join(error.models)}" if error.models else ""
-        return UserError(
-            f"the server at {target} serves no model '{name}': give the name that it serves with --name{serves}"
-        )
+        return UserError(f"the server at {target} serves no model '{name}': give another name with --name{serves}")
     if error.code == "UNAVAILABLE":
         return UserError(f"the model server at {target} went away: {error.message}; start it again")
     if error.code == "RESOURCE_EXHAUSTED":
@@ -185,26 +195,34 @@ def told(error: ServiceError, target: str, name: str | None) -> UserError:
         return UserError(f"the model server at {target} gave no answer in {ANSWER_SECONDS:.0f} s")
     if error.code == "FAILED_PRECONDITION" and "is no image classifier" in error.message:
         return UserError(error.message)
-    return _broken(f"the model at {target}", error.message)
+    return _broken_model(f"the model at {target}", error.message)
 
 
-def _broken(model: str, details: str) -> UserError:
+def _broken_model(model: str, details: str) -> UserError:
     return UserError(
         f"{model} cannot run ({details.splitlines()[0] if details else 'no reason given'}); export it again"
     )
 
 
 def predict_with_model(path: str, paths: Iterable[Image], name: str | None = None) -> Iterator[Prediction]:
-    """Classify files in this process by the model at `path`: a SavedModel, a base path (its newest), or a workspace.
+    """Classify files in this process.
 
-    One row for each path, in order; a bad image fails its own row only. Raises UserError when there is no model, when
-    there are several and `name` is None, or when it cannot be loaded or has other signatures.
+    Args:
+      path: a SavedModel, a base path, whose newest version is taken, or a workspace.
+      paths: the images.
+      name: which model, where there are several.
+
+    Returns:
+      One row for each path, in order; a bad image fails only its own.
+
+    Raises:
+      UserError: no model, several without a `name`, or one that cannot be loaded or is no classifier.
     """
     model = LocalClassifier(find_model(path, name).newest[1])
-    return _retiring(model, paths)
+    return _rows_and_retire(model, paths)
 
 
-def _retiring(model: "LocalClassifier", paths: Iterable[Image]) -> Iterator[Prediction]:
+def _rows_and_retire(model: "LocalClassifier", paths: Iterable[Image]) -> Iterator[Prediction]:
     try:
         yield from model.stream(paths)
     finally:
@@ -212,12 +230,14 @@ def _retiring(model: "LocalClassifier", paths: Iterable[Image]) -> Iterator[Pred
 
 
 class LocalClassifier:
-    """A SavedModel with Graftline's signatures, loaded in this process by TensorFlow; any thread may ask it.
-
-    Raises UserError: no TensorFlow, no SavedModel that it can load, or one with other signatures.
-    """
+    """A SavedModel with Graftline's signatures, loaded in this process by TensorFlow. Any thread may use it."""
 
     def __init__(self, directory: str) -> None:
+        """Load the SavedModel.
+
+        Raises:
+          UserError: there is no TensorFlow, the SavedModel cannot be loaded, or it has other signatures.
+        """
         import_tensorflow()
         from graftline.serving.server.model.loaded_model import LoadedModel, LoadError
 
@@ -226,7 +246,7 @@ class LocalClassifier:
             self._model = LoadedModel(directory)
         except LoadError as error:
             raise UserError(f"{error}; name another model") from error
-        anything = TensorSpec("", None)  # the names alone are looked at
+        anything = TensorSpec("", None)  # `is_classifier` looks at the names alone
         signatures = {
             name: Signature(dict.fromkeys(one.inputs, anything), dict.fromkeys(one.outputs, anything))
             for name, one in self._model.signatures.items()
@@ -239,13 +259,13 @@ class LocalClassifier:
             )
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
-        """One row for each image, in order, holding one batch. Raises UserError when the model cannot run."""
+        """Yield one row for each image, in order. Holds one batch. Raises UserError when the model cannot run."""
         with self._model:
             for batch in batches(map(load, images)):
                 try:
-                    yield from run(classify(batch, _asked), self._send)
+                    yield from run(classify(batch, _ask), self._send)
                 except ServiceError as error:
-                    raise _broken(self._directory, error.message) from error
+                    raise _broken_model(self._directory, error.message) from error
 
     def _send(self, images: Sequence[bytes]) -> dict[str, Any]:
         import numpy as np
@@ -258,9 +278,9 @@ class LocalClassifier:
             raise ServiceError(error.code.name, error.message) from error
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the model's memory."""
         self._model.retire()
 
 
-def _asked(images: Sequence[bytes]) -> Steps[Mapping[str, Any]]:
+def _ask(images: Sequence[bytes]) -> Steps[Mapping[str, Any]]:
     return (yield images)

@@ -95,7 +95,7 @@ def test_links_to_folders_are_not_followed(photos: pathlib.Path) -> None:
 def test_a_folder_without_images_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError) as caught:
         find_images([str(tmp_path)])
-    assert str(caught.value) == f"no images in {tmp_path}: it holds no file that is called or begins like an image"
+    assert str(caught.value) == f"no images in {tmp_path}: no file in it has an image's name or begins like an image"
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
@@ -110,7 +110,7 @@ def test_one_that_is_not_there_does_not_stop_the_others(ask: Predict, photos: pa
     assert [(os.path.basename(row.path), row.label, row.error) for row in rows] == [
         ("gone.jpg", None, "no such file or folder"),
         ("a.JPG", "blue", None),
-        ("empty", None, "no file in it is called or begins like an image"),
+        ("empty", None, "no file in it has an image's name or begins like an image"),
         ("pipe.jpg", None, "neither a file nor a folder"),
         ("b red.png", "red", None),
     ]
@@ -227,8 +227,7 @@ def test_a_model_that_the_server_does_not_have_is_named(server: ModelServer, pho
     with pytest.raises(UserError) as caught:
         predict_with_server(target, "tulips", [str(photos / "a.JPG")])
     assert str(caught.value) == (
-        f"the server at {target} serves no model 'tulips': give the name that it serves with --name; it serves "
-        "colours, numbers"
+        f"the server at {target} serves no model 'tulips': give another name with --name; it serves colours, numbers"
     )
 
 
