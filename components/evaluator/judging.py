@@ -96,20 +96,20 @@ class _Checker:
         slices = self._answers.slices[dimension]
         counts = np.bincount(slices.codes, minlength=len(slices.names))
         too_small = []
-        least = common.min_examples or settings.MIN_EXAMPLES_OF_A_SLICE
+        minimum = common.min_examples or settings.MIN_EXAMPLES_OF_A_SLICE
         for code, name in sorted(enumerate(slices.names), key=lambda pair: pair[1]):
             own = common.values.get(name)
             thresholds = {**common.thresholds, **(own.thresholds if own else {})}
-            if own is None and counts[code] < least:
+            if own is None and counts[code] < minimum:
                 too_small += [name] if thresholds else []
                 continue
-            yield from self._check_slice(dimension, name, slices.codes == code, thresholds, own, least)
+            yield from self._check_slice(dimension, name, slices.codes == code, thresholds, own, minimum)
         for name in sorted(set(common.values) - set(slices.names)):
             own = common.values[name]
-            yield from self._check_slice(dimension, name, np.zeros(len(slices.codes), bool), {}, own, least)
+            yield from self._check_slice(dimension, name, np.zeros(len(slices.codes), bool), {}, own, minimum)
         if too_small:
             names = ", ".join(too_small[:5]) + (f" and {len(too_small) - 5:,} more" if len(too_small) > 5 else "")
-            self.skipped.append(f"not judged by {dimension}, because each has fewer than {least} images: {names}")
+            self.skipped.append(f"not judged by {dimension}, because each has fewer than {minimum} images: {names}")
 
     def _check_slice(
         self,
@@ -118,15 +118,15 @@ class _Checker:
         inside: np.ndarray,
         thresholds: Mapping[str, Threshold],
         own: SliceThresholds | None,
-        least: int,
+        minimum: int,
     ) -> Iterator[Check]:
         """Check one slice. A slice that the settings name (`own`) must have enough images."""
         part, count = f"{dimension} {name}", int(inside.sum())
         if own is not None:
-            least = own.min_examples or least
+            minimum = own.min_examples or minimum
             why = self._explain_missing_folder(dimension, name)
-            yield Check(EXAMPLES, "min", least, count, count >= least, part, because=why)
-            if count < least:
+            yield Check(EXAMPLES, "min", minimum, count, count >= minimum, part, because=why)
+            if count < minimum:
                 return
         for metric, threshold in thresholds.items():
             of_class = name if dimension == settings.CLASS and metric in (*settings.PER_CLASS, metrics.AUC) else None
@@ -192,11 +192,11 @@ class _Checker:
             return uncertainty.wilson(int(hits.sum()), len(hits), self.level)
         if metric == metrics.AUC:
             area, errors = metrics.auc(answers, subset)
-            return uncertainty.around(area, float(np.sqrt((errors**2).sum())), self.level)
+            return uncertainty.normal_interval(area, float(np.sqrt((errors**2).sum())), self.level)
         drawn = uncertainty.bootstrap(
-            metrics.terms(metric, answers, subset), lambda sums: metrics.of_sums(metric, sums), self._repeats
+            metrics.terms(metric, answers, subset), lambda sums: metrics.from_sums(metric, sums), self._repeats
         )
-        return uncertainty.percentiles(drawn, self.level)
+        return uncertainty.percentile_interval(drawn, self.level)
 
     def change(self, metric: str, ours: Scored, theirs: Scored, subset: Subset) -> Change:
         """Return by how much `ours` is better than `theirs` on the same images."""
@@ -206,16 +206,16 @@ class _Checker:
         if metric == metrics.AUC:
             errors = metrics.auc(ours, subset)[1] - metrics.auc(theirs, subset)[1]
             error = float(np.sqrt((errors**2).sum()))
-            interval = uncertainty.around(value, error, self.level, low=-1.0)
+            interval = uncertainty.normal_interval(value, error, self.level, low=-1.0)
             return Change(value, interval, uncertainty.normal_p_value(value, error))
         both = [metrics.terms(metric, each, subset) for each in (ours, theirs)]
         half = both[0].shape[1]
 
         def changes(sums: np.ndarray) -> np.ndarray:
-            return sign * (metrics.of_sums(metric, sums[:, :half]) - metrics.of_sums(metric, sums[:, half:])) + 0.0
+            return sign * (metrics.from_sums(metric, sums[:, :half]) - metrics.from_sums(metric, sums[:, half:])) + 0.0
 
         drawn = uncertainty.bootstrap(scipy.sparse.hstack(both, format="csr"), changes, self._repeats)
-        interval = uncertainty.percentiles(drawn, self.level)
+        interval = uncertainty.percentile_interval(drawn, self.level)
         pair = [metrics.hits(metric, each, subset) for each in (ours, theirs)]
         if metric != "precision" and pair[0] is not None and pair[1] is not None:
             return Change(value, interval, uncertainty.mcnemar(pair[0], pair[1]))
@@ -262,7 +262,7 @@ def _by_class(answers: Scored, level: float) -> Iterator[ClassFigures]:
     sums = metrics.macro_terms(answers.label, answers.predicted, classes).sum(axis=0)
     for name, counts in zip(answers.classes, np.asarray(sums).reshape(3, classes).T, strict=True):
         right, _, actual = map(int, counts)
-        recall, precision, f1 = (float(metrics.of_sums(metric, counts[None])[0]) for metric in settings.PER_CLASS)
+        recall, precision, f1 = (float(metrics.from_sums(metric, counts[None])[0]) for metric in settings.PER_CLASS)
         yield ClassFigures(name, actual, precision, recall, f1, uncertainty.wilson(right, actual, level))
 
 

@@ -63,11 +63,11 @@ def value(metric: str, scored: Scored, subset: Subset = ALL) -> float:
     if metric == AUC:
         return auc(scored, subset)[0]
     sums = np.asarray(terms(metric, scored, subset).sum(axis=0), np.float64).reshape(1, -1)
-    return float(of_sums(metric, sums)[0])
+    return float(from_sums(metric, sums)[0])
 
 
 def terms(metric: str, scored: Scored, subset: Subset = ALL) -> scipy.sparse.csr_matrix:
-    """Return what each image adds to the sums that `of_sums` computes the metric from; float64 [n, K]."""
+    """Return what each image adds to the sums that `from_sums` computes the metric from; float64 [n, K]."""
     if metric in PER_CLASS:
         label, predicted = (subset.of(each) == subset.of_class for each in (scored.label, scored.predicted))
         return scipy.sparse.csr_matrix(np.stack([label & predicted, predicted, label], axis=1).astype(np.float64))
@@ -80,7 +80,7 @@ def terms(metric: str, scored: Scored, subset: Subset = ALL) -> scipy.sparse.csr
     return scipy.sparse.csr_matrix(np.stack([of_each.astype(np.float64), np.ones(len(of_each))], axis=1))
 
 
-def of_sums(metric: str, sums: np.ndarray) -> np.ndarray:
+def from_sums(metric: str, sums: np.ndarray) -> np.ndarray:
     """Return the metric's value for each row of sums: float [B] for float [B, K]."""
     if metric in MACRO:
         counts = sums.reshape(len(sums), 3, -1)
@@ -88,8 +88,8 @@ def of_sums(metric: str, sums: np.ndarray) -> np.ndarray:
         present = (counts[:, 1] > 0) | (counts[:, 2] > 0)
         return _ratio((of_each * present).sum(axis=1), present.sum(axis=1))
     if metric in PER_CLASS:
-        found, predicted, actual = sums.T
-        return np.where(predicted + actual > 0, _of_counts(metric, found, predicted, actual), np.nan)
+        right, predicted, actual = sums.T
+        return np.where(predicted + actual > 0, _of_counts(metric, right, predicted, actual), np.nan)
     if metric == CALIBRATION:
         return _ratio(np.abs(sums[:, :-1]).sum(axis=1), sums[:, -1])
     return _ratio(sums[:, 0], sums[:, 1])
@@ -102,12 +102,12 @@ def macro_terms(label: np.ndarray, predicted: np.ndarray, classes: int) -> scipy
     mean is taken over the classes that some image has or was predicted as, and a class that was never predicted has a
     precision of 0.
     """
-    right, known = label == predicted, label >= 0
+    right, labelled = label == predicted, label >= 0
     rows = np.arange(len(label))
-    cells = np.concatenate([label[right], classes + predicted, 2 * classes + label[known]])
+    cells = np.concatenate([label[right], classes + predicted, 2 * classes + label[labelled]])
     ones = np.ones(len(cells))
     return scipy.sparse.csr_matrix(
-        (ones, (np.concatenate([rows[right], rows, rows[known]]), cells)), shape=(len(label), 3 * classes)
+        (ones, (np.concatenate([rows[right], rows, rows[labelled]]), cells)), shape=(len(label), 3 * classes)
     )
 
 
@@ -169,12 +169,12 @@ def _auc_of(probability: np.ndarray, of_class: np.ndarray) -> tuple[float, np.nd
     return area, (beaten - area) / np.sqrt(count * np.maximum(count - 1, 1))
 
 
-def _of_counts(metric: str, found: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+def _of_counts(metric: str, right: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Return precision, recall or F1 from counts of any shape; 0 for 0 of 0."""
     upper, lower = {
-        "precision": (found, predicted),
-        "recall": (found, actual),
-        "f1": (2 * found, predicted + actual),
+        "precision": (right, predicted),
+        "recall": (right, actual),
+        "f1": (2 * right, predicted + actual),
     }[metric]
     return np.divide(upper, lower, out=np.zeros(np.shape(upper)), where=lower > 0)
 

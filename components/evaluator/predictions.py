@@ -146,11 +146,11 @@ def read(output: str, labels: Sequence[str], baseline_labels: Sequence[str] | No
     of_class = slices[settings.CLASS]
     all_rows = np.arange(len(of_class.codes))
 
-    def score(model: str, known: Sequence[str], classes: Sequence[str], rows: np.ndarray) -> scored.Scored:
-        """Score a model that knows `known`, restricted to `classes`, on the images `rows`."""
+    def score(model: str, model_classes: Sequence[str], classes: Sequence[str], rows: np.ndarray) -> scored.Scored:
+        """Score a model of `model_classes`, restricted to `classes`, on the images `rows`."""
         index = {name: number for number, name in enumerate(classes)}
         label = np.array([index.get(name, -1) for name in of_class.names], np.int64)[of_class.codes]
-        column = {name: number for number, name in enumerate(known)}
+        column = {name: number for number, name in enumerate(model_classes)}
         columns = [column[name] for name in classes]
         chosen = np.zeros(len(label), bool)
         chosen[rows] = True
@@ -161,7 +161,7 @@ def read(output: str, labels: Sequence[str], baseline_labels: Sequence[str] | No
                 end = begin + len(probabilities)
                 which = chosen[begin:end]
                 probabilities = probabilities[which]
-                if columns != list(range(len(known))):
+                if columns != list(range(len(model_classes))):
                     probabilities = scored.restricted(probabilities, columns)
                 yield label[begin:end][which], probabilities
                 begin = end

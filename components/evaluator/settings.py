@@ -137,8 +137,8 @@ class GateSettings(_Thresholds):
                 for metric in PER_CLASS if dimension != CLASS else ():
                     if metric in thresholds.thresholds:
                         raise ValueError(f"without {where}.{metric}: only the slices of class have a {metric}")
-                if value and value not in (known := list(BUCKETS.get(dimension, {value: 0}))):
-                    raise ValueError(f"without {where}: its values are {', '.join(known)}{did_you_mean(value, known)}")
+                if value and value not in (names := list(BUCKETS.get(dimension, {value: 0}))):
+                    raise ValueError(f"without {where}: its values are {', '.join(names)}{did_you_mean(value, names)}")
         return slices
 
     @model_validator(mode="after")

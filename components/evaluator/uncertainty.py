@@ -73,7 +73,7 @@ def repeats(alpha: float) -> int:
     return max(1000, int(20 / alpha))
 
 
-def percentiles(values: np.ndarray, level: float) -> Interval:
+def percentile_interval(values: np.ndarray, level: float) -> Interval:
     """Return the middle `level` of bootstrapped values. Values that are NaN (a class was not drawn) are left out."""
     values = values[np.isfinite(values)]
     if not len(values):
@@ -89,7 +89,7 @@ def bootstrap_p_value(changes: np.ndarray) -> float:
     return float(min(1.0, 2 * (smaller_side + 1) / (len(changes) + 1)))
 
 
-def around(value: float, error: float, level: float, low: float = 0.0, high: float = 1.0) -> Interval:
+def normal_interval(value: float, error: float, level: float, low: float = 0.0, high: float = 1.0) -> Interval:
     """Return the normal interval of a value with this standard error, cut at `low` and `high`."""
     half = _normal(level) * error
     return max(low, value - half), min(high, value + half)

@@ -89,7 +89,7 @@ def test_the_expected_calibration_error_by_hand() -> None:
     # fifth bin, 2/15 the second; both are wrong.
     expected = (4 * 0.2 + 2 * 0.1 + 1 / 3 + 2 / 15) / 8
     sums = np.asarray(metrics.calibration_terms(right, confidence).sum(axis=0)).reshape(1, -1)
-    assert metrics.of_sums("expected_calibration_error", sums)[0] == pytest.approx(expected)
+    assert metrics.from_sums("expected_calibration_error", sums)[0] == pytest.approx(expected)
 
 
 def test_a_bin_holds_its_upper_end_and_not_its_lower_one() -> None:

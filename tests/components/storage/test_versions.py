@@ -198,6 +198,15 @@ def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_
         assert directory == str(tmp_path), "no copy of what can be read"
 
 
+def test_the_served_version_is_the_complete_one_with_the_highest_number(tmp_path: pathlib.Path) -> None:
+    for version in (2, 10):
+        export(tmp_path / "served" / str(version))
+    (tmp_path / "served" / "11").mkdir()  # a push to an object store that has just begun
+    assert versions.served_version(str(tmp_path / "served")) == str(tmp_path / "served" / "10")
+    assert versions.served_version(str(tmp_path / "nothing")) == ""
+    assert versions.served_version(str(tmp_path)) == ""
+
+
 def test_a_path_is_a_disk_and_an_unknown_uri_is_told(tmp_path: pathlib.Path) -> None:
     assert isinstance(versions.destination(str(tmp_path)), Disk)
     with pytest.raises(UserError, match=r"^ftp://host/models/: no filesystem is known for ftp://"):
