@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graftline.blessings import SERVING_VALIDATION_FILE
 from graftline.components.data_validation import findings
 from graftline.components.data_validation.findings import Finding
-from graftline.components.evaluator import verdict as gate
-from graftline.components.evaluator.verdict import Check
+from graftline.components.evaluator.verdict import NOTHING_SERVED, VERDICT_FILE, VERDICT_TEXT, Check, Verdict
 from graftline.pipeline.config import Config
 from graftline.workspace import Workspace
 
@@ -157,7 +156,7 @@ def _serving(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
 
 def _verdict(nodes: Mapping[str, "NodeRun"], config: Config, workspace: Workspace) -> dict[str, Any]:
     evaluation = _output(nodes, "Evaluator", "evaluation")
-    verdict = gate.Verdict.from_json((evaluation / gate.VERDICT_FILE).read_text())
+    verdict = Verdict.from_json((evaluation / VERDICT_FILE).read_text())
     return {
         "blessed": verdict.blessed,
         "accuracy": verdict.candidate.get("accuracy"),
@@ -167,7 +166,7 @@ def _verdict(nodes: Mapping[str, "NodeRun"], config: Config, workspace: Workspac
         "compared_examples": verdict.compared_examples,
         "checks": verdict.checks,
         "note": note(verdict.note, config, workspace),
-        "verdict_file": str(evaluation / gate.VERDICT_TEXT),
+        "verdict_file": str(evaluation / VERDICT_TEXT),
     }
 
 
@@ -176,7 +175,7 @@ def note(note: str, config: Config, workspace: Workspace) -> str:
     from graftline.components.storage.versions import served_version
 
     models = pathlib.Path(workspace.models)
-    if gate.NOTHING_SERVED not in note or config.push.path or not models.is_dir():
+    if NOTHING_SERVED not in note or config.push.path or not models.is_dir():
         return note
     folders = [folder for folder in sorted(models.iterdir()) if folder.name != config.model_name]
     others = [folder.name for folder in folders if served_version(str(folder))]
@@ -185,8 +184,8 @@ def note(note: str, config: Config, workspace: Workspace) -> str:
     names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
     one = "it" if len(others) == 1 else "one of them"
     return note.replace(
-        gate.NOTHING_SERVED,
-        f"{gate.NOTHING_SERVED} (this run's model is called {config.model_name}; the workspace serves {names}: set "
+        NOTHING_SERVED,
+        f"{NOTHING_SERVED} (this run's model is called {config.model_name}; the workspace serves {names}: set "
         f"model.name to go on with {one})",
     )
 
