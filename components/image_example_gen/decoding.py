@@ -109,7 +109,7 @@ def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> byte
     """
     if not verdict.transcoded:
         return data
-    stored = storing.stored(data, storing.read_header(data), max_side)
+    stored = storing.prepare_to_store(data, storing.read_header(data), max_side)
     return Quarantined(stored.reason) if isinstance(stored, Refused) else stored.data
 
 
@@ -119,12 +119,12 @@ def too_many_bytes(size: int) -> Quarantined:
 
 
 def _look(data: bytes, header: Header | Refused, max_side: int | None) -> _Look | Quarantined:
-    stored = storing.stored(data, header, max_side)
+    stored = storing.prepare_to_store(data, header, max_side)
     if isinstance(stored, Refused):
         return Quarantined(stored.reason)
     luma = _luma(stored)
     if luma is None:  # the op's text is a C++ source line, of no use to a user
-        return Quarantined(storing.how_broken(stored.data, stored.header.format))
+        return Quarantined(storing.describe_damage(stored.data, stored.header.format))
     return _Look(stored.header, stored.transcoded, luma)
 
 

@@ -82,7 +82,7 @@ def load(image: Image, transcode: bool = True, read: Read = read) -> Loaded:
 
 
 def _convert(path: str, data: bytes, transcode: bool) -> Loaded:
-    converted = storing.to_send(data) if transcode else data
+    converted = storing.prepare_to_send(data) if transcode else data
     return Loaded(path, b"", converted.reason) if isinstance(converted, Refused) else Loaded(path, converted)
 
 

@@ -1,5 +1,5 @@
-"""Image files on their way to the model: what ingest stores of a file, and so what a client sends of it. Pillow only.
+"""Image files before a decoder of TensorFlow sees them: formats, headers, and conversion to what serving decodes.
 
-ImageExampleGen and the client share it, so that a WebP or a turned PNG is classified as it would have been trained on.
-Import what you need from its module: this file imports nothing.
+ImageExampleGen and the clients share this room, so that a WebP or a rotated PNG is classified as the model was trained.
+Import from its modules: this file imports nothing.
 """

@@ -2,8 +2,8 @@
 
 import re
 
-# Written by file managers and archivers beside the images; nobody means them as data.
-_LEFT_OUT = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"})
+# File managers and archivers write these beside the images.
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"})
 
 _MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), "jpeg"),
@@ -37,10 +37,10 @@ def is_image_name(path: str) -> bool:
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a file or folder of this name is clutter (hidden files, Thumbs.db, __MACOSX, ...) rather than data."""
-    return name.startswith(".") or name.casefold() in _LEFT_OUT
+    """Return whether a file or folder of this name is no data: hidden files, Thumbs.db, __MACOSX and the like."""
+    return name.startswith(".") or name.casefold() in _CLUTTER
 
 
 def sniff(head: bytes) -> str | None:
-    """The image format that the first `HEAD_BYTES` bytes announce: "jpeg", "png", ..., or None. Names are not asked."""
+    """Return the image format that a file's first `HEAD_BYTES` bytes announce, such as "jpeg"; None for no image."""
     return next((name for pattern, name in _MAGIC if pattern.match(head)), None)

@@ -119,13 +119,13 @@ def test_of_an_animation_the_first_frame_counts() -> None:
         (encode_noise(1, "PNG")[:-200], "truncated PNG"),
         (encode_noise(1, "GIF")[:-200], "truncated GIF"),
         (encode_noise(1, "BMP")[:-200], "truncated BMP"),
-        (b"\xff\xd8\xff" + b"no image" * 9 + b"\xff\xd9", "damaged JPEG or a variant that can't be decoded"),
-        (encode_noise(1, "WEBP")[:-200], "damaged WebP or a variant that can't be decoded"),
-        (encode_noise(1, "TIFF")[:-200], "damaged TIFF or a variant that can't be decoded"),
-        (encode_noise(1, "AVIF")[:-200], "damaged AVIF or a variant that can't be decoded"),
-        (b"\0\0\0\x18ftypheic" + b"\0" * 30, "damaged HEIC or a variant that can't be decoded"),
+        (b"\xff\xd8\xff" + b"no image" * 9 + b"\xff\xd9", "damaged JPEG or a variant that cannot be decoded"),
+        (encode_noise(1, "WEBP")[:-200], "damaged WebP or a variant that cannot be decoded"),
+        (encode_noise(1, "TIFF")[:-200], "damaged TIFF or a variant that cannot be decoded"),
+        (encode_noise(1, "AVIF")[:-200], "damaged AVIF or a variant that cannot be decoded"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 30, "damaged HEIC or a variant that cannot be decoded"),
         (b"<?xml version='1.0'?><svg width='9'/>", "SVG is not supported: convert to JPEG or PNG"),
-        (encode(Image.new("F", (9, 9)), "TIFF"), "samples of 32 bits have no agreed look: convert to 8 bits"),
+        (encode(Image.new("F", (9, 9)), "TIFF"), "samples of 32 bits have no defined brightness: convert to 8 bits"),
     ],
 )
 def test_reasons_are_short_and_stable(data: bytes, told: str) -> None:
@@ -135,7 +135,7 @@ def test_reasons_are_short_and_stable(data: bytes, told: str) -> None:
 def test_a_png_with_a_wrong_checksum_is_damaged() -> None:
     data = bytearray(encode_noise(1, "PNG"))
     data[len(data) // 2] ^= 0xFF
-    assert reason(bytes(data)) == "damaged PNG or a variant that can't be decoded"
+    assert reason(bytes(data)) == "damaged PNG or a variant that cannot be decoded"
 
 
 def test_a_size_that_no_photo_has_is_refused_by_the_header() -> None:
@@ -145,7 +145,7 @@ def test_a_size_that_no_photo_has_is_refused_by_the_header() -> None:
 
 
 def test_a_header_that_promises_more_than_the_data_hold_is_told() -> None:
-    lies = "damaged PNG or a variant that can't be decoded: fewer bytes than its size takes"
+    lies = "damaged PNG or a variant that cannot be decoded: fewer bytes than its size takes"
     assert reason(png(4000, 4000, b"\0" * 99)) == lies
 
 
@@ -157,7 +157,7 @@ def test_text_in_a_png_does_not_matter_until_it_unpacks_to_megabytes() -> None:
     assert not good(with_text(b"some text" * 100)).transcoded
     random_text = with_text(np.random.default_rng(0).bytes(200_000))
     assert good(random_text).transcoded and len(stored(random_text)) < 1000
-    assert reason(with_text(b"\0" * (80 << 20))).startswith("damaged PNG or a variant that can't be decoded: 7")
+    assert reason(with_text(b"\0" * (80 << 20))).startswith("damaged PNG or a variant that cannot be decoded: 7")
 
 
 def gif_of_frames(count: int, side: int) -> bytes:
