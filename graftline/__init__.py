@@ -5,10 +5,13 @@ The rooms `pipeline`, `components`, `trainer` and `serving` are links to the fol
 repository.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graftline.faces import face
 
 if TYPE_CHECKING:
+    # Kubeflow and Vertex import an artifact type by the name of its type: one module, and the class.
+    from graftline.components.image_example_gen import Quarantine
     from graftline.serving.client import (
         AsyncClient,
         Client,
@@ -34,9 +37,4 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public class when it is first used, so that `import graftline` alone costs nothing."""
-    if name in __all__:
-        return getattr(importlib.import_module("graftline.serving.client"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = face(__name__)

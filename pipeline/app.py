@@ -40,7 +40,7 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
       UnexpectedError: any other error; the message names the log that holds the traceback.
     """
     require_package("tfx", "pipeline")
-    from graftline.components.image_example_gen import layouts
+    from graftline.components.image_example_gen import fingerprint_images
     from graftline.pipeline import console, preflight
 
     layout = preflight.check(config)
@@ -54,7 +54,7 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
         )
         with console.captured(log_file) as screen, console.Progress(screen) as progress:
             try:
-                fingerprint = layouts.fingerprint(layout)
+                fingerprint = fingerprint_images(layout)
                 from graftline.pipeline import local_runner
 
                 return local_runner.run(config, fingerprint, progress, reset_baseline)

@@ -18,8 +18,8 @@ from typing import Any
 
 import graftline
 from graftline import uri
-from graftline.components.data_validation import history, schema_file
-from graftline.components.image_example_gen import quarantine
+from graftline.components.data_validation import check_schema_file, reference_run
+from graftline.components.image_example_gen import QUARANTINE_LIST
 from graftline.components.storage.versions import destination
 from graftline.pipeline.config import Config
 from graftline.pipeline.site import Site
@@ -71,7 +71,7 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
         "ExampleValidator": {
             "code": code["ExampleValidator"],
             # The same statistics are validated again when there are others to compare them with.
-            "reference": history.reference(statistics, str(site.fingerprint)) if comparable else 0,
+            "reference": reference_run(statistics, str(site.fingerprint)) if comparable else 0,
         },
         "Transform": {"code": code["Transform"]},
         "Trainer": {
@@ -183,7 +183,7 @@ def _retry(config: Config, site: Site) -> str:
         busy = reason.startswith("decoding took too long") and "processor time" not in reason
         return busy or reason.startswith(("vanished", "changed during")) or (remote and reason.startswith("unreadable"))
 
-    last = pathlib.Path(site.workspace.quarantine, quarantine.CSV_NAME)
+    last = pathlib.Path(site.workspace.quarantine, QUARANTINE_LIST)
     if not site.readable or not last.is_file():
         return ""
     with last.open(newline="") as file:
@@ -193,7 +193,7 @@ def _retry(config: Config, site: Site) -> str:
 
 def _schema_hash(path: str | None, readable: bool) -> str:
     """Return the hash of the curated schema; "" without one, and for one that only the nodes of a cluster can read."""
-    return schema_file.check(path) if path and (readable or pathlib.Path(path).is_file()) else ""
+    return check_schema_file(path) if path and (readable or pathlib.Path(path).is_file()) else ""
 
 
 def _served_digest(base_path: str, served: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 import yaml
 
 from graftline import __version__
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen import check_settings
 from graftline.errors import UserError
 from graftline.pipeline import preflight
 from graftline.pipeline.config import BYTE_BATCHES, Config
@@ -85,7 +85,7 @@ def _check(config: Config, output: pathlib.Path) -> None:
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output} cannot be written: there is no folder {output.parent}")
     preflight.check_phases(config)
-    layouts.check_settings(config.image_folders, config.data.ingest)
+    check_settings(config.image_folders, config.data.ingest)
     if config.serving_validation.enabled and config.serving_validation.engine == "docker":
         raise UserError(
             "serving_validation.engine is docker, but TFX's InfraValidator does not compile for a cluster: set it to "

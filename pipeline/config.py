@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from graftline.components.data_validation.settings import ValidationSettings
-from graftline.components.evaluator.settings import GateSettings, Threshold
-from graftline.components.image_example_gen.settings import IngestSettings
-from graftline.components.pusher.settings import PushSettings
-from graftline.components.serving_validator.settings import ServingValidationSettings
-from graftline.components.transform.settings import TransformSettings
+from graftline.components.data_validation import ValidationSettings
+from graftline.components.evaluator import GateSettings, Threshold
+from graftline.components.image_example_gen import IngestSettings
+from graftline.components.pusher import PushSettings
+from graftline.components.serving_validator import ServingValidationSettings
+from graftline.components.transform import TransformSettings
 from graftline.settings import Settings
 from graftline.trainer.settings import (
     AugmentationSettings,

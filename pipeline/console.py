@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from graftline.components.evaluator.verdict import failures, sentences
+from graftline.components.evaluator import failures, sentences
 from graftline.pipeline.run_summary import RunSummary
 from graftline.workspace import Workspace
 

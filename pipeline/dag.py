@@ -8,12 +8,12 @@ from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import La
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types import Channel, standard_artifacts
 
-from graftline.components.data_validation.component import ExampleValidator, make_schema_gen, make_statistics_gen
-from graftline.components.evaluator.component import Evaluator
-from graftline.components.image_example_gen.component import ImageExampleGen
-from graftline.components.pusher.component import pusher as make_pusher
-from graftline.components.serving_validator.component import serving_validator as make_serving_validator
-from graftline.components.transform.component import Transform
+from graftline.components.data_validation import ExampleValidator, make_schema_gen, make_statistics_gen
+from graftline.components.evaluator import Evaluator
+from graftline.components.image_example_gen import ImageExampleGen
+from graftline.components.pusher import make_pusher
+from graftline.components.serving_validator import make_serving_validator
+from graftline.components.transform import Transform
 from graftline.pipeline.cache_keys import cache_keys
 from graftline.pipeline.config import Config
 from graftline.pipeline.site import Site, pipeline_name

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from graftline import features
-from graftline.components.evaluator.settings import always_one, check_classes, check_folders
+from graftline.components.evaluator import always_one, check_classes, check_folders
 from graftline.errors import UserError, did_you_mean
 from graftline.trainer import backbones
 from graftline.trainer.settings import BackboneSettings
@@ -23,7 +23,7 @@ from graftline.uri import is_uri
 from graftline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from graftline.components.image_example_gen.layouts import Layout
+    from graftline.components.image_example_gen import Layout
     from graftline.pipeline.config import Config
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -41,23 +41,23 @@ def check(config: "Config") -> "Layout":
     Raises:
       UserError: the first mistake found.
     """
-    from graftline.components.image_example_gen import layouts
+    from graftline.components.image_example_gen import check_decodable, scan_images
     from graftline.components.storage import files
 
     check_runner(config)
     check_backbone(config.backbone)
     check_phases(config)
     if config.data.schema_file:
-        from graftline.components.data_validation import schema_file
+        from graftline.components.data_validation import check_schema_file
 
-        schema_file.check(config.data.schema_file)
+        check_schema_file(config.data.schema_file)
     images = images_folders(config)
     for folder in images:
         check_apart(folder, config.workspace)
     if any(map(is_uri, (*images, config.data.manifest or "", config.push.path or ""))):
         files.use_beam_options(config.beam.options)
-    layout = layouts.scan(images, config.data.ingest)
-    layouts.check_decodable(layout)
+    layout = scan_images(images, config.data.ingest)
+    check_decodable(layout)
     check_classes(config.gate, layout.classes)
     judged = (file.path for file in layout.files if file.split != features.TRAIN)
     check_folders(config.gate, {posixpath.dirname(path) or "." for path in judged})

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graftline.blessings import SERVING_VALIDATION_FILE
-from graftline.components.data_validation import findings
-from graftline.components.data_validation.findings import Finding
-from graftline.components.evaluator.verdict import NOTHING_SERVED, VERDICT_FILE, VERDICT_TEXT, Check, Verdict
+from graftline.components.data_validation import FINDINGS_FILE, Finding, read_findings
+from graftline.components.evaluator import NOTHING_SERVED, VERDICT_FILE, VERDICT_TEXT, Check, Verdict
 from graftline.pipeline.config import Config
 from graftline.workspace import Workspace
 
@@ -112,19 +111,18 @@ def _output(nodes: Mapping[str, "NodeRun"], node: str, output: str) -> pathlib.P
 
 
 def _data(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
-    from graftline.components.image_example_gen import quarantine
-    from graftline.components.image_example_gen.duplicates_report import HTML_NAME
+    from graftline.components.image_example_gen import DUPLICATES_PAGE, INGEST_SUMMARY, QUARANTINE_LIST
 
     report = _output(nodes, "ImageExampleGen", "quarantine")
-    counts = json.loads((report / quarantine.SUMMARY_NAME).read_text())
+    counts = json.loads((report / INGEST_SUMMARY).read_text())
     same_names = ("examples", "quarantined", "duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
     anomalies = _output(nodes, "ExampleValidator", "anomalies")
     return {name: counts[name] for name in same_names} | {
-        "quarantine_file": str(report / quarantine.CSV_NAME) if counts["quarantined"] else None,
+        "quarantine_file": str(report / QUARANTINE_LIST) if counts["quarantined"] else None,
         "splits": counts["by_split"],
-        "copies_file": str(report / HTML_NAME) if any(counts[kind] for kind in _COPIES) else None,
+        "copies_file": str(report / DUPLICATES_PAGE) if any(counts[kind] for kind in _COPIES) else None,
         "data_warnings": counts["warnings"],
-        "data_findings": findings.from_json((anomalies / findings.FILE).read_text()),
+        "data_findings": read_findings((anomalies / FINDINGS_FILE).read_text()),
     }
 
 

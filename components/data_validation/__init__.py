@@ -1,5 +1,16 @@
-"""Data validation: what the statistics of a run's images are held against, and what is done about each finding.
+"""Data validation: a run's statistics are held against a schema, the last run and one another, before any training."""
 
-`findings` and `schema_file` are light and may be imported anywhere; `statistics` and `checks` import TFDV; `component`
-and `executor` import TFX. Import what you need from its module: this file imports nothing.
-"""
+from typing import TYPE_CHECKING
+
+from graftline.faces import face
+
+if TYPE_CHECKING:
+    from graftline.components.data_validation.component import ExampleValidator, make_schema_gen, make_statistics_gen
+    from graftline.components.data_validation.findings import FILE as FINDINGS_FILE
+    from graftline.components.data_validation.findings import Finding
+    from graftline.components.data_validation.findings import from_json as read_findings
+    from graftline.components.data_validation.history import reference as reference_run
+    from graftline.components.data_validation.schema_file import check as check_schema_file
+    from graftline.components.data_validation.settings import ValidationSettings
+
+__getattr__ = face(__name__)

@@ -1,5 +1,18 @@
-"""ImageExampleGen: a folder of labelled images becomes checked, split, sharded tf.Examples, and a list of the refused.
+"""ImageExampleGen: turns a folder of labelled images into checked, split tf.Examples, and lists what it refuses."""
 
-`layouts` and `splits` are light and may be imported anywhere; `ingest` holds the Beam stages and imports TensorFlow
-but no TFX; `component` and `executor` import TFX. Import what you need from its module: this file imports nothing.
-"""
+from typing import TYPE_CHECKING
+
+from graftline.faces import face
+
+if TYPE_CHECKING:
+    from graftline.components.image_example_gen.artifacts import Quarantine
+    from graftline.components.image_example_gen.component import ImageExampleGen
+    from graftline.components.image_example_gen.duplicates_report import HTML_NAME as DUPLICATES_PAGE
+    from graftline.components.image_example_gen.layouts import Layout, check_decodable, check_settings
+    from graftline.components.image_example_gen.layouts import fingerprint as fingerprint_images
+    from graftline.components.image_example_gen.layouts import scan as scan_images
+    from graftline.components.image_example_gen.quarantine import CSV_NAME as QUARANTINE_LIST
+    from graftline.components.image_example_gen.quarantine import SUMMARY_NAME as INGEST_SUMMARY
+    from graftline.components.image_example_gen.settings import IngestSettings
+
+__getattr__ = face(__name__)

@@ -10,4 +10,4 @@ class Quarantine(Artifact):
     """
 
     # Kubeflow and Vertex take a custom type by this name only if it is an import path of one module and the class.
-    TYPE_NAME = "components.Quarantine"
+    TYPE_NAME = "graftline.Quarantine"

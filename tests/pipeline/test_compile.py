@@ -156,6 +156,7 @@ def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
     from graftline.components.image_example_gen.artifacts import Quarantine
 
     assert import_utils.import_class_by_path(Quarantine.TYPE_NAME) is Quarantine
+    assert Quarantine.TYPE_NAME.startswith("graftline."), "nothing else of Graftline is installed"
     assert import_utils.import_class_by_path("graftline.components.evaluator.component.Executor") is Executor
 
 
