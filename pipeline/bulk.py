@@ -47,6 +47,7 @@ class Classifier(ModelHandler[str, Prediction, Any]):
     """Turns paths or URIs of images into Predictions, for RunInference."""
 
     def __init__(self, target: ClassifierTarget) -> None:
+        """Keep the target. Workers load the model or connect to the server."""
         self._target = target
 
     def load_model(self) -> LocalClassifier | Client:

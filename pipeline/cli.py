@@ -256,14 +256,13 @@ def compile_command(path: str, target: Literal["kubeflow", "vertex"], output: st
 @_json
 def rollback(models: str, name: str | None, to: int | None, as_json: bool) -> None:
     """Serve the last good version again as the newest version, and withdraw the version that is served now."""
-    import json
-
+    from graftline.jsonable import to_json
     from graftline.pipeline import rollback as rolling_back
 
     done = rolling_back.run(models, name, to)
     click.echo(done.text, err=as_json)
     if as_json:
-        click.echo(json.dumps(done.as_json()))
+        click.echo(to_json(done.as_json()))
 
 
 @main.command("config")

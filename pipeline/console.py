@@ -57,6 +57,7 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
         self._stream = stream
         self._console = Console(file=stream, highlight=False)
         self._live: Live | None = None
@@ -64,12 +65,14 @@ class Progress:
         self._began = 0.0
 
     def __enter__(self) -> "Progress":
+        """Start the stage PREPARING."""
         self._start(PREPARING)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """End the current stage, as failed if there is an exception."""
         if self._open is not None:
             self._end(self._open, "failed" if kind else "finished", time.monotonic() - self._began, "")
 

@@ -17,6 +17,7 @@ class Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2; a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct as SafeLoader does; raise ConstructorError for a duplicate key."""
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
