@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.scan import scan
 from tests import assets
 
 GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")
@@ -123,7 +123,7 @@ def split_of(images: pathlib.Path, summary: Mapping[str, Any]) -> dict[str, list
     left_out = set(_column(pathlib.Path(summary["quarantine_file"]), "path") if summary["quarantine_file"] else [])
     seen = {_digest(images / path) for path in held_back}
     train = []
-    for path, *_ in layouts.scan(images).files:
+    for path, *_ in scan(images).files:
         if path not in left_out and (digest := _digest(images / path)) not in seen:
             seen.add(digest)
             train.append(path)

@@ -19,7 +19,7 @@ import tempfile
 import time
 
 from benchmarks import commands
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.scan import scan
 from tests import assets
 
 
@@ -32,7 +32,7 @@ def copies(images: pathlib.Path, to: pathlib.Path, times: int) -> int:
 
     draws = random.Random(0)
     count = 0
-    for path, *_ in layouts.scan(images).files:
+    for path, *_ in scan(images).files:
         with Image.open(images / path) as image:
             if image.format != "JPEG":
                 continue
@@ -68,7 +68,7 @@ def bare(images: str) -> None:
     """Read and decode every file, in the measured process; print the seconds."""
     import tensorflow as tf
 
-    names = [f"{images}/{path}" for path, *_ in layouts.scan(images).files]
+    names = [f"{images}/{path}" for path, *_ in scan(images).files]
 
     def decode(path: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)

@@ -12,14 +12,14 @@ import resource
 import tempfile
 
 from benchmarks import commands
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.scan import scan
 
 
 def enlarge(images: pathlib.Path, to: pathlib.Path, count: int) -> None:
     """Write photos of 12 megapixels, taking the classes in turn."""
     from PIL import Image
 
-    paths = [path for path, *_ in layouts.scan(images).files]
+    paths = [path for path, *_ in scan(images).files]
     step = max(1, len(paths) // count)
     for number, path in enumerate(paths[::step][:count]):
         place = to / pathlib.Path(path).parent

@@ -20,7 +20,7 @@ import time
 
 from benchmarks import commands
 from graftline import features
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.scan import scan
 from tests import artifacts, assets
 
 _WAYS = ("float32", "uint8")
@@ -31,7 +31,7 @@ def write_examples(images: pathlib.Path, folder: pathlib.Path, times: int, few: 
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    files = [file for file in layouts.scan(images).files if file.path.lower().endswith((".jpg", ".jpeg"))]
+    files = [file for file in scan(images).files if file.path.lower().endswith((".jpg", ".jpeg"))]
     files = files if few is None else files[:: max(1, len(files) // few)][:few]
     writers = {}
     for split in features.SPLITS:

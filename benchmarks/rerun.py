@@ -12,12 +12,12 @@ import shutil
 import tempfile
 
 from benchmarks import commands
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.scan import scan
 
 
 def copy(images: pathlib.Path, to: pathlib.Path, every_tenth: bool) -> None:
     """Copy every tenth image of the folder, or all others."""
-    for number, (path, *_) in enumerate(layouts.scan(images).files):
+    for number, (path, *_) in enumerate(scan(images).files):
         if (number % 10 == 9) == every_tenth:
             (to / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(images / path, to / path)

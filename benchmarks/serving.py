@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import commands
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.scan import scan
 
 _CALL = "tensorflow.serving.PredictionService.Predict"
 _BATCHES = (4, 8, 16, 32, 64)
@@ -266,7 +266,7 @@ def main() -> None:
             "ghz makes the load, and is not on PATH: with Go, `go install github.com/bojand/ghz/cmd/ghz@latest` "
             "puts it into $(go env GOPATH)/bin"
         )
-    photos = [arguments.images / path for path, *_ in layouts.scan(arguments.images).files]
+    photos = [arguments.images / path for path, *_ in scan(arguments.images).files]
     photos = photos[:: max(1, len(photos) // 64)][:64]  # of every class
     with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
         workspace = arguments.workspace or pathlib.Path(name)

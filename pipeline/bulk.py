@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -125,10 +124,10 @@ def _pattern(image: str) -> tuple[str, str]:
     if not is_uri(image) and not _MAGIC & set(image):
         raise UserError(f"no such file or folder: {image}; name an image, a folder of images or a pattern")
     try:
-        if FileSystems.match([image], limits=[1])[0].metadata_list:
+        if files.match(image, 1):
             return image, ""
         inside = f"{image.rstrip('/')}/**"
-        if FileSystems.match([inside], limits=[1])[0].metadata_list:
+        if files.match(inside, 1):
             return inside, image
     except Exception as error:
         raise UserError(f"{image} cannot be read: {files.why(error)}") from error
@@ -136,8 +135,8 @@ def _pattern(image: str) -> tuple[str, str]:
 
 
 def _matches(pattern: str, folder: str) -> Iterator[tuple[str, str]]:
-    for file in FileSystems.match([pattern])[0].metadata_list:
-        yield file.path, folder
+    for path in files.match(pattern):
+        yield path, folder
 
 
 def _images(path: str, folder: str) -> Iterator[str]:

@@ -56,7 +56,7 @@ class ImageExampleGen(BaseBeamComponent):
 
         Args:
             images: the root folders or URIs.
-            fingerprint: `layouts.fingerprint` of the folder, computed before the run. It is read by nobody: it is
+            fingerprint: `fingerprint.fingerprint` of the folder, computed before the run. It is read by nobody: it is
                 part of TFX's cache key, so that any change of any file runs the ingest again. "" never does.
             settings: see `IngestSettings`; its defaults when None.
             state: folder or URI where the splits of images are kept from run to run; none are when None.

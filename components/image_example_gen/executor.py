@@ -11,9 +11,10 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.proto import example_gen_pb2
 from tfx.types import Artifact, artifact_utils
 
-from graftline.components.image_example_gen import assignments, layouts, quarantine
+from graftline.components.image_example_gen import assignments, quarantine
 from graftline.components.image_example_gen.ingest import clean_up, ingest
 from graftline.components.image_example_gen.quarantine import Summary
+from graftline.components.image_example_gen.scan import scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
 from graftline.uri import is_uri
@@ -42,7 +43,7 @@ class Executor(BaseBeamExecutor):
         settings = IngestSettings.model_validate_json(exec_properties["settings"])
         if any(map(is_uri, (*images, settings.manifest or ""))):
             files.use_beam_options(self._beam_pipeline_args)
-        layout = layouts.scan(images, settings)
+        layout = scan(images, settings)
         if state:
             assignments.load(state, settings)  # a damaged file is told here, in a few words, not out of Beam
         for warning in layout.warnings:

@@ -1,7 +1,7 @@
-"""Opening and naming files of unknown origin safely: on disk, or at a URI of any filesystem that Beam knows.
+"""Safe reading of a user's files, on disk or at a URI of any file system that Beam knows.
 
-Used by `layouts`, `listing`, `manifest` and `ingest`. Standard library only: Beam, which takes two seconds to import,
-is imported where a URI is at hand.
+The scan, the fingerprint, the manifest and the ingest read through this module. Standard library only: Beam takes two
+seconds to import, so it is imported only for a URI.
 """
 
 import contextlib
@@ -20,8 +20,6 @@ from graftline.serving.images.formats import HEAD_BYTES as HEAD_BYTES
 from graftline.serving.images.formats import READABLE as READABLE
 from graftline.serving.images.formats import is_left_out as is_left_out
 from graftline.serving.images.formats import sniff as sniff
-
-# Shared with the client, which classifies a file as it would have been stored.
 from graftline.uri import is_uri
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from apache_beam.io.filesystem import FileSystem
     from apache_beam.options.pipeline_options import PipelineOptions
 
-REMOTE_THREADS = 10  # a request waits, it does not compute; botocore keeps as many connections
+REMOTE_THREADS = 10  # a request waits and does not compute; botocore keeps 10 connections
 _CHUNK = 1 << 20
 _MORE = 1 << 16
 _LONGEST_REASON = 200  # characters; a cloud's answer may be a whole page
@@ -41,25 +39,25 @@ _STATUS_WORDS = {
 
 
 def escape(name: str) -> str:
-    """`name` fit for a log, a CSV or JSON: control characters and bytes that are not UTF-8 become backslash escapes."""
+    """Return `name` with control characters and bytes that are not UTF-8 as backslash escapes, for a log or a file."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading, and nothing else: a FIFO would block for ever and a device may do anything.
+    """Open a regular file for reading. A FIFO would block for ever, and a device may do anything.
 
-    Looks before opening, and again at what was opened, since a file can be replaced in between.
+    The type is checked before opening and again afterwards, because the file can be replaced in between.
 
     Raises:
-        OSError: the file can't be read, or is not a regular file.
+        OSError: the file cannot be read, or is not a regular file.
     """
     descriptor, _ = _open_regular(path)
     return os.fdopen(descriptor, "rb")
 
 
 def _open_regular(path: str) -> tuple[int, int]:
-    """`open_regular`'s descriptor, and the size of the file."""
+    """Return the descriptor of a regular file, and its size."""
     _require_regular(os.stat(path).st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -77,7 +75,7 @@ def _require_regular(mode: int) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """What `st_mode` says a directory entry is, in words."""
+    """Return the type of a directory entry in words, from its `st_mode`."""
     kinds = (
         (stat.S_ISREG, "a file"),
         (stat.S_ISDIR, "a folder"),
@@ -90,9 +88,9 @@ def kind_of(mode: int) -> str:
 
 
 def use_beam_options(flags: Sequence[str]) -> None:
-    """Tell Beam's filesystems the pipeline options that concern them, such as --s3_endpoint_url=URL.
+    """Give Beam's file systems the pipeline options that concern them, such as --s3_endpoint_url=URL.
 
-    A pipeline does so itself, here and on its workers; this is for those who read URIs before there is one.
+    A pipeline does so itself, here and on its workers. This function is for reading URIs before there is a pipeline.
     """
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -101,20 +99,20 @@ def use_beam_options(flags: Sequence[str]) -> None:
 
 
 def beam_options() -> "PipelineOptions":
-    """The options that Beam's filesystems have been told."""
+    """Return the options that Beam's file systems have."""
     from apache_beam.io.filesystems import FileSystems
 
-    # Without any, that of S3 can't be made, and that of GCS takes this program's own command line for them.
+    # Without options the file system of S3 cannot be made, and that of GCS parses this program's own command line.
     if FileSystems._pipeline_options is None:
         use_beam_options([])
     return FileSystems._pipeline_options
 
 
 def filesystem(uri: str) -> "FileSystem":
-    """Beam's filesystem for `uri`.
+    """Return Beam's file system for `uri`.
 
     Raises:
-        ValueError: no filesystem of this scheme is known, or it lacks an option.
+        ValueError: no file system has this scheme, or it lacks an option.
     """
     from apache_beam.io.filesystems import FileSystems
 
@@ -126,14 +124,14 @@ _making_client = threading.Lock()
 
 
 def s3() -> "S3IO":
-    """Beam's S3 by a connection that outlives a file. Beam's own filesystem makes a client for each file: 0.3 s."""
+    """Return Beam's S3 with a connection for many files. Beam's own file system makes a client for each file: 0.3 s."""
     from apache_beam.io.aws.s3io import S3IO
     from apache_beam.options.pipeline_options import S3Options
 
     options = beam_options().view_as(S3Options).get_all_options()
     with _making_client:
         client = _s3_client(tuple((name, value) for name, value in options.items() if name.startswith("s3_")))
-    # boto3's part of it may be shared by threads; Beam's own part keeps the place in the file.
+    # Threads may share boto3's client, but not Beam's wrapper, which keeps the position in the file.
     return S3IO(client=copy.copy(client))
 
 
@@ -145,23 +143,30 @@ def _s3_client(options: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def _stores(uri: str) -> "FileSystem | S3IO":
-    """What has `size` and `checksum` of the file."""
+    """Return an object with the methods `size` and `checksum` for the file."""
     return s3() if uri.startswith("s3://") else filesystem(uri)
+
+
+def match(pattern: str, limit: int | None = None) -> list[str]:
+    """Return the paths or URIs that match one of Beam's patterns, in which "**" goes through folders."""
+    from apache_beam.io.filesystems import FileSystems
+
+    return [found.path for found in FileSystems.match([pattern], limits=[limit])[0].metadata_list]
 
 
 def _open_remote(uri: str) -> BinaryIO:
     if uri.startswith("s3://"):
         return s3().open(uri, "rb")
-    # Said outright, for Beam would go by the name and unpack what ends in .gz.
+    # By default Beam unpacks files with names that end in .gz.
     return filesystem(uri).open(uri, compression_type="uncompressed")
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
-    """A file on disk or at a URI, for reading its bytes as they are stored.
+    """Open a file on disk or at a URI, to read its bytes as they are stored.
 
     Raises:
-        OSError: it can't be opened or read; `strerror` is plain words.
+        OSError: the file cannot be opened or read; `strerror` is plain words.
     """
     if not is_uri(path):
         with open_regular(path) as file:
@@ -172,14 +177,14 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def read(path: str, limit: int) -> tuple[bytes, int]:
-    """A file's bytes and size; no bytes when there are more than `limit`. Never holds more than `limit` + 1 bytes.
+    """Return a file's bytes and size. A file above the limit gives no bytes. Memory: at most `limit` + 1 bytes.
 
     Args:
-        path: of a file on disk, or a URI.
+        path: path or URI of the file.
         limit: bytes.
 
     Raises:
-        OSError: it can't be read, or is no regular file; `strerror` is plain words.
+        OSError: the file cannot be read, or is not a regular file; `strerror` is plain words.
     """
     if is_uri(path):
         with opened(path) as file:
@@ -199,11 +204,11 @@ def read(path: str, limit: int) -> tuple[bytes, int]:
 
 
 def _whole(descriptor: int, size: int, limit: int) -> bytes:
-    """What `descriptor` holds, which should be `size` bytes, and at most `limit`. A file object would cost as much."""
+    """Return the bytes of a file that had `size` bytes when it was opened; at most `limit` bytes."""
     data = os.read(descriptor, min(size + 1, limit))
     chunks = [data]
     left = limit - len(data)
-    # Once more than needed, as a rule: a file that grew, or did not know its size, goes on.
+    # One read more than usually needed: the file may have grown, or may not know its size.
     while data and left and (data := os.read(descriptor, min(left, _MORE))):
         chunks.append(data)
         left -= len(data)
@@ -211,20 +216,25 @@ def _whole(descriptor: int, size: int, limit: int) -> bytes:
 
 
 def head(path: str) -> bytes:
-    """The first `HEAD_BYTES` bytes of a file. Raises: as `read`."""
+    """Return the first `HEAD_BYTES` bytes of a file.
+
+    Raises:
+        OSError: as `read`.
+    """
     with opened(path) as file:
         return _up_to(file, HEAD_BYTES)
 
 
 def content_id(path: str) -> str:
-    """What changes when a file's content does: its sha256, or the checksum that its filesystem keeps of it.
+    """Return a text that changes with the file's content: its sha256, or the checksum that its file system keeps.
 
-    Raises: as `read`.
+    Raises:
+        OSError: as `read`.
     """
     if is_uri(path):
-        with contextlib.suppress(Exception):  # no checksum is kept, or the file is gone: reading it will tell
+        with contextlib.suppress(Exception):  # there is no checksum or no file: reading shows which
             checksum = str(_stores(path).checksum(path) or "")
-            # Digits alone are the size, which some give in its place, as Beam's local filesystem does.
+            # Digits alone are the size: Beam's local file system, for example, has no checksum and returns the size.
             if checksum and not checksum.isdigit():
                 return f"{path.partition(':')[0]} {checksum}"
     digest = hashlib.sha256()
@@ -235,7 +245,7 @@ def content_id(path: str) -> str:
 
 
 def why(error: BaseException) -> str:
-    """The reason behind an error of a filesystem in one line of plain words, out of Beam's nest of exceptions."""
+    """Return the cause of a file system's error in one line of plain words. Beam nests the exceptions."""
     while details := getattr(error, "exception_details", None):
         (cause, *_) = details.values()
         if not isinstance(cause, BaseException):
@@ -243,10 +253,10 @@ def why(error: BaseException) -> str:
         error = cause
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    status = getattr(error, "code", None)  # both of Beam's S3ClientError and of google.api_core's errors
+    status = getattr(error, "code", None)  # of Beam's S3ClientError and of google.api_core's errors
     if status in _STATUS_WORDS:
         return _STATUS_WORDS[status]
-    if "Connect" in type(error).__name__:  # those of requests and botocore; their text is a stack of their own
+    if "Connect" in type(error).__name__:  # of requests and botocore; their text is a stack of causes
         return "no connection to the server"
     line = str(error).strip().split("\n")[0][:_LONGEST_REASON]
     return line or type(error).__name__
@@ -256,12 +266,12 @@ def why(error: BaseException) -> str:
 def _plain_errors() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # each filesystem raises what its client library does
+    except Exception as error:  # each file system raises its client library's own exceptions
         raise OSError(None, why(error)) from error
 
 
 def _up_to(file: BinaryIO, count: int, step: int = _CHUNK) -> bytes:
-    """`count` bytes, fewer only at the end. In steps, for Python allocates what is asked for before it is there."""
+    """Return `count` bytes, or fewer at the end of the file. In steps: Python allocates each read's full size first."""
     chunks = []
     while count and (chunk := file.read(min(count, step))):
         chunks.append(chunk)
@@ -270,5 +280,5 @@ def _up_to(file: BinaryIO, count: int, step: int = _CHUNK) -> bytes:
 
 
 def cpus() -> int:
-    """Processors that this process may use, which in a container are fewer than `os.cpu_count()`."""
+    """Return the number of processors that this process may use: in a container fewer than `os.cpu_count()`."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

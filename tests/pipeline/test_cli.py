@@ -278,7 +278,10 @@ def test_what_is_odd_in_the_images_is_told_before_the_run(images: pathlib.Path, 
     runner(lambda config: SUMMARY)
     (images / "bird").mkdir()
     result = graftline("run", "--images", images)
-    assert result.stderr.splitlines()[0] == "graftline: note: class folders without images are left out: 'bird'"
+    assert (
+        result.stderr.splitlines()[0]
+        == "graftline: note: these class folders hold no images and will not be used: 'bird'"
+    )
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------

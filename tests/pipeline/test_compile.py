@@ -162,7 +162,7 @@ def test_executors_and_artifact_types_import_by_the_names_in_the_spec() -> None:
 
 def test_settings_that_no_folder_suits_are_refused_before_anything_is_compiled(tmp_path: pathlib.Path) -> None:
     both = config_file.load(None, ["data.manifest=labels.csv", "data.spans=2"], {"images": "gs://bucket/photos"})
-    with pytest.raises(UserError, match=r"data.manifest is labels.csv, which goes with .* not with data.spans"):
+    with pytest.raises(UserError, match=r"data.manifest is labels.csv, but a manifest .* combined with data.spans"):
         compiling.compile_pipeline(both, "vertex", tmp_path / "out")
     changes = ["backbone.weights=none", "training.transfer_images_per_class=10"]
     random = config_file.load(None, changes, {"images": "gs://bucket/photos"})

@@ -118,7 +118,7 @@ def test_of_several_folders_none_may_hold_the_workspace(images: pathlib.Path, in
 
 
 def test_the_settings_of_the_data_reach_the_scan(images: pathlib.Path):
-    assert "data.manifest: nowhere.csv can't be read: No such file" in refusal(images, "data.manifest=nowhere.csv")
+    assert "data.manifest: nowhere.csv cannot be read: No such file" in refusal(images, "data.manifest=nowhere.csv")
     assert "data.spans is 1, but the folders of" in refusal(images, "data.spans=1")
 
 
@@ -137,7 +137,7 @@ def test_images_at_a_uri_are_listed_with_the_options_of_beam(images: pathlib.Pat
 
 def test_a_uri_that_nobody_knows_is_refused_before_a_workspace_is_made(tmp_path: pathlib.Path):
     config = load(None, [f"workspace={tmp_path / 'ws'}", "backbone.weights=none"], {"images": "nowhere://bucket/set"})
-    with pytest.raises(UserError, match="no filesystem is known for nowhere://"):
+    with pytest.raises(UserError, match="no file system is known for nowhere://"):
         preflight.check(config)
     assert not (tmp_path / "ws").exists()
 

@@ -23,12 +23,14 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx_bsl.tfxio import dataset_options
 
 from graftline import features
-from graftline.components.image_example_gen import ingest, layouts
+from graftline.components.image_example_gen import ingest
 from graftline.components.image_example_gen.artifacts import Quarantine
 from graftline.components.image_example_gen.component import ImageExampleGen
 from graftline.components.image_example_gen.decoding import Quarantined
 from graftline.components.image_example_gen.executor import Executor
+from graftline.components.image_example_gen.fingerprint import fingerprint
 from graftline.components.image_example_gen.layouts import File, Roots
+from graftline.components.image_example_gen.scan import scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.assets import ASSETS, FLOWERS, needs_assets
@@ -123,7 +125,7 @@ def test_every_image_comes_back_with_all_its_features(tmp_path: pathlib.Path) ->
                 numbers = [example.features.feature[n].int64_list.value[0] for n in (features.HEIGHT, features.WIDTH)]
                 assert numbers == [30, 20]
                 assert text(example, features.FORMAT) == b"png"
-    assert seen == {file.path for file in layouts.scan(images).files}
+    assert seen == {file.path for file in scan(images).files}
     assert set(result.shards()) == {f"Split-{s}/data_tfrecord-00000-of-00001" for s in features.SPLITS}
     assert result.summary["found"] == result.summary["examples"] == 22
     assert result.quarantine.get_int_custom_property("examples") == 22
@@ -187,9 +189,7 @@ def ingested(images: pathlib.Path, place: pathlib.Path, *beam_args: str) -> dict
     """The shards, of 50 images each."""
     result = Result(place)
     with beam.Pipeline(argv=list(beam_args)) as pipeline:
-        ingest.ingest(
-            pipeline, layouts.scan(images), result.examples.uri, result.quarantine.uri, SETTINGS, images_per_shard=50
-        )
+        ingest.ingest(pipeline, scan(images), result.examples.uri, result.quarantine.uri, SETTINGS, images_per_shard=50)
     ingest.clean_up(result.examples.uri)
     return result.shards()
 
@@ -226,11 +226,12 @@ def peak_megabytes(images: pathlib.Path, place: pathlib.Path) -> float:
     code = """
 import resource, sys
 import apache_beam as beam
-from graftline.components.image_example_gen import ingest, layouts
+from graftline.components.image_example_gen import ingest
+from graftline.components.image_example_gen.scan import scan
 from graftline.components.image_example_gen.settings import IngestSettings
 with beam.Pipeline() as pipeline:
     uris = sys.argv[2] + "/examples", sys.argv[2] + "/quarantine"
-    ingest.ingest(pipeline, layouts.scan(sys.argv[1]), *uris, IngestSettings())
+    ingest.ingest(pipeline, scan(sys.argv[1]), *uris, IngestSettings())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     command = [sys.executable, "-c", code, str(images), str(place)]
@@ -387,7 +388,7 @@ def test_beams_workers_import_no_tfx() -> None:
 def pipeline_of(images: pathlib.Path, workspace: pathlib.Path) -> tfx.dsl.Pipeline:
     gen = ImageExampleGen(
         images=[str(images)],
-        fingerprint=layouts.fingerprint(layouts.scan(images)),
+        fingerprint=fingerprint(scan(images)),
         settings=SETTINGS,
         report_dir=str(workspace / "reports"),
         code="1",

@@ -1,4 +1,4 @@
-"""What `scan`, `fingerprint` and `check_decodable` say of folders good and bad."""
+"""Tests of `scan`, `fingerprint` and `check_decodable` with good and bad folders."""
 
 import os
 import pathlib
@@ -9,8 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from graftline.components.image_example_gen.layouts import File, check_decodable, fingerprint, scan
+from graftline.components.image_example_gen.fingerprint import fingerprint
+from graftline.components.image_example_gen.layouts import File
+from graftline.components.image_example_gen.scan import check_decodable, scan
 from graftline.errors import UserError
+from graftline.serving.images import formats
 from tests.folders import FOUR, refusals, write_file, write_splits
 
 
@@ -46,7 +49,7 @@ def test_links_to_files_are_read_inside_the_root_only(root: pathlib.Path, tmp_pa
     assert refusals(layout) == {
         "cats/outside.jpg": "link out of the folder of images: not followed",
         "cats/broken.jpg": "broken link",
-        "cats/circle.jpg": "broken link: it runs in a circle",
+        "cats/circle.jpg": "broken link: it leads back to itself",
         "cats/again": "link to a folder: not followed",
     }
 
@@ -165,7 +168,7 @@ def make_flat_split(root: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "parts"),
     [
         (make_nothing, ("no such folder", "give the folder that holds one folder of images per class")),
         (make_file, ("is not a folder", "give the folder")),
@@ -177,21 +180,24 @@ def make_flat_split(root: pathlib.Path) -> None:
             make_classes_a_level_too_deep,
             ("one class only, 'animals'", "the folders in it (cats, dogs) are the classes"),
         ),
-        (make_single_image, ("class 'dogs' has a single image;", "at least 2, so that one can train")),
-        (make_class_with_newline, (r"'big\ndogs' has a newline in it", "rename the folder")),
-        (make_split_with_nothing_to_train_on, ("has nothing to train on: its splits are test, val", "called train")),
-        (make_split_with_a_one_sided_class, ("class 'birds' is in eval only", "add them or remove the class")),
+        (make_single_image, ("class 'dogs' has a single image;", "at least 2 images, one to train on")),
+        (make_class_with_newline, (r"'big\ndogs' contains a newline", "rename the folder")),
+        (make_split_with_nothing_to_train_on, ("has no images to train on: its splits are test, val", "called train")),
+        (
+            make_split_with_a_one_sided_class,
+            ("class 'birds' has images only in eval", "add images or remove the class"),
+        ),
         (make_flat_split, ("its 2 class folders hold no files", "put the images in one folder per class")),
     ],
 )
 def test_a_wrong_folder_is_named_with_what_was_found_and_what_to_do(
-    tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None], told: tuple[str, ...]
+    tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None], parts: tuple[str, ...]
 ) -> None:
     root = tmp_path / "photos"
     make(root)
     with pytest.raises(UserError) as error:
         scan(root)
-    for words in (str(root), *told):
+    for words in (str(root), *parts):
         assert words in str(error.value)
 
 
@@ -203,13 +209,22 @@ def test_a_class_folder_without_an_image_is_left_out_and_its_files_still_count(r
     layout = scan(root)
     assert layout.classes == ("cats", "dogs") and layout.empty_classes == ("notes",)
     assert File("notes/read me.txt", "notes") in layout.files
-    assert layout.warnings == ("class folders without images are left out: 'notes'",)
+    assert layout.warnings == ("these class folders hold no images and will not be used: 'notes'",)
 
 
 def test_images_need_not_be_called_so(root: pathlib.Path) -> None:
     for name in ("1", "2.dat"):
         write_file(root, f"birds/{name}", b"\x89PNG\r\n\x1a\n")
     assert scan(root).classes == ("birds", "cats", "dogs")
+
+
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
+def test_names_of_images_are_those_that_predict_knows(root: pathlib.Path, suffix: str) -> None:
+    write_file(root, f"stray{suffix.upper()}", b"x")
+    for number in range(2):
+        write_file(root, f"birds/{number}{suffix}", b"x")
+    layout = scan(root)
+    assert "birds" in layout.classes and layout.stray == (f"stray{suffix.upper()}",)
 
 
 def test_an_unreadable_folder_is_named(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +238,7 @@ def test_an_unreadable_folder_is_named(root: pathlib.Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(
-        UserError, match=r"dogs: the folder can't be read \(Permission denied\); make it readable or remove it"
+        UserError, match=r"dogs: the folder cannot be read \(Permission denied\); make it readable or remove it"
     ):
         scan(root)
 
@@ -269,7 +284,7 @@ def test_the_fingerprint_changes_with_the_set_of_files(root: pathlib.Path, chang
 
 
 def test_scanning_needs_no_heavy_import(tmp_path: pathlib.Path) -> None:
-    code = "import sys, graftline.components.image_example_gen.layouts; print(*sys.modules)"
+    code = "import sys, graftline.components.image_example_gen.scan; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )

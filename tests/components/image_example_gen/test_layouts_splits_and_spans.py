@@ -1,10 +1,12 @@
-"""What `scan` makes of folders that are split already, of spans and of several folders at once."""
+"""Tests of `scan` with folders that are already split, with spans and with several folders."""
 
 import pathlib
 
 import pytest
 
-from graftline.components.image_example_gen.layouts import File, Layout, fingerprint, scan
+from graftline.components.image_example_gen.fingerprint import fingerprint
+from graftline.components.image_example_gen.layouts import File, Layout
+from graftline.components.image_example_gen.scan import scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.folders import write_file, write_splits
@@ -51,7 +53,7 @@ def test_a_split_without_a_counterpart_is_split_by_content(tmp_path: pathlib.Pat
         (tmp_path / "val/cats").mkdir(parents=True)
     layout = scan(tmp_path)
     assert {file.split for file in layout.files} == {""} and layout.classes == ("cats", "dogs")
-    assert "the split train alone, so data.eval_fraction of its images" in layout.warnings[-1]
+    assert "has only the split train: data.eval_fraction of its images" in layout.warnings[-1]
     assert ("the folder 'val' is empty" in layout.warnings) == empty
 
 
@@ -150,7 +152,7 @@ def test_folders_called_like_splits_or_spans_among_others_are_classes_and_that_i
             write_file(tmp_path, f"{name}/a/{number}.jpg", b"")
     layout = scan(tmp_path)
     assert layout.classes == tuple(sorted(names))
-    (warning,) = (text for text in layout.warnings if "taken for classes" in text)
+    (warning,) = (text for text in layout.warnings if "are used as classes" in text)
     assert f"{names[0]!r}, {names[1]!r}" in warning and repr(names[2]) in warning
 
 
@@ -193,9 +195,9 @@ def test_a_class_with_one_image_in_each_of_two_folders_has_two(tmp_path: pathlib
 
 def test_folders_given_twice_or_inside_each_other_are_refused(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "link").symlink_to(root)
-    with pytest.raises(UserError, match="photos is given twice, so that its images would count twice"):
+    with pytest.raises(UserError, match="photos is given twice: its images would count twice"):
         scan([root, tmp_path / "link"])
-    with pytest.raises(UserError, match=r"photos/cats lies inside .*photos, so that its images would count twice"):
+    with pytest.raises(UserError, match=r"photos/cats lies inside .*photos: its images would count twice"):
         scan([root, root / "cats"])
     with pytest.raises(UserError, match="no folder of images is given"):
         scan([])

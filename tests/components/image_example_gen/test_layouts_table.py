@@ -1,11 +1,13 @@
-"""What `scan` and `fingerprint` make of images whose labels a table gives."""
+"""Tests of `scan` and `fingerprint` with a manifest."""
 
 import os
 import pathlib
 
 import pytest
 
-from graftline.components.image_example_gen.layouts import File, Layout, fingerprint, scan
+from graftline.components.image_example_gen.fingerprint import fingerprint
+from graftline.components.image_example_gen.layouts import File, Layout
+from graftline.components.image_example_gen.scan import scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from tests.folders import refusals, write_file
@@ -73,7 +75,7 @@ def test_files_of_a_table_that_may_not_be_read_are_refused_and_counted(heap: pat
 
 
 def test_a_table_of_files_that_are_elsewhere_is_refused(heap: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"none of the 2 files that it names can be read, first: heap/1.jpg \(no such"):
+    with pytest.raises(UserError, match=r"none of its 2 files can be read, first: heap/1.jpg \(no such"):
         by_table(heap, "path,label", "heap/1.jpg,cat", "heap/2.jpg,dog")
 
 
@@ -93,7 +95,7 @@ def test_a_table_of_too_few_images_is_refused(heap: pathlib.Path, lines: tuple[s
 def test_a_table_goes_with_one_folder_alone(heap: pathlib.Path, other: str) -> None:
     (heap.parent / "other").mkdir()
     settings = IngestSettings(manifest="labels.csv", spans=1 if other == "spans" else None)
-    with pytest.raises(UserError, match=f"data.manifest is labels.csv, which goes with one folder .*{other}"):
+    with pytest.raises(UserError, match=f"data.manifest is labels.csv, but a manifest needs a single folder .*{other}"):
         scan(heap if other == "spans" else [heap / "x", heap.parent / "other"], settings)
 
 

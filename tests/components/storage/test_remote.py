@@ -14,8 +14,9 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.testing.util import assert_that, equal_to
 
-from graftline.components.image_example_gen import layouts
+from graftline.components.image_example_gen.fingerprint import fingerprint
 from graftline.components.image_example_gen.layouts import File
+from graftline.components.image_example_gen.scan import check_decodable, scan
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
 from graftline.errors import UserError
@@ -33,7 +34,7 @@ def root(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def refusal(uri: str, settings: IngestSettings | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        layouts.scan(uri, settings)
+        scan(uri, settings)
     return str(caught.value)
 
 
@@ -47,20 +48,20 @@ def test_a_uri_is_read_as_the_folder_that_it_is(root: pathlib.Path, scheme: str)
     write_file(root, "dogs/empty.jpg", b"")
     write_file(root, "stray.jpg", b"x")
     write_file(root, "cats/new\nline.jpg", b"x")
-    there, here = layouts.scan(f"{scheme}://{root}/"), layouts.scan(root)
+    there, here = scan(f"{scheme}://{root}/"), scan(root)
     assert there.files == here.files and len(there.files) == 5
     assert (there.classes, there.refused, there.stray) == (here.classes, here.refused, here.stray)
     assert there.refused == ((r"cats/new\nline.jpg", "cats", "name is not printable UTF-8 text"),)
     for file in there.files:
         assert files.read(there.roots.locate(file.path), 100) == files.read(here.roots.locate(file.path), 100)
-    layouts.check_decodable(there)
+    check_decodable(there)
 
 
 @pytest.mark.parametrize("scheme", ["plain", "nested"])
 def test_names_that_look_like_patterns_are_names(tmp_path: pathlib.Path, scheme: str) -> None:
     for path in FOUR:
         write_file(tmp_path, f"pho[t]os*/{path.replace('dogs', 'do?g[s')}", b"x")
-    assert layouts.scan(f"{scheme}://{tmp_path}/pho[t]os*").classes == ("cats", "do?g[s")
+    assert scan(f"{scheme}://{tmp_path}/pho[t]os*").classes == ("cats", "do?g[s")
 
 
 def test_splits_spans_and_several_roots_are_found_at_uris_too(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -68,21 +69,21 @@ def test_splits_spans_and_several_roots_are_found_at_uris_too(root: pathlib.Path
         for path in FOUR:
             write_file(tmp_path, f"spans/{span}/train/{path}", b"x")
             write_file(tmp_path, f"spans/{span}/val/{path}", b"x")
-    layout = layouts.scan([f"plain://{tmp_path}/spans", root], IngestSettings(spans=None))
+    layout = scan([f"plain://{tmp_path}/spans", root], IngestSettings(spans=None))
     assert File("spans/span-9/val/cats/1.jpg", "cats", "eval") in layout.files
     assert File("photos/cats/1.jpg", "cats") in layout.files
     assert layout.roots.locate("spans/span-9/val/cats/1.jpg") == f"plain://{tmp_path}/spans/span-9/val/cats/1.jpg"
-    latest = layouts.scan(f"plain://{tmp_path}/spans", IngestSettings(spans=1))
+    latest = scan(f"plain://{tmp_path}/spans", IngestSettings(spans=1))
     assert {file.path.split("/")[0] for file in latest.files} == {"span-10"}
 
 
 def test_a_table_at_a_uri_names_files_at_a_uri(root: pathlib.Path) -> None:
     write_file(root, "labels.csv", b"path,label\ncats/1.jpg,a\ncats/2.jpg,a\ndogs/1.jpg,b\ngone.jpg,b\n")
-    layout = layouts.scan(f"plain://{root}", IngestSettings(manifest=f"plain://{root}/labels.csv"))
+    layout = scan(f"plain://{root}", IngestSettings(manifest=f"plain://{root}/labels.csv"))
     assert [file.path for file in layout.files] == ["cats/1.jpg", "cats/2.jpg", "dogs/1.jpg", "gone.jpg"]
     with pytest.raises(OSError, match=r"^\[Errno None\] No such file or directory"):
         files.read(layout.roots.locate("gone.jpg"), 100)
-    assert len(layouts.fingerprint(layout)) == 64
+    assert len(fingerprint(layout)) == 64
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -98,15 +99,15 @@ def test_a_file_at_a_uri_is_read_as_it_is_stored(tmp_path: pathlib.Path) -> None
 
 def test_the_fingerprint_is_of_checksums_where_there_are_any(root: pathlib.Path) -> None:
     # This filesystem lets nobody read, so what tells the change is its checksum.
-    before = layouts.fingerprint(layouts.scan(f"summed://{root}"))
-    assert before == layouts.fingerprint(layouts.scan(f"summed://{root}"))
+    before = fingerprint(scan(f"summed://{root}"))
+    assert before == fingerprint(scan(f"summed://{root}"))
     changed = (root / "cats/1.jpg").read_bytes()[::-1]
     (root / "cats/1.jpg").write_bytes(changed)
-    assert before != layouts.fingerprint(layouts.scan(f"summed://{root}"))
+    assert before != fingerprint(scan(f"summed://{root}"))
 
 
 def test_the_fingerprint_is_of_the_content_where_there_is_no_checksum(root: pathlib.Path) -> None:
-    assert layouts.fingerprint(layouts.scan(f"plain://{root}")) == layouts.fingerprint(layouts.scan(root))
+    assert fingerprint(scan(f"plain://{root}")) == fingerprint(scan(root))
 
 
 def test_a_file_that_may_not_be_read_says_so(root: pathlib.Path) -> None:
@@ -114,7 +115,7 @@ def test_a_file_that_may_not_be_read_says_so(root: pathlib.Path) -> None:
         files.read(f"summed://{root}/cats/1.jpg", 100)
     assert caught.value.strerror == "Permission denied"
     with pytest.raises(UserError, match=r"none of the 4 files .*first: cats/1.jpg \(unreadable: Permission denied\)"):
-        layouts.check_decodable(layouts.scan(f"summed://{root}"))
+        check_decodable(scan(f"summed://{root}"))
 
 
 @pytest.mark.slow
@@ -131,13 +132,13 @@ def test_a_beam_worker_in_a_process_of_its_own_reads_the_same(root: pathlib.Path
 
 def test_an_unknown_scheme_is_told_with_the_known_ones() -> None:
     assert refusal("nowhere://bucket/photos").startswith(
-        "nowhere://bucket/photos/: no filesystem is known for nowhere://; give the path of a folder, or a URI of azfs"
+        "nowhere://bucket/photos/: no file system is known for nowhere://; give the path of a folder, or a URI of azfs"
     )
 
 
 def test_a_closed_door_is_told_in_plain_words() -> None:
     assert refusal("shut://bucket/photos") == (
-        "shut://bucket/photos/ can't be read: Permission denied. Check the address, the network and the credentials"
+        "shut://bucket/photos/ cannot be read: Permission denied. Check the address, the network and the credentials"
     )
 
 
@@ -149,8 +150,8 @@ def test_a_filesystem_that_lacks_a_package_names_it() -> None:
     code = """
 import sys
 sys.modules["azure"] = None  # as where it is not installed
-from graftline.components.image_example_gen import layouts
-layouts.scan("azfs://account/container/photos")
+from graftline.components.image_example_gen.scan import scan
+scan("azfs://account/container/photos")
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "azfs:// needs a package that is not installed: pip install 'apache-beam[azure]'" in run.stderr
@@ -186,19 +187,19 @@ def test_a_bucket_of_s3_is_scanned_read_and_fingerprinted(s3: Any, root: pathlib
         s3.put_object(Bucket="photos", Key=f"set/{path}", Body=(root / path).read_bytes())
     s3.put_object(Bucket="photos", Key="set/birds/", Body=b"")  # as the console makes a folder
     s3.put_object(Bucket="photos", Key="settled/cats/1.jpg", Body=b"x")
-    layout = layouts.scan("s3://photos/set")
-    assert layout.files == layouts.scan(root).files
+    layout = scan("s3://photos/set")
+    assert layout.files == scan(root).files
     assert files.read("s3://photos/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
     assert files.read("s3://photos/set/cats/1.jpg", 3) == (b"", 13)
-    layouts.check_decodable(layout)
-    before = layouts.fingerprint(layout)
-    assert layouts.fingerprint(layouts.scan("s3://photos/set")) == before
+    check_decodable(layout)
+    before = fingerprint(layout)
+    assert fingerprint(scan("s3://photos/set")) == before
     s3.put_object(Bucket="photos", Key="set/cats/1.jpg", Body=(root / "cats/1.jpg").read_bytes()[::-1])
-    assert layouts.fingerprint(layouts.scan("s3://photos/set")) != before
+    assert fingerprint(scan("s3://photos/set")) != before
 
 
 def test_what_s3_refuses_is_told_at_once(s3: Any) -> None:
-    assert "s3://nowhere/set/ can't be read: " in refusal("s3://nowhere/set")
+    assert "s3://nowhere/set/ cannot be read: " in refusal("s3://nowhere/set")
     assert "The specified bucket does not exist" in refusal("s3://nowhere/set")
     with pytest.raises(OSError) as caught:
         files.read("s3://photos/gone.jpg", 100)
@@ -213,7 +214,7 @@ def test_missing_credentials_of_s3_are_told_at_once(s3: Any, monkeypatch: pytest
         monkeypatch.setenv(name, os.devnull)
     files.use_beam_options(["--s3_region_name=us-east-1"])
     assert refusal("s3://photos/set") == (
-        "s3://photos/set/ can't be read: Unable to locate credentials. Check the address, the network and the "
+        "s3://photos/set/ cannot be read: Unable to locate credentials. Check the address, the network and the "
         "credentials; credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"
     )
 
@@ -245,11 +246,11 @@ def test_a_bucket_of_gcs_is_scanned_read_and_fingerprinted(
 ) -> None:
     for path in FOUR:
         gcs(f"set/{path}", (root / path).read_bytes())
-    layout = layouts.scan("gs://photos/set")  # Beam takes half a minute to believe that there are no credentials
-    assert layout.files == layouts.scan(root).files
+    layout = scan("gs://photos/set")  # Beam takes half a minute to believe that there are no credentials
+    assert layout.files == scan(root).files
     assert files.read("gs://photos/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
     assert files.read("gs://photos/set/cats/1.jpg", 3) == (b"", 13)
-    before = layouts.fingerprint(layout)
+    before = fingerprint(layout)
     gcs("set/cats/1.jpg", (root / "cats/1.jpg").read_bytes()[::-1])
-    assert layouts.fingerprint(layouts.scan("gs://photos/set")) != before
-    assert "gs://nowhere/set/ can't be read: No such file or bucket" in refusal("gs://nowhere/set")
+    assert fingerprint(scan("gs://photos/set")) != before
+    assert "gs://nowhere/set/ cannot be read: No such file or bucket" in refusal("gs://nowhere/set")

@@ -209,7 +209,7 @@ def test_the_served_version_is_the_complete_one_with_the_highest_number(tmp_path
 
 def test_a_path_is_a_disk_and_an_unknown_uri_is_told(tmp_path: pathlib.Path) -> None:
     assert isinstance(versions.destination(str(tmp_path)), Disk)
-    with pytest.raises(UserError, match=r"^ftp://host/models/: no filesystem is known for ftp://"):
+    with pytest.raises(UserError, match=r"^ftp://host/models/: no file system is known for ftp://"):
         versions.destination("ftp://host/models")
 
 
