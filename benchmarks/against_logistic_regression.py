@@ -65,7 +65,7 @@ def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.n
     transform = tft.TFTransformOutput(str(graph))
     settings = BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options)
     grafted = models.graft_head(models.build_trunk(settings), HeadSettings(), 2)
-    frozen, pixels = boundary.Frozen(grafted.model, [grafted.pooled]), Pixels(transform)
+    frozen, pixels = boundary.FrozenPart(grafted.model, [grafted.pooled]), Pixels(transform)
     data = {}
     for split in features.SPLITS:
         records = Records([str(examples / f"Split-{split}" / "*")], export.read_labels(transform))

@@ -19,7 +19,7 @@ import tensorflow as tf
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
 from graftline.components.transform import pixels, preprocessing
 from graftline.trainer import backbones, boundary, models, phases
-from graftline.trainer.activations import Activations
+from graftline.trainer.activations import CachedBatches
 from graftline.trainer.settings import (
     BackboneSettings,
     FeatureExtractionSettings,
@@ -77,7 +77,7 @@ def load(pair: Pair) -> Data:
             chunk = [tf.io.read_file(path) for path, _ in files[start : start + 32]]
             yield preprocessing.preprocess(pixels.decode_batch(tf.stack(chunk), _SIZE), mode)
 
-    frozen = boundary.Frozen(grafted.model, [grafted.pooled, cut])
+    frozen = boundary.FrozenPart(grafted.model, [grafted.pooled, cut])
     pooled, at_cut = (np.concatenate(parts) for parts in zip(*map(frozen, batches()), strict=True))
     return Data(pooled, at_cut, np.array([label for _, label in files], np.int64), len(classes))
 
@@ -99,7 +99,7 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[mo
     grafted = _graft(pair, data.classes, candidate.dropout)
     kernel = grafted.model.get_layer("probabilities").kernel
     kernel.assign(keras.initializers.get(candidate.init)(kernel.shape))
-    phases.freeze(grafted, [])
+    phases.freeze_trunk(grafted, [])
     settings = FeatureExtractionSettings(learning_rate=candidate.learning_rate, patience=candidate.patience)
     result = _train(grafted, grafted.pooled, [], settings, data.pooled, data, seed)
     return grafted, result
@@ -108,13 +108,13 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[mo
 def phase_2(data: Data, grafted: models.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
     """Train the upper trunk, from a trained head on."""
     unfrozen = models.layers_to_unfreeze(grafted.trunk, -30)
-    phases.freeze(grafted, unfrozen)
+    phases.freeze_trunk(grafted, unfrozen)
     settings = FineTuningSettings(learning_rate=learning_rate)
     return _train(grafted, _cut(grafted), unfrozen, settings, data.at_cut, data, seed)
 
 
 def _cut(grafted: models.Grafted) -> keras.KerasTensor:
-    return phases.cut_under(grafted, models.layers_to_unfreeze(grafted.trunk, -30))
+    return phases.find_boundary(grafted, models.layers_to_unfreeze(grafted.trunk, -30))
 
 
 def _train(
@@ -128,14 +128,14 @@ def _train(
 ) -> phases.PhaseResult:
     train, held_back = split(data, seed)
     head = [layer for layer in grafted.head_layers if layer.weights]
-    part = phases.Part(
-        boundary.above(grafted.model, cut),
-        [*phases.trained(unfrozen), *head],
+    part = phases.TrainedPart(
+        boundary.part_above(grafted.model, cut),
+        [*phases.trainable_layers(unfrozen), *head],
         head,
-        Activations(x[train], data.labels[train], 32, seed),
-        Activations(x[held_back], data.labels[held_back], 32),
+        CachedBatches(x[train], data.labels[train], 32, seed),
+        CachedBatches(x[held_back], data.labels[held_back], 32),
     )
-    return phases.train("phase", part, settings, TrainingSettings(), may_be_taken_back=bool(unfrozen))
+    return phases.train_phase("phase", part, settings, TrainingSettings(), may_discard=bool(unfrozen))
 
 
 def main() -> None:

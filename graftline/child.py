@@ -7,9 +7,7 @@ The command made here never looks in the current folder.
 import pathlib
 import sys
 
-import graftline
-
-_ROOT = str(pathlib.Path(graftline.__file__).parents[1])
+_ROOT = str(pathlib.Path(__file__).parents[1])
 # `os.read`, not `sys.stdin`: a daemon thread inside `sys.stdin` would hold its lock while Python shuts down.
 _CODE = """
 import sys

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from graftline import features
 from graftline.components.evaluator import always_one, check_classes, check_folders
 from graftline.errors import UserError, did_you_mean
-from graftline.trainer import backbones
+from graftline.trainer import backbones, unfreezing
 from graftline.trainer.settings import BackboneSettings
 from graftline.uri import is_uri
 from graftline.workspace import Workspace
@@ -127,22 +127,7 @@ def _check_weights(path: pathlib.Path) -> None:
 
 def check_phases(config: "Config") -> None:
     """Raise UserError for phases that train nothing, or a value of unfreeze_from that can name no layer."""
-    if config.feature_extraction.epochs == config.fine_tuning.epochs == 0:
-        raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: nothing would be trained")
-    if config.feature_extraction.epochs == 0 and config.fine_tuning.unfreeze_from == "none":
-        raise UserError(
-            "feature_extraction.epochs is 0 and fine_tuning.unfreeze_from is none: nothing would be trained"
-        )
-    landmark = config.fine_tuning.unfreeze_from
-    if isinstance(landmark, str):
-        if not landmark.strip():
-            raise UserError(
-                "fine_tuning.unfreeze_from is empty; give a layer's name, an index such as -30, all, or none"
-            )
-        if landmark.lstrip("+-").isdigit():
-            raise UserError(
-                f"fine_tuning.unfreeze_from is the text '{landmark}'; write an index without quotes: {landmark}"
-            )
+    unfreezing.check(config.feature_extraction, config.fine_tuning)
     if config.training.transfer_images_per_class and config.backbone.weights == "none":
         raise UserError(
             "training.transfer_images_per_class compares the backbone's weights with random weights, but "
@@ -159,8 +144,7 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
             "feature_extraction.epochs is 0: the trunk is trained together with an untrained head, whose large "
             "gradients can spoil the pretrained features"
         )
-    if config.fine_tuning.epochs > 0 and config.fine_tuning.unfreeze_from == "none":
-        sentences.append("fine_tuning.unfreeze_from is none: the second phase is skipped")
+    sentences += unfreezing.warn(config.fine_tuning)
     sentences += [
         f"{key} is always 1 for {len(classes)} classes: it judges nothing"
         for key in (always_one(config.gate, len(classes)) if classes else ())

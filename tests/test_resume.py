@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_after_its_last_finished_epoch(
     assert set(run.cached) == _BEFORE_TRAINER
     (note,) = run.training_notes
     words = note.split()
-    assert note == f"fine_tuning went on after epoch {words[5].rstrip(',')}, from a checkpoint"
+    assert note == f"fine_tuning resumed after epoch {words[5].rstrip(',')}, from a checkpoint"
     assert 3 <= int(words[5].rstrip(",")) < 30
     assert [(phase.name, phase.epochs) for phase in run.phases] == [("feature_extraction", 25), ("fine_tuning", 30)]
     assert (run.activations["computed"], run.activations["reused"]) == (0, 60)
@@ -217,7 +217,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_one_that_never_was(
     broken.killed(lambda: broken.artifacts("Evaluator/evaluation/[0-9]*"))
     run = broken.run()
     assert set(run.cached) == {*_BEFORE_TRAINER, "Trainer", "ServingValidator"}
-    assert run.training_notes == ["fine_tuning went on after epoch 30, from a checkpoint"]
+    assert run.training_notes == ["fine_tuning resumed after epoch 30, from a checkpoint"]
     assert run.blessed and run.new_version
     weights, story = broken.trained()
     for ours, theirs in zip(weights, resumed[0], strict=True):

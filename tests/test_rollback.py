@@ -151,15 +151,17 @@ def test_a_warm_start_does_not_begin_from_a_model_that_was_rolled_back_from(work
     from graftline.trainer import warm_start
 
     export, served = workspace.parent / "export3", str(workspace / "models/roses")
-    assert warm_start.refused(str(export), served) is None
+    assert warm_start.refuse_withdrawn(str(export), served) is None
     roll_back(base_of(workspace))
-    assert warm_start.refused(str(export), served) == (
+    assert warm_start.refuse_withdrawn(str(export), served) == (
         False,
         "warm start: the last blessed model was rolled back from; started cold",
     )
-    assert warm_start.refused(str(workspace.parent / "export2"), served) is None
-    assert warm_start.refused(str(export), str(workspace / "models/tulips")) is None, "another model's withdrawals"
-    assert warm_start.refused(str(export), "") is None
+    assert warm_start.refuse_withdrawn(str(workspace.parent / "export2"), served) is None
+    assert warm_start.refuse_withdrawn(str(export), str(workspace / "models/tulips")) is None, (
+        "another model's withdrawals"
+    )
+    assert warm_start.refuse_withdrawn(str(export), "") is None
 
 
 # --- ML Metadata ------------------------------------------------------------------------------------------------------

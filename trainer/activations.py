@@ -1,7 +1,7 @@
-"""What the phases train on: the activations at the boundary, kept from run to run, or made anew in each epoch.
+"""What the phases train on: activations at the boundary, cached from run to run or computed again in each epoch.
 
-`Cache` runs the frozen part for images that it has not seen in any run and keeps what comes out; `Activations` feeds
-that to `fit`. `Streamed` runs the frozen part for every image in every epoch, in the same order.
+`ActivationCache` runs the frozen part for images that no run has seen and keeps the result. `CachedBatches` feeds it to
+`fit`. `StreamedBatches` runs the frozen part for every image in every epoch, in the same order.
 """
 
 import contextlib
@@ -16,104 +16,114 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from graftline.trainer.boundary import Frozen
+from graftline.trainer.boundary import FrozenPart
 from graftline.trainer.inputs import Pixels, Records
 from graftline.trainer.row_store import Rows, RowStore
 from graftline.trainer.settings import BoundaryCacheSettings
 
 # Images in one pass of the frozen part: a tenth faster than 32 here, whose activations outgrow the processor cache.
 _FORWARD_BATCH = 16
-# Images whose activations are brought to the store at once: what a crash loses at most.
+# Images whose activations are committed to the store together. A crash loses at most so many.
 _COMMIT = 2048
 
-Draw = Callable[[np.ndarray, int], np.ndarray]  # the augmentation's seeds, int32 [n, 2], of rows and a view
+# The augmentation's seeds, int32 [n, 2], of the images in these rows and a view.
+MakeSeeds = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Batches(Protocol):
-    """What a phase trains on; `epoch` decides the order, and is set before each."""
+    """What a phase trains on. `epoch` decides the order and is set before each epoch."""
 
     epoch: int
     labels: np.ndarray
 
     @property
     def for_fit(self) -> object:
-        """What `keras.Model.fit` takes: batches of inputs float32 [b, …] and label index int64 [b]."""
+        """The argument of `keras.Model.fit`: batches of inputs float32 [b, …] and label index int64 [b]."""
 
 
-def order(count: int, seed: int | None, epoch: int) -> np.ndarray:
-    """The rows of an epoch, shuffled by the seed and the epoch alone; as they lie when `seed` is None."""
+def epoch_order(count: int, seed: int | None, epoch: int) -> np.ndarray:
+    """Return the rows of an epoch, shuffled by the seed and the epoch alone; in their own order when `seed` is None."""
     return np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
 
 
-class Activations(keras.utils.PyDataset):
-    """Batches of cached activations.
-
-    `rows` holds the activations of all images, and when there are several views those of the second after
-    them, and so on: epoch e trains on view e modulo `views`.
-    """
+class CachedBatches(keras.utils.PyDataset):
+    """Batches of cached activations."""
 
     def __init__(
         self, rows: Rows, labels: np.ndarray, batch_size: int, seed: int | None = None, views: int = 1
     ) -> None:
+        """Create the batches of a split.
+
+        Args:
+          rows: the activations of all images; with several views, those of the second view follow, and so on.
+          labels: label index int64 [n].
+          batch_size: images in a batch.
+          seed: of the order; None for the order of the rows.
+          views: number of augmented views; epoch e trains on view e modulo `views`.
+        """
         super().__init__()
         self._rows, self.labels, self._batch_size, self._seed, self._views = rows, labels, batch_size, seed, views
         self.epoch = 0
 
     @property
     def for_fit(self) -> keras.utils.PyDataset:
-        """Itself."""
+        """This object."""
         return self
 
     @property
     def epoch(self) -> int:
-        """Which epoch's order the batches come in."""
+        """The epoch whose order the batches have."""
         return self._epoch
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._epoch, self._order = epoch, order(len(self.labels), self._seed, epoch)
+        self._epoch, self._order = epoch, epoch_order(len(self.labels), self._seed, epoch)
 
     def __len__(self) -> int:
+        """Return the number of batches."""
         return -(-len(self.labels) // self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a batch: activations float32 [b, …] and label index int64 [b]."""
         rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         return self._rows[rows + self._epoch % self._views * len(self.labels)], self.labels[rows]
 
 
-class Streamed:
-    """Batches that are made of the records anew in each epoch, in the same order as `Activations`.
-
-    Args:
-      records: the split.
-      pixels: makes images of records; with augmentation, epoch e sees view e.
-      batch_size: images in a batch.
-      below: from pixels to the inputs of the trained part; None when that is the whole model.
-      seed: of the order; as the records lie when None.
-      views: how many augmented views of each image there are; 0 for a new one in each epoch.
-      draw: gives the augmentation's seeds for rows and a view; None for no augmentation.
-    """
+class StreamedBatches:
+    """Batches that are computed from the records in each epoch, in the same order as `CachedBatches`."""
 
     def __init__(
         self,
         records: Records,
         pixels: Pixels,
         batch_size: int,
-        below: Frozen | None = None,
+        below: FrozenPart | None = None,
         seed: int | None = None,
         views: int = 0,
-        draw: Draw | None = None,
+        make_seeds: MakeSeeds | None = None,
     ) -> None:
+        """Create the batches of a split.
+
+        Args:
+          records: the split.
+          pixels: makes images of records.
+          batch_size: images in a batch.
+          below: from pixels to the inputs of the trained part; None when the whole model is trained.
+          seed: of the order; None for the order of the records.
+          views: number of augmented views of each image, epoch e trains on view e modulo `views`; 0 for a new view in
+            each epoch.
+          make_seeds: gives the augmentation's seeds; None for no augmentation.
+        """
         self.labels, self.epoch = records.labels, 0
 
         def rows() -> np.ndarray:
-            return order(len(records), seed, self.epoch)
+            return epoch_order(len(records), seed, self.epoch)
 
-        def drawn() -> np.ndarray:
-            assert draw is not None
-            return draw(rows(), self.epoch % views if views else self.epoch)
+        def seeds() -> np.ndarray:
+            assert make_seeds is not None
+            return make_seeds(rows(), self.epoch % views if views else self.epoch)
 
-        dataset = images = pixels.batches(records, rows, batch_size, drawn if draw else None)
+        dataset = images = pixels.batches(records, rows, batch_size, seeds if make_seeds else None)
         if below is not None:
             # Not by `map`: TensorFlow does not fold BatchNormalization in the graphs of tf.data.
             (tensor,) = below.tensors
@@ -125,35 +135,47 @@ class Streamed:
 
     @property
     def for_fit(self) -> tf.data.Dataset:
-        """The data set; going through it again after `epoch` was set gives that epoch."""
+        """The data set. Each pass through it gives the epoch that `epoch` is set to."""
         return self._dataset
 
 
 @dataclass(frozen=True)
-class Filled:
-    """What the cache gave: rows for each tensor, and how many images were run through the trunk and how many not."""
+class CachedSplit:
+    """The activations of a split.
+
+    Attributes:
+      rows: for each tensor, as `CachedBatches` takes them.
+      computed: number of images (or views) that ran through the trunk.
+      reused: number of images (or views) that earlier runs had computed.
+    """
 
     rows: list[Rows]
     computed: int
     reused: int
 
 
-class Cache:
+class ActivationCache:
     """The activations at some tensors of a model, by image, kept in a folder from run to run.
 
-    A row is found by its image's content, a tensor's store by the weights under it and how pixels are made. So only
-    images that are new are computed, and with another learning rate none.
+    A row is found by its image's content, and a tensor's store by the weights under the tensor and by how pixels are
+    made. So only new images are computed, and none when only the learning rate has changed.
     """
 
     def __init__(
-        self, frozen: Frozen, settings: BoundaryCacheSettings, folder: str, identity: str, scratch: pathlib.Path
+        self,
+        frozen: FrozenPart,
+        settings: BoundaryCacheSettings,
+        folder: str,
+        identity: str,
+        scratch: pathlib.Path,
     ) -> None:
-        """
+        """Open the store of each tensor.
+
         Args:
           frozen: its weights stay as they are.
           settings: of the cache.
           folder: path or URI of the stores.
-          identity: see `Frozen.fingerprints`.
+          identity: see `FrozenPart.fingerprints`.
           scratch: a local folder.
         """
         self._frozen, self._settings, self._folder = frozen, settings, folder
@@ -164,55 +186,55 @@ class Cache:
         ]
 
     def fill(
-        self,
-        records: Records,
-        pixels: Pixels,
-        views: int = 1,
-        draw: Draw | None = None,
-    ) -> Filled:
-        """The activations of a split; computes those that are not there.
+        self, records: Records, pixels: Pixels, views: int = 1, make_seeds: MakeSeeds | None = None
+    ) -> CachedSplit:
+        """Return the activations of a split; compute those that are missing.
 
         Args:
           records: the split.
           pixels: makes images of records.
-          views: how many augmented views of each image.
-          draw: gives the augmentation's seeds for rows and a view; None for no augmentation.
+          views: number of augmented views of each image.
+          make_seeds: gives the augmentation's seeds; None for no augmentation.
 
         Raises:
           UserError: the disk is full.
         """
-        keys = [[row_key(key, view) for key in records.keys] if draw else records.keys for view in range(views)]
-        every = [key for view in keys for key in view]
-        missing = [set(store.missing(every)) for store in self._stores]
-        wanted: set[bytes] = set().union(*missing)
-        if wanted:
+        keys = [[view_key(key, view) for key in records.keys] if make_seeds else records.keys for view in range(views)]
+        all_keys = [key for keys_of_view in keys for key in keys_of_view]
+        missing = [set(store.missing(all_keys)) for store in self._stores]
+        missing_anywhere: set[bytes] = set().union(*missing)
+        if missing_anywhere:
             for view in range(views):
-                new = np.array([row for row, key in enumerate(keys[view]) if key in wanted], np.int64)
+                new = np.array([row for row, key in enumerate(keys[view]) if key in missing_anywhere], np.int64)
                 for start in range(0, len(new), _COMMIT):
                     rows = new[start : start + _COMMIT]
-                    seeds = None if draw is None else functools.partial(draw, rows, view)
+                    seeds = None if make_seeds is None else functools.partial(make_seeds, rows, view)
                     batches = pixels.batches(records, functools.partial(np.copy, rows), _FORWARD_BATCH, seeds)
                     self._compute(missing, [keys[view][row] for row in rows], batches)
         memory = self._settings.memory_mb << 20
-        return Filled([store.rows(every, memory) for store in self._stores], len(wanted), len(set(every)) - len(wanted))
+        computed = len(missing_anywhere)
+        return CachedSplit(
+            [store.rows(all_keys, memory) for store in self._stores], computed, len(set(all_keys)) - computed
+        )
 
     def _compute(self, missing: list[set[bytes]], keys: list[bytes], batches: tf.data.Dataset) -> None:
-        """Runs these images, and brings to each store what it misses: all of it, or after a crash none."""
+        """Run these images and add to each store what it misses. After a crash none of it is there."""
         with contextlib.ExitStack() as stack:
             writers = [
-                stack.enter_context(store.writer(sum(key in keys_of for key in keys)))
-                for store, keys_of in zip(self._stores, missing, strict=True)
+                stack.enter_context(store.writer(sum(key in missing_keys for key in keys)))
+                for store, missing_keys in zip(self._stores, missing, strict=True)
             ]
             done = 0
             for images, _ in batches:
                 batch = keys[done : done + len(images)]
                 done += len(batch)
-                for writer, values, keys_of in zip(writers, self._frozen(images), missing, strict=True):
-                    new = np.array([key in keys_of for key in batch])
-                    keys_of.difference_update(batch)
-                    writer.append([key for key, is_new in zip(batch, new, strict=True) if is_new], values.numpy()[new])
+                for writer, values, missing_keys in zip(writers, self._frozen(images), missing, strict=True):
+                    is_new = np.array([key in missing_keys for key in batch])
+                    missing_keys.difference_update(batch)
+                    new_keys = [key for key, new in zip(batch, is_new, strict=True) if new]
+                    writer.append(new_keys, values.numpy()[is_new])
 
 
-def row_key(sha256: bytes, view: int) -> bytes:
-    """The key of an augmented view of an image, 32 bytes, as its sha256 is."""
+def view_key(sha256: bytes, view: int) -> bytes:
+    """Return the key of an augmented view of an image: 32 bytes, like its sha256."""
     return hashlib.sha256(sha256 + view.to_bytes(4, "little")).digest()

@@ -1,12 +1,12 @@
 """Augmentation: random changes to training images, by Keras' own preprocessing layers.
 
-It runs on what the Transform gives, in training alone; no exported model holds any of it. The pixels are already
-normalised for the backbone, so they are first brought back to 0..255, the range that the layers of contrast and
-brightness are made for. Geometric layers fill what they uncover by reflection (their default): a black rim would be a
-feature of the training images alone.
+The augmentation runs on the Transform's output, in training only. No exported model holds any of it. The pixels are
+already normalised for the backbone, so they are first scaled back to 0..255, the range of the contrast and brightness
+layers. Geometric layers fill uncovered areas by reflection (their default), because a black rim would be a feature that
+only training images have.
 
-All that is drawn for a picture follows from a seed of its own, which `seeds` makes of the image's content, so it does
-not depend on the batch, the order or the thread.
+Every image has a seed of its own, which `seeds` makes from the image's content. So the changes do not depend on the
+batch, the order or the thread.
 """
 
 import math
@@ -23,39 +23,40 @@ _RANGE = (0, 255)
 
 
 def seeds(sha256: tf.Tensor | str | Sequence[str], seed: int, view: tf.Tensor | int) -> tf.Tensor:
-    """The seeds of images' augmented views; the same called from Python and inside a tf.data map.
+    """Return the seeds of images' augmented views. The result is the same in Python and inside a tf.data map.
 
     Args:
       sha256: string [] or [b], the digests of the images' bytes in hex.
       seed: of the run.
-      view: which of an image's views, or the epoch: a whole number, or int [] or [b].
+      view: the number of the view, or the epoch: a whole number, or int [] or [b].
 
     Returns:
-      int32 [2] or [b, 2], for the function that `build` gives.
+      int32 [2] or [b, 2], for the function that `build` returns.
     """
     text = tf.strings.join([sha256, str(seed), tf.strings.as_string(view)], "/")
-    # Of TensorFlow's string hashes this is the one that its documentation says will never change.
+    # TensorFlow's documentation promises that this string hash will never change.
     return tf.bitcast(tf.strings.to_hash_bucket_fast(text, tf.int64.max), tf.int32)
 
 
 class _Draws(keras.random.SeedGenerator):
     """Gives the layers seeds that follow from a tensor.
 
-    Keras' own keeps a counter in a variable, which the threads of a parallel map would race for; so the state of the
-    base class is never made. The counter here counts while the graph is traced.
+    Keras' own class keeps a counter in a variable, and the threads of a parallel map would race for it. So the base
+    class's state is never created. The counter here counts while the graph is traced.
     """
 
     def __init__(self, seed: tf.Tensor) -> None:
         self._seed, self._count = seed, 0
 
     def next(self, ordered: bool = True) -> tf.Tensor:
+        """Return the next seed, int32 [2]."""
         self._count += 1
         return tf.random.fold_in(self._seed, self._count)
 
 
 def _layers(settings: AugmentationSettings, size: int) -> list[keras.Layer]:
     layers: list[keras.Layer] = []
-    # One layer for each direction: Keras' "horizontal_and_vertical" draws once, and so only ever turns by 180°.
+    # One layer for each direction: Keras' "horizontal_and_vertical" draws once, so it only turns images by 180°.
     for direction in ("horizontal", "vertical"):
         if settings.flip in (direction, "both"):
             layers.append(keras.layers.RandomFlip(direction))
@@ -69,7 +70,7 @@ def _layers(settings: AugmentationSettings, size: int) -> list[keras.Layer]:
     if settings.translation:
         layers.append(keras.layers.RandomTranslation(settings.translation, settings.translation))
     if settings.contrast:
-        # A pair: of a single number Keras 3.10 makes the range 1..1+factor, which never lowers the contrast.
+        # A pair, because Keras 3.10 turns a single number into the range 1..1+factor, which never lowers the contrast.
         layers.append(keras.layers.RandomContrast((settings.contrast, settings.contrast), _RANGE))
     if settings.brightness:
         layers.append(keras.layers.RandomBrightness(settings.brightness, _RANGE))
@@ -77,32 +78,32 @@ def _layers(settings: AugmentationSettings, size: int) -> list[keras.Layer]:
 
 
 def _normalisation(backbone: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scale and offset, float32 [3], that make 0..255 what the backbone takes, by channel of what it takes."""
+    """Return scale and offset, float32 [3], that turn 0..255 into the backbone's input, for each input channel."""
     ends = np.stack([np.full([1, 1, 3], end, np.float32) for end in _RANGE])
     low, high = np.asarray(backbones.get(backbone).preprocess_input(ends), np.float64).reshape(2, 3)
     return tf.constant((high - low) / 255, tf.float32), tf.constant(low, tf.float32)
 
 
 def build(settings: AugmentationSettings, size: int, backbone: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The augmentation of a batch, for a tf.data map (a parallel one too) or called directly.
+    """Return the augmentation of a batch, for a tf.data map (also a parallel one) or a direct call.
 
-    Call it once, outside of the map: it makes layers.
+    Call `build` once, outside of the map, because it creates layers.
 
     Args:
       settings: what is changed, and how much.
-      size: side of the images, pixels.
-      backbone: name in the registry; says how the pixels are normalised.
+      size: side of the images in pixels.
+      backbone: name in the registry, which says how the pixels are normalised.
 
     Returns:
-      A function of pixels float32 [b, size, size, 3] and their seeds int32 [b, 2] that gives pixels like those it
-      was given. Each image is changed by its own seed; the same image and seed always give the same.
+      A function from pixels float32 [b, size, size, 3] and their seeds int32 [b, 2] to changed pixels of the same
+      shape. Each image is changed by its own seed. The same image and seed always give the same result.
     """
     if not settings.enabled:
         return lambda pixels, seeds: pixels
     layers = _layers(settings, size)
     scale, offset = _normalisation(backbone)
 
-    def one(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def augment_image(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = _Draws(seed)
         for layer in layers:
             image = layer.transform_single_image(image, layer.get_random_transformation(image, seed=draws))
@@ -111,8 +112,8 @@ def build(settings: AugmentationSettings, size: int, backbone: str) -> Callable[
     @tf.function(reduce_retracing=True)
     def augment(pixels: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         images = (tf.ensure_shape(pixels, [None, size, size, 3]) - offset) / scale
-        # Image by image: RandomCrop takes one window for a whole batch, and the others draw by place in the batch.
-        images = tf.map_fn(lambda pair: one(*pair), (images, seeds), fn_output_signature=pixels.dtype)
+        # Image by image: RandomCrop takes one window for a whole batch, and other layers draw by position in the batch.
+        images = tf.map_fn(lambda pair: augment_image(*pair), (images, seeds), fn_output_signature=pixels.dtype)
         return tf.clip_by_value(images, *_RANGE) * scale + offset
 
     return augment

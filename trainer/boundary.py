@@ -1,7 +1,8 @@
-"""The boundary: what lies under the lowest trainable layer gives the same in every epoch, so it is run once.
+"""The boundary: what lies under the lowest trainable layer gives the same in every epoch, so it runs once.
 
-`find_cut` finds the last single tensor under the trainable layers, `above` is the model that trains on it, `Frozen` the
-part below. That runs with `training=False`: in Keras 3 dropout and StochasticDepth of a frozen trunk work on in `fit`.
+`find_cut` finds the last single tensor under the trainable layers. `part_above` is the model that trains on it.
+`FrozenPart` is the part below. It runs with `training=False`, because in Keras 3 the dropout and StochasticDepth of a
+frozen trunk stay active in `fit`.
 """
 
 import hashlib
@@ -16,16 +17,16 @@ from graftline.trainer import models
 
 
 def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasTensor:
-    """The last tensor that everything in `above` depends on alone.
+    """Return the last tensor on which alone everything in `above` depends.
 
-    Walks the graph in topological order and keeps the set of tensors that are still to be used; where that
-    is one tensor the graph can be cut. The model's input is always such a place.
+    The function walks the graph in topological order and keeps the set of tensors that later layers still use. Where
+    the set holds one tensor, the graph can be cut. The model's input is always such a place.
 
     Args:
       model: a functional model with one input.
       above: layers that must lie above the cut.
     """
-    wanted = set(map(id, above))
+    layers_above = set(map(id, above))
     nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
     uses: dict[int, int] = {}
     for node in nodes:
@@ -36,7 +37,7 @@ def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasT
     open_tensors: dict[int, keras.KerasTensor] = {}
     cut = model.inputs[0]
     for node in nodes:
-        if id(node.operation) in wanted:
+        if id(node.operation) in layers_above:
             break
         for tensor in node.input_tensors:
             uses[id(tensor)] -= 1
@@ -49,43 +50,45 @@ def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasT
     return cut
 
 
-def above(model: keras.Model, cut: keras.KerasTensor) -> keras.Model:
-    """The part of `model` from `cut` to its output; it shares the layers, and so the weights."""
+def part_above(model: keras.Model, cut: keras.KerasTensor) -> keras.Model:
+    """Return the part of `model` from `cut` to its output. It shares the layers, and so the weights."""
     return model if cut is model.inputs[0] else keras.Model(cut, model.output, name="above_boundary")
 
 
-class Frozen:
-    """The part of a model from its input to some tensors, in inference mode; traced when it is first called.
+class FrozenPart:
+    """The part of a model from its input to some tensors, in inference mode.
 
-    Its weights are those of that moment; see `models.inference`.
+    The first call traces it and fixes its weights; see `models.inference`.
     """
 
     def __init__(self, model: keras.Model, tensors: Sequence[keras.KerasTensor]) -> None:
+        """Build the part of `model` that ends at `tensors`."""
         self.tensors = list(tensors)
         self._part = keras.Model(model.inputs[0], self.tensors)
         self._run: Callable[[tf.Tensor], list[tf.Tensor]] | None = None
 
     def __call__(self, pixels: tf.Tensor) -> list[tf.Tensor]:
-        """Pixels float32 [b, size, size, 3] to float32 [b, …] for each tensor."""
+        """Compute float32 [b, …] for each tensor from pixels float32 [b, size, size, 3]."""
         if self._run is None:
             run, _ = models.inference(self._part)
-            # By its signature traced once, whatever the size of the last batch.
+            # The signature avoids a second trace for a smaller last batch.
             spec = tf.TensorSpec([None, *self._part.inputs[0].shape[1:]])
             self._run = tf.function(run, input_signature=[spec], autograph=False)
         return self._run(pixels)
 
     def fingerprints(self, identity: str) -> list[str]:
-        """Names what is computed at each tensor, in 32 hex digits: by all layers and weights under it, and `identity`.
+        """Return a name for what is computed at each tensor: 32 hex digits from all layers and weights under it.
 
-        `identity` is all else that decides the numbers: how pixels are made, the options that the trunk was built with.
+        Args:
+          identity: everything else that decides the numbers, such as how pixels are made and the trunk's options.
         """
         names = []
         for tensor in self.tensors:
             part = keras.Model(self._part.inputs[0], tensor)
-            # Those without weights too; Keras numbers inputs anew for each model.
+            # Layers without weights count too. The first is left out, because Keras numbers inputs in each model anew.
             layers = [[type(layer).__name__, layer.name] for layer in part.layers[1:]]
-            what = [identity, layers, list(tensor.shape), tf.__version__, keras.__version__]
-            digest = hashlib.sha256(json.dumps(what).encode())
+            content = [identity, layers, list(tensor.shape), tf.__version__, keras.__version__]
+            digest = hashlib.sha256(json.dumps(content).encode())
             for weight in part.weights:
                 digest.update(np.ascontiguousarray(weight.numpy()).data)
             names.append(digest.hexdigest()[:32])

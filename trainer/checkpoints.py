@@ -1,10 +1,10 @@
-"""Checkpoints: where training was after its last finished epoch, so that a run that was killed goes on from there.
+"""Checkpoints: the state of training after its last finished epoch, from which a killed run resumes.
 
-They lie under a key of all that decides the outcome (config, images, sources) in the workspace: an execution's own
-folder is new each time. Two files take turns, so that the one that was being written when the process died, or that
-was damaged since, leaves the one before. Each is a numpy archive with its sha256 after it.
+Checkpoints lie in the workspace, because each execution has a new folder of its own. Their folder is named by a key of
+everything that decides the outcome (config, images, sources). Two files take turns. When one is damaged, or the process
+died while it was written, the other one is still there. Each file is a numpy archive followed by its sha256.
 
-A folder that can't be written is no reason to lose what is trained: training goes on without checkpoints, and says so.
+A folder that cannot be written does not stop training. Training goes on without checkpoints and says so.
 """
 
 import contextlib
@@ -23,19 +23,25 @@ import tensorflow as tf
 
 _FILES = ("even.npz", "odd.npz")
 _META = "meta"
-# Folders of other configs that are kept: their runs may be given again.
-_OTHERS = 3
+# Number of other runs whose folders are kept, because the user may start these runs again.
+_KEPT_FOLDERS = 3
 _KEY_DIGITS = 32
 
 
 def key(*parts: object) -> str:
-    """Names a run by what decides its outcome: a hash of the parts, which JSON can hold."""
+    """Return a name for the run whose outcome the parts decide: a hash of the parts, which JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One state of training. `meta` is what JSON holds, `arrays` the weights by name; `number` counts the saves."""
+    """One state of training.
+
+    Attributes:
+      number: counts the saves of a run.
+      meta: what JSON holds.
+      arrays: the weights by name.
+    """
 
     number: int
     meta: Mapping[str, Any]
@@ -43,34 +49,38 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `<root>/<key>/`; `root` is a path or a URI. Does nothing when `root` is empty.
+    """The checkpoints of one run.
 
-    `trouble` says why the last one could not be saved; empty when it was.
+    Attributes:
+      trouble: why the last checkpoint could not be saved; "" when it was saved.
     """
 
     def __init__(self, root: str, key: str) -> None:
+        """Use the folder `<root>/<key>/`; `root` is a path, a URI, or "" for no checkpoints at all."""
         self._root, self._folder = root, posixpath.join(root, key)
         self._number = 0
         self.trouble = ""
 
     def load(self) -> Checkpoint | None:
-        """The newest that is whole; None when there is none. A damaged one is told in the log and passed over."""
+        """Return the newest checkpoint that is not damaged, or None. The log names a damaged one."""
         if not self._root:
             return None
-        found = [checkpoint for name in _FILES if (checkpoint := self._read(posixpath.join(self._folder, name)))]
-        newest = max(found, key=lambda checkpoint: checkpoint.number, default=None)
+        paths = [posixpath.join(self._folder, name) for name in _FILES]
+        intact = [checkpoint for path in paths if (checkpoint := self._read(path))]
+        newest = max(intact, key=lambda checkpoint: checkpoint.number, default=None)
         if newest is not None:
             self._number = newest.number
-        elif others := self._others():
+        elif others := self._other_folders():
             logging.info(
-                "%s holds checkpoints of another config, other images or other sources (%d); this run begins anew",
+                "%s holds checkpoints of another config, other images or other sources (%d); "
+                "this run starts from the beginning",
                 self._root,
                 len(others),
             )
         return newest
 
     def save(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes the next one: aside, then renamed. A failure is a warning in the log, and `trouble`."""
+        """Write the next checkpoint under another name, then rename it. A failure sets `trouble` and logs a warning."""
         if not self._root:
             return
         number = self._number + 1
@@ -80,7 +90,7 @@ class Checkpoints:
         path = posixpath.join(self._folder, _FILES[number % 2])
         try:
             tf.io.gfile.makedirs(self._folder)
-            _remove(f"{path}.new")  # of a process that died: TensorFlow's file system in memory would append to it
+            _remove(f"{path}.new")  # a dead process may have left it; TensorFlow's ram:// file system would append
             with tf.io.gfile.GFile(f"{path}.new", "wb") as file:
                 file.write(data)
                 file.write(hashlib.sha256(data).digest())
@@ -88,24 +98,24 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             _remove(f"{path}.new")
             if not self.trouble:
-                logging.warning("no checkpoint can be written (%s); training goes on without", _brief(error))
-            self.trouble = f"no checkpoint could be written to {self._folder}: {_brief(error)}"
+                logging.warning("no checkpoint can be written (%s); training continues without", _first_line(error))
+            self.trouble = f"no checkpoint could be written to {self._folder}: {_first_line(error)}"
             return
         self._number, self.trouble = number, ""
 
     def remove(self) -> None:
-        """The run is over: removes its checkpoints, and of other runs' all but the newest few."""
+        """Remove the checkpoints of this finished run, and those of other runs except the newest few."""
         if not self._root:
             return
-        for folder in [self._folder, *self._others()[_OTHERS:]]:
+        for folder in [self._folder, *self._other_folders()[_KEPT_FOLDERS:]]:
             try:
                 if tf.io.gfile.isdir(folder):
                     tf.io.gfile.rmtree(folder)
-            except tf.errors.OpError as error:  # no reason to lose the model
-                logging.warning("checkpoints %s cannot be removed (%s)", folder, _brief(error))
+            except tf.errors.OpError as error:  # the model must not be lost for it
+                logging.warning("checkpoints %s cannot be removed (%s)", folder, _first_line(error))
 
-    def _others(self) -> list[str]:
-        """Folders of other runs, the newest first."""
+    def _other_folders(self) -> list[str]:
+        """Return the folders of other runs, the newest first."""
         try:
             names = [name.rstrip("/") for name in tf.io.gfile.listdir(self._root)]
             folders = [posixpath.join(self._root, name) for name in names if _is_key(name)]
@@ -113,7 +123,7 @@ class Checkpoints:
                 (folder for folder in folders if folder != self._folder),
                 key=lambda folder: -tf.io.gfile.stat(folder).mtime_nsec,
             )
-        except tf.errors.OpError:  # not there yet
+        except tf.errors.OpError:  # the folder does not exist yet
             return []
 
     def _read(self, path: str) -> Checkpoint | None:
@@ -123,7 +133,7 @@ class Checkpoints:
         except tf.errors.NotFoundError:
             return None
         except tf.errors.OpError as error:
-            logging.warning("checkpoint %s cannot be read (%s) and is not used", path, _brief(error))
+            logging.warning("checkpoint %s cannot be read (%s) and is not used", path, _first_line(error))
             return None
         size = hashlib.sha256().digest_size
         if hashlib.sha256(data[:-size]).digest() != data[-size:]:
@@ -144,5 +154,5 @@ def _remove(path: str) -> None:
         tf.io.gfile.remove(path)
 
 
-def _brief(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(getattr(error, "message", "") or error).split("\n")[0]

@@ -1,4 +1,4 @@
-"""Writes the SavedModel: the Transform's graph and the Keras model behind the signatures of `graftline.signatures`."""
+"""Writes the SavedModel: the Transform's graph and the Keras model with the signatures of `graftline.signatures`."""
 
 import os
 
@@ -10,48 +10,49 @@ from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 from graftline import features, signatures
 from graftline.trainer import inputs, models
 
-# Images that are decoded and run at once, however many a request holds: TFMA sends up to 1,000 examples, and
-# 1,000 images of 224 px with their activations are more than 5 GB.
+# Images that are decoded and run together, however many a request holds. TFMA sends up to 1,000 examples, and 1,000
+# images of 224 px with their activations take more than 5 GB.
 _CHUNK = 32
 
 _Outputs = dict[str, tf.Tensor]
 
 
 class Served(tf.Module):
-    """What is exported. Every signature goes through one traced function, so the model is traced once."""
+    """The exported module. Every signature calls one traced function, so the model is traced once."""
 
     def __init__(self, model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput) -> None:
+        """Combine the Transform's graph with the model; see `export`."""
         super().__init__()
         # One graph with both outputs; it shares the model's layers.
         both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, _width(pooled)])])
-        # A tracked Keras 3 model saves each variable twice, and a TF1 session, which is how TensorFlow Serving runs a
-        # model, restores the one and reads the other (tensorflow issue 72963). So: the variables, not the model.
+        # A tracked Keras 3 model saves each variable twice. TensorFlow Serving runs a model in a TF1 session, which
+        # restores one copy and reads the other (tensorflow issue 72963). So the module tracks the variables only.
         self._model, self._variables = models.inference(both)
-        # Not `transform_features_layer()`: a Keras layer is traced and saved once more by itself, 4 seconds of 7.
+        # Not `transform_features_layer()`: a Keras layer is traced and saved a second time, which took 4 seconds of 7.
         loader = SavedModelLoader(transform.transform_savedmodel_dir)
-        self._transform_parts = vars(loader)  # tracked, as that layer does it, so that the vocabulary is saved
+        self._transform_parts = vars(loader)  # tracked, as in that layer, so that the vocabulary is saved
         self.transform = loader.apply_transform_model
         self._classes = int(model.output.shape[-1])
         self._width = _width(pooled)
         self._top_k = min(signatures.TOP_K, self._classes)
         self._label_names = tf.constant(read_labels(transform))
-        self._image_spec = inputs.raw_features(transform, [features.IMAGE])
-        self._label_spec = inputs.raw_features(transform, [features.LABEL])
+        self._image_spec = inputs.raw_feature_spec(transform, [features.IMAGE])
+        self._label_spec = inputs.raw_feature_spec(transform, [features.LABEL])
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def _forward(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Probabilities float32 [N, C] and embedding float32 [N, D], chunk by chunk."""
+        """Compute probabilities float32 [N, C] and embedding float32 [N, D], chunk by chunk."""
         count = tf.shape(image_bytes)[0]
         shape = [-1, *self._image_spec[features.IMAGE].shape]
 
         def step(start: tf.Tensor, probabilities: tf.Tensor, embedding: tf.Tensor) -> tuple[tf.Tensor, ...]:
             chunk = tf.reshape(image_bytes[start : start + _CHUNK], shape)
             pixels = self.transform({features.IMAGE: chunk})[features.PIXELS]
-            more = self._model(pixels)
+            chunk_probabilities, chunk_embedding = self._model(pixels)
             return (
                 start + _CHUNK,
-                tf.concat([probabilities, more[0]], axis=0),
-                tf.concat([embedding, more[1]], axis=0),
+                tf.concat([probabilities, chunk_probabilities], axis=0),
+                tf.concat([embedding, chunk_embedding], axis=0),
             )
 
         start, probabilities, embedding = tf.constant(0), tf.zeros([0, self._classes]), tf.zeros([0, self._width])
@@ -78,24 +79,24 @@ class Served(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
     def serving_default(self, image_bytes: tf.Tensor) -> _Outputs:
-        """Files' bytes, string [N], to predictions."""
+        """Compute predictions from the bytes of image files, string [N]."""
         return self._predictions(image_bytes)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
     def serving_examples(self, examples: tf.Tensor) -> _Outputs:
-        """Serialized tf.Examples, string [N], to predictions: what the Evaluator calls."""
+        """Compute predictions from serialized tf.Examples, string [N]; the Evaluator calls it."""
         parsed = tf.io.parse_example(examples, self._image_spec)
         return self._predictions(tf.reshape(parsed[features.IMAGE], [-1]))
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.EXAMPLES)])
     def transform_features(self, examples: tf.Tensor) -> _Outputs:
-        """Serialized tf.Examples, string [N], to the label's index int64 [N], for TFMA."""
+        """Compute the label's index int64 [N] from serialized tf.Examples, string [N]; for TFMA."""
         parsed = tf.io.parse_example(examples, self._label_spec)
         return {features.LABEL_INDEX: tf.reshape(self.transform(parsed)[features.LABEL_INDEX], [-1])}
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
     def embedding(self, image_bytes: tf.Tensor) -> _Outputs:
-        """Files' bytes, string [N], to the pooled feature vector, float32 [N, D]."""
+        """Compute the pooled feature vector, float32 [N, D], from the bytes of image files, string [N]."""
         return {signatures.EMBEDDING_OUTPUT: self._forward(image_bytes)[1]}
 
 
@@ -104,20 +105,20 @@ def _width(pooled: keras.KerasTensor) -> int:
 
 
 def read_labels(transform: tft.TFTransformOutput) -> list[str]:
-    """The class names in the order of the model's outputs."""
+    """Return the class names in the order of the model's outputs."""
     path = os.path.join(transform.transform_savedmodel_dir, "assets", features.LABELS_FILE)
     with tf.io.gfile.GFile(path, "rb") as file:
         return features.parse_labels(file.read())
 
 
 def export(model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput, directory: str) -> None:
-    """Writes the SavedModel with its warm-up requests.
+    """Write the SavedModel with its warm-up requests.
 
     Args:
-      model: pixels to probabilities.
+      model: from pixels to probabilities.
       pooled: the tensor that `embedding` serves.
       transform: the Transform's output.
-      directory: where to.
+      directory: where the SavedModel is written.
     """
     served = Served(model, pooled, transform)
     functions = {
@@ -130,9 +131,10 @@ def export(model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTrans
     _write_warmup(directory)
 
 
-# What is replayed when a server loads the model: signature, output filter, images in the batch. For each set of outputs
-# TensorFlow prunes and optimises the graph anew at the first request: that takes MobileNetV2 a second, a later request
-# 20 ms. Another size of the batch costs little more the first time than later, but its memory stays: one of 8 will do.
+# Requests that a server replays when it loads the model: signature, output filter, images in the batch. For each set of
+# outputs TensorFlow prunes and optimises the graph at the first request, which takes a second for MobileNetV2; a later
+# request takes 20 ms. The first batch of another size costs little more time, but its memory stays, so one of 8 is
+# enough.
 _WARMUP: tuple[tuple[str, tuple[str, ...], int], ...] = (
     (signatures.SERVING_DEFAULT, (), 1),
     (signatures.SERVING_DEFAULT, (), 8),
@@ -142,7 +144,7 @@ _WARMUP: tuple[tuple[str, tuple[str, ...], int], ...] = (
 
 
 def _write_warmup(directory: str) -> None:
-    """Requests that TF Serving replays when it loads the model, so that no client waits for what comes once.
+    """Write requests that TF Serving replays when it loads the model, so that no client waits for the one-time work.
 
     Format: https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """

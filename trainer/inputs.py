@@ -1,7 +1,7 @@
 """The training input: TFRecords of tf.Examples, in any order, through the Transform's graph, as tf.data pipelines.
 
-With `data.materialize` the first part of that graph, to resized images, has been run by the Transform, and only the
-rest is left to do.
+With `data.materialize` the Transform has already run the first part of that graph and stored resized images. Then only
+the backbone's preprocessing is left to do.
 """
 
 import contextlib
@@ -23,14 +23,15 @@ _GRAPH_BATCH = 16
 
 
 class Shards:
-    """Random access to the tf.Examples of some uncompressed TFRecord files, which come in the order of their names."""
+    """Random access to the tf.Examples of some uncompressed TFRecord files, in the order of the files' names."""
 
     def __init__(self, file_patterns: Sequence[str]) -> None:
+        """List the files."""
         self._paths = sorted(path for pattern in file_patterns for path in tf.io.gfile.glob(pattern))
         self._places = np.zeros([0, 3], np.int64)
 
     def scan(self) -> Iterator[Mapping[str, tf.train.Feature]]:
-        """The features of all records, row by row; `read` knows them afterwards."""
+        """Yield the features of all records, row by row. `read` works only after it."""
         places: list[tuple[int, int, int]] = []
         for number, path in enumerate(self._paths):
             offset = 0
@@ -41,7 +42,7 @@ class Shards:
         self._places = np.array(places, np.int64).reshape(-1, 3)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[bytes]:
-        """The serialized tf.Examples of these rows, in that order."""
+        """Yield the serialized tf.Examples of these rows, in that order."""
         with contextlib.ExitStack() as stack:
             files: dict[int, tf.io.gfile.GFile] = {}
             for row in rows:
@@ -55,19 +56,23 @@ class Shards:
 class Records(Shards):
     """The raw examples of a split.
 
-    In memory is what each record says of its image, some 200 bytes: its content's sha256 (`keys`, 32 bytes each), the
-    index of its label (`labels`, int64 [n]) and its name (`filenames`). The images' bytes are read when asked for.
+    Memory holds some 200 bytes for each image. The images' bytes are read on demand.
+
+    Attributes:
+      keys: sha256 of each image's content, 32 bytes.
+      labels: label index int64 [n].
+      filenames: of the images.
     """
 
     def __init__(self, file_patterns: Sequence[str], classes: Sequence[str]) -> None:
-        """Reads all records once.
+        """Read all records once.
 
         Args:
           file_patterns: of uncompressed TFRecords; files are read in the order of their names.
           classes: names in the order of the model's outputs.
 
         Raises:
-          UserError: a label that is none of the classes.
+          UserError: a label is not among the classes.
         """
         super().__init__(file_patterns)
         index = {name: number for number, name in enumerate(classes)}
@@ -79,8 +84,8 @@ class Records(Shards):
             filename = feature[features.FILENAME].bytes_list.value[0].decode()
             if label not in index:
                 raise UserError(
-                    f"{filename} is of the class '{label}', which no image of the train split has: "
-                    "give that class more images, so that both splits get some"
+                    f"{filename} has the class '{label}', but no image of the train split has that class: "
+                    "give the class more images, so that both splits get some"
                 )
             self.keys.append(_sha256(feature))
             self.filenames.append(filename)
@@ -88,41 +93,42 @@ class Records(Shards):
         self.labels = np.array(labels, np.int64)
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.keys)
 
-    def few(self, each: int) -> "Records":
-        """Of each class the `each` images that come first by their content's hash: any ones, but always the same."""
-        taken: list[int] = []
+    def few(self, per_class: int) -> "Records":
+        """Return at most `per_class` images of each class: those that come first by the hash of their content."""
+        rows: list[int] = []
         for label in np.unique(self.labels):
-            taken += sorted(np.flatnonzero(self.labels == label).tolist(), key=lambda row: self.keys[row])[:each]
-        rows = sorted(taken)
+            rows += sorted(np.flatnonzero(self.labels == label).tolist(), key=lambda row: self.keys[row])[:per_class]
+        rows.sort()
         part = copy.copy(self)
         part._places, part.labels = self._places[rows], self.labels[rows]
         part.keys, part.filenames = [self.keys[row] for row in rows], [self.filenames[row] for row in rows]
         return part
 
     def images(self, rows: Sequence[int] | np.ndarray) -> Iterator[bytes]:
-        """The image files' bytes of these rows, in that order."""
+        """Yield the image files' bytes of these rows, in that order."""
         for record in self.read(rows):
             yield tf.train.Example.FromString(record).features.feature[features.IMAGE].bytes_list.value[0]
 
 
 class Resized(Shards):
-    """The images of some records as the Transform has resized and stored them; found by the file's sha256.
+    """The images of some records as the Transform has resized and stored them.
 
-    By that, not by their order: Beam may write them in another.
+    An image is found by its file's sha256, because Beam may write images in another order.
     """
 
     def __init__(self, transform_output: str, backbone: BackboneSettings, splits: Sequence[Records]) -> None:
-        """Reads all once.
+        """Read all images once.
 
         Args:
-          transform_output: the Transform's output, which leads to them.
-          backbone: what they are made for.
-          splits: the records whose images are wanted.
+          transform_output: the Transform's output, which names the place of the images.
+          backbone: the backbone that the images were resized for.
+          splits: the records whose images are needed.
 
         Raises:
-          UserError: an image is not there.
+          UserError: an image is missing.
         """
         with tf.io.gfile.GFile(os.path.join(transform_output, materialized.POINTER)) as file:
             uri = file.read()
@@ -133,19 +139,19 @@ class Resized(Shards):
             for key, filename in zip(records.keys, records.filenames, strict=True):
                 if key not in self._rows:
                     raise UserError(
-                        f"{filename} is not among the resized images in {uri}, where files were deleted: "
+                        f"{filename} is not among the resized images in {uri}, because files were deleted there: "
                         "set data.materialize=false, or give a new workspace"
                     )
 
-    def of(self, records: Records, rows: Sequence[int] | np.ndarray) -> Iterator[bytes]:
-        """The serialized tf.Examples of resized images, of these rows of the records."""
+    def read_images(self, records: Records, rows: Sequence[int] | np.ndarray) -> Iterator[bytes]:
+        """Yield the serialized tf.Examples of the resized images of these rows of the records."""
         return self.read([self._rows[records.keys[row]] for row in rows])
 
     def pixels(self, examples: tf.Tensor) -> tf.Tensor:
-        """What the Transform's graph makes of the files: the rest of it, the backbone's preprocessing, as Keras has it.
+        """Apply the rest of the Transform's graph: the backbone's preprocessing, as Keras has it.
 
         Args:
-          examples: string [b], as `of` gives them.
+          examples: string [b], as `read_images` gives them.
 
         Returns:
           float32 [b, size, size, 3].
@@ -164,14 +170,14 @@ def _sha256(feature: Mapping[str, tf.train.Feature]) -> bytes:
 _HEADER, _FOOTER = 12, 4
 
 
-def raw_features(transform: tft.TFTransformOutput, names: Sequence[str]) -> dict[str, tf.io.FixedLenFeature]:
-    """How to parse the named features out of a tf.Example."""
+def raw_feature_spec(transform: tft.TFTransformOutput, names: Sequence[str]) -> dict[str, tf.io.FixedLenFeature]:
+    """Return the spec that parses the named features out of a tf.Example."""
     spec = transform.raw_feature_spec()
     return {name: spec[name] for name in names}
 
 
 class Pixels:
-    """Makes batches of preprocessed images out of records: the Transform's graph, then augmentation when given."""
+    """Makes batches of preprocessed images from records: the Transform's graph, then the augmentation, if any."""
 
     def __init__(
         self,
@@ -179,14 +185,15 @@ class Pixels:
         augment: Callable[..., tf.Tensor] | None = None,
         resized: Resized | None = None,
     ) -> None:
-        """
+        """Load the Transform's graph.
+
         Args:
           transform: the Transform's output.
           augment: maps pixels [b, h, w, 3] and seeds int32 [b, 2] to pixels.
-          resized: the images where the Transform has resized them; None where files are decoded.
+          resized: the images that the Transform has resized; None where the image files are decoded.
         """
         self._layer = transform.transform_features_layer()
-        self._spec = raw_features(transform, [features.IMAGE])
+        self._spec = raw_feature_spec(transform, [features.IMAGE])
         self._augment, self._resized = augment, resized
 
     def batches(
@@ -196,30 +203,30 @@ class Pixels:
         batch_size: int,
         seeds: Callable[[], np.ndarray] | None = None,
     ) -> tf.data.Dataset:
-        """Batches of pixels float32 [b, size, size, 3] and label index int64 [b].
+        """Return batches of pixels float32 [b, size, size, 3] and label index int64 [b].
 
         Args:
           records: the split.
-          order: gives the rows to read; asked each time that the data set is gone through.
+          order: gives the rows to read; called at each pass through the data set.
           batch_size: images in a batch.
-          seeds: gives the augmentation's seeds for those rows, int32 [n, 2]; no augmentation when None.
+          seeds: gives the augmentation's seeds for those rows, int32 [n, 2]; None for no augmentation.
         """
         augment = self._augment if seeds is not None else None
 
         def generate() -> Iterator[tuple[bytes, int, np.ndarray]]:
             rows = order()
-            drawn = np.zeros([len(rows), 2], np.int32) if seeds is None else seeds()
-            examples = records.read(rows) if self._resized is None else self._resized.of(records, rows)
-            yield from zip(examples, records.labels[rows], drawn, strict=True)
+            image_seeds = np.zeros([len(rows), 2], np.int32) if seeds is None else seeds()
+            examples = records.read(rows) if self._resized is None else self._resized.read_images(records, rows)
+            yield from zip(examples, records.labels[rows], image_seeds, strict=True)
 
-        # AutoGraph finds nothing to convert here, and took three seconds to find that.
+        # AutoGraph has nothing to convert here, and took three seconds to find that out.
         @tf.autograph.experimental.do_not_convert
-        def transformed(examples: tf.Tensor, labels: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def transform(examples: tf.Tensor, labels: tf.Tensor, image_seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             if self._resized is None:
                 pixels = self._layer(tf.io.parse_example(examples, self._spec))[features.PIXELS]
             else:
                 pixels = self._resized.pixels(examples)
-            return (pixels if augment is None else augment(pixels, drawn)), labels
+            return (pixels if augment is None else augment(pixels, image_seeds)), labels
 
         dataset = tf.data.Dataset.from_generator(
             generate,
@@ -229,5 +236,5 @@ class Pixels:
                 tf.TensorSpec([2], tf.int32),
             ),
         )
-        dataset = dataset.batch(_GRAPH_BATCH).map(transformed, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.batch(_GRAPH_BATCH).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
         return dataset.unbatch().batch(batch_size).prefetch(2)

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy, with smoothed labels or with a weight for each class when asked for."""
+"""What training minimises: cross-entropy, optionally with smoothed labels or with a weight for each class."""
 
 import keras
 import numpy as np
@@ -6,16 +6,16 @@ import numpy as np
 
 @keras.saving.register_keras_serializable(package="graftline")
 class SmoothedSparseCategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Keras' CategoricalCrossentropy, which can smooth labels, for label indices."""
+    """Keras' CategoricalCrossentropy, which can smooth labels, applied to label indices."""
 
     def call(self, y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
-        """Label index [N] or [N, 1] and probabilities [N, C] to the loss of each image, [N]."""
+        """Return the loss of each image, [N], from label index [N] or [N, 1] and probabilities [N, C]."""
         index = keras.ops.cast(keras.ops.reshape(y_true, [-1]), "int32")
         return super().call(keras.ops.one_hot(index, y_pred.shape[-1]), y_pred)
 
 
 def build(label_smoothing: float) -> keras.losses.Loss:
-    """The loss of probabilities [N, C] against a label index int64 [N].
+    """Return the loss of probabilities [N, C] against a label index int64 [N].
 
     Args:
       label_smoothing: share of the label that is spread over all C classes (Szegedy et al.,
@@ -27,15 +27,15 @@ def build(label_smoothing: float) -> keras.losses.Loss:
 
 
 def class_weights(labels: np.ndarray) -> dict[int, float]:
-    """Weights for `fit(class_weight=…)` that give each class the same share in the training loss, whatever its size.
+    """Return weights for `fit(class_weight=…)` that give each class the same share of the training loss.
 
-    n / (k · count), scikit-learn's "balanced", where k counts the classes that have images; the mean over all images
-    is 1. A class without images has no weight.
+    A class has the weight n / (k · count), scikit-learn's "balanced", where k is the number of classes with images. The
+    mean over all images is 1. A class without images has no weight.
 
     Args:
       labels: label index int64 [n] of the train split.
     """
-    from sklearn.utils.class_weight import compute_class_weight  # takes a second to import, and is seldom asked for
+    from sklearn.utils.class_weight import compute_class_weight  # takes a second to import and is rarely needed
 
     present = np.unique(labels)
     weights = compute_class_weight("balanced", classes=present, y=labels)

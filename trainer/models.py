@@ -11,18 +11,21 @@ import numpy as np
 import tensorflow as tf
 
 from graftline.errors import UserError, did_you_mean
-from graftline.trainer import backbones
+from graftline.trainer import backbones, unfreezing
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 
-# A graph holds at most 2 GB.
+# Bytes of weights that become constants; a graph holds at most 2 GB.
 _MAX_CONSTANTS = 1 << 30
 
 
 @dataclass(frozen=True)
 class Grafted:
-    """`model` maps pixels [N, size, size, 3] to probabilities [N, C]; it holds the trunk's layers, then the head's.
+    """A trunk with a head.
 
-    `trunk` and `model` share layers. `pooled` is the tensor under the head's trainable part, [N, D].
+    Attributes:
+      model: from pixels [N, size, size, 3] to probabilities [N, C]; its layers are the trunk's, then the head's.
+      trunk: shares its layers with `model`.
+      pooled: the tensor under the head's trainable part, [N, D].
     """
 
     model: keras.Model
@@ -38,17 +41,17 @@ class Grafted:
 
 
 def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision: str = "float32") -> keras.Model:
-    """The trunk, without its classifier, with its weights loaded; it ends at the layer `cut_at` when given.
+    """Build the trunk, without its classifier, and load its weights.
 
     Args:
       settings: of the backbone.
-      cut_at: name of its last layer.
-      precision: Keras' dtype policy of its layers. In "mixed_bfloat16" and "mixed_float16" they compute in 16 bits;
-        weights are float32 variables in each (Micikevicius et al., https://arxiv.org/abs/1710.03740).
+      cut_at: name of the trunk's last layer; None for the backbone's last.
+      precision: Keras' dtype policy of its layers. In "mixed_bfloat16" and "mixed_float16" they compute in 16 bits.
+        The weights are float32 variables in any case (Micikevicius et al., https://arxiv.org/abs/1710.03740).
 
     Raises:
-      UserError: an option that the builder does not take, weights that cannot be downloaded, read or fitted,
-        no such layer.
+      UserError: the builder does not take an option, the weights cannot be downloaded or read or do not fit, or there
+        is no layer `cut_at`.
     """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)  # Keras' builders take no dtype
@@ -67,25 +70,27 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
 
 
 def _build(settings: BackboneSettings) -> keras.Model:
-    row = backbones.get(settings.name)
+    backbone = backbones.get(settings.name)
     weights = "imagenet" if settings.weights == "imagenet" else None
     try:
-        return row.builder(
+        return backbone.builder(
             include_top=False, weights=weights, input_shape=(settings.size, settings.size, 3), **settings.options
         )
     except TypeError as error:
-        raise UserError(f"backbone.options: {row.name} does not take {dict(settings.options)}: {error}") from error
+        raise UserError(f"backbone.options: {backbone.name} does not take {dict(settings.options)}: {error}") from error
     except ValueError as error:
         if weights is not None and os.path.sep in str(error):  # a damaged file in Keras' cache
-            raise UserError(f"backbone.weights: {error}; remove the file, and it is downloaded again") from error
-        raise UserError(f"backbone: {row.name} cannot be built with input_size {settings.size}: {error}") from error
-    except Exception as error:  # Keras raises a bare one when a download fails
+            raise UserError(f"backbone.weights: {error}; remove the file, and Keras downloads it again") from error
+        raise UserError(
+            f"backbone: {backbone.name} cannot be built with input_size {settings.size}: {error}"
+        ) from error
+    except Exception as error:  # Keras raises a bare Exception when a download fails
         if weights is None:
             raise
         raise UserError(
-            f"backbone.weights: the ImageNet weights of {row.name} could not be downloaded ({error}). "
+            f"backbone.weights: the ImageNet weights of {backbone.name} could not be downloaded ({error}). "
             "Put the file into $KERAS_HOME/models (~/.keras/models), give a weights file with "
-            "--set backbone.weights=FILE, or try things out with the small trunk that ships: "
+            "--set backbone.weights=FILE, or try the small trunk that ships with Graftline: "
             "--set backbone.weights=procedural, without backbone.name and backbone.options"
         ) from error
 
@@ -101,7 +106,7 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> 
         else:
             trunk.load_weights(path)
         if not all(np.isfinite(weight).all() for weight in trunk.get_weights()):
-            raise ValueError("it holds numbers that are not finite")
+            raise ValueError("it holds NaN or infinite numbers")
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
         raise UserError(
@@ -112,12 +117,12 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> 
 
 
 def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
-    """Scales a random trunk's activations to unit size, by the variance of its BatchNormalization layers, once.
+    """Scale a random trunk's activations to unit size, once, by the variance of its BatchNormalization layers.
 
-    BatchNorm stays in inference mode in both phases. A pretrained trunk brings its statistics; in a random one they are
-    0 and 1, and the signal of MobileNetV2 dies out to 1e-12. One factor a layer, as in layer-sequential unit-variance
-    initialisation (Mishkin and Matas, https://arxiv.org/abs/1511.06422): a mean and variance for each channel
-    pulls like images apart, and a ResNet50 on digits fell from .94 to .28.
+    BatchNorm stays in inference mode in both phases. A pretrained trunk has its statistics. In a random one they are 0
+    and 1, and the signal of MobileNetV2 falls to 1e-12. Each layer gets one factor, as in layer-sequential
+    unit-variance initialisation (Mishkin and Matas, https://arxiv.org/abs/1511.06422). A mean and variance for each
+    channel would pull similar images apart: a ResNet50 on digits fell from 0.94 to 0.28.
 
     Args:
       trunk: its weights are random.
@@ -143,12 +148,12 @@ def _takes_training(operation: keras.Operation) -> bool:
 
 
 def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
-    """Grafts a new head onto the trunk.
+    """Graft a new head onto the trunk.
 
     Args:
-      trunk: pixels [N, size, size, 3] to a feature map [N, h, w, D].
-      head: what to put on it.
-      classes: how many, C.
+      trunk: from pixels [N, size, size, 3] to a feature map [N, h, w, D].
+      head: the settings of the head.
+      classes: number of classes, C.
     """
     pooling = {
         "avg": keras.layers.GlobalAveragePooling2D,
@@ -161,52 +166,34 @@ def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
             x = keras.layers.Dropout(head.dropout, name=f"head_dropout_{number}")(x)
         last = number == len(head.dense)
         name = "probabilities" if last else f"head_dense_{number}"
-        # The last layer begins at zero, as in Kolesnikov et al. (https://arxiv.org/abs/1912.11370): with fewer images
-        # than features a random start is never unlearned, and moved the accuracy on 109 flowers by 4 points.
+        # The last layer starts at zero, as in Kolesnikov et al. (https://arxiv.org/abs/1912.11370). With fewer images
+        # than features a random start is never unlearned: it changed the accuracy on 109 flowers by 4 points.
         x = keras.layers.Dense(
             units,
             activation="softmax" if last else "relu",
             kernel_initializer="zeros" if last else "glorot_uniform",
-            dtype="float32",  # whatever the trunk computes in: the softmax decides the answer
+            dtype="float32",  # whatever the trunk computes in, because the softmax decides the answer
             name=name,
         )(x)
     return Grafted(keras.Model(trunk.input, x, name="graftline"), trunk, pooled)
 
 
 def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[keras.Layer]:
-    """The trunk's layers from `unfreeze_from` on: -30 the last 30, 149 from index 149, a layer's name, "all", "none".
+    """Return the trunk's layers from `unfreeze_from` on; `trainer.unfreezing` explains the values.
 
-    Layers are counted as in `trunk.layers`, where the InputLayer is 0; the last 30 of 19 are all. BatchNormalization
-    is among them; `trainer.phases` keeps it frozen.
+    BatchNormalization is among them; `trainer.phases` keeps it frozen.
 
     Raises:
-      UserError: no such layer; the message names the nearest.
+      UserError: there is no such layer; the message names the nearest.
     """
-    layers, count = trunk.layers, len(trunk.layers)
-    if unfreeze_from == "none":
-        return []
-    if unfreeze_from == "all":
-        return list(layers)
-    if isinstance(unfreeze_from, int):
-        if unfreeze_from >= count:
-            raise UserError(
-                f"fine_tuning.unfreeze_from: {unfreeze_from} is out of range: {trunk.name} has {count} layers, "
-                f"so give at most {count - 1}, a layer's name, all or none"
-            )
-        return list(layers[unfreeze_from:])
-    names = [layer.name for layer in layers]
-    if unfreeze_from not in names:
-        raise UserError(
-            f"fine_tuning.unfreeze_from: {trunk.name} has no layer '{unfreeze_from}'"
-            f"{did_you_mean(unfreeze_from, names)} (its last: {', '.join(names[-3:])})"
-        )
-    return list(layers[names.index(unfreeze_from) :])
+    names = [layer.name for layer in trunk.layers]
+    return list(trunk.layers[unfreezing.first_layer(unfreeze_from, names, trunk.name) :])
 
 
 def inference(model: keras.Model) -> tuple[Callable[[tf.Tensor], list[tf.Tensor]], list[tf.Variable]]:
-    """The model with `training=False`, for a graph, and the variables that it reads there.
+    """Return the model with `training=False`, for a graph, and the variables that it reads there.
 
-    The weights are those of this moment, and constants: TensorFlow then folds BatchNormalization into the convolution
+    The graph holds the present weights as constants. TensorFlow then folds BatchNormalization into the convolution
     before it, which made MobileNetV2 1.3 times faster here. Models of more than 1 GiB keep their variables.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A phase's optimizer: its learning rate step by step, clipping, lower rates for lower layers, and loss scaling."""
+"""A phase's optimizer: its learning rate at each step, clipping, lower rates for lower layers, and loss scaling."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from graftline.trainer.settings import PhaseSettings
 
-# Into how many blocks the trained layers of a trunk are divided, whatever the backbone, as ConvNeXt's authors did to
-# fine-tune theirs (https://github.com/facebookresearch/ConvNeXt, optim_factory.py). With a block for each layer or each
-# residual block, a factor that suits MobileNetV2 would stop the lower half of a DenseNet201.
+# Number of blocks that the trained layers of any trunk are divided into, as ConvNeXt's authors did for fine-tuning
+# (https://github.com/facebookresearch/ConvNeXt, optim_factory.py). With a block for each layer or each residual block,
+# a factor that suits MobileNetV2 would stop the lower half of a DenseNet201.
 BLOCKS = 12
 
 
@@ -21,14 +21,14 @@ def build(
     layers: Sequence[keras.Layer],
     head: Sequence[keras.Layer] | None = None,
 ) -> keras.optimizers.Optimizer:
-    """A fresh optimizer as the phase asks for it, in Keras' LossScaleOptimizer when a layer computes in float16.
+    """Return a new optimizer for the phase, wrapped in Keras' LossScaleOptimizer when a layer computes in float16.
 
     Args:
       settings: of the phase.
       steps_per_epoch: batches in an epoch, at least 1.
-      layers: those that train, lower to upper, the head's last; their `trainable` flags are set. Layers without
-        trainable weights may be among them.
-      head: those of `layers` that make the head, which has the full rate; the last of them when None.
+      layers: the layers that train, lower to upper, the head's at the end. Their `trainable` flags are set. Layers
+        without trainable weights may be among them.
+      head: those of `layers` that make the head, which has the full rate; the last one when None.
     """
     arguments: dict[str, Any] = {
         **({"momentum": 0.9} if settings.optimizer == "sgd" else {}),
@@ -42,7 +42,7 @@ def build(
     else:
         optimizer = layerwise(rate_factors=rate_factors(layers, settings.layer_decay, head), **arguments)
     if any(layer.compute_dtype == "float16" for layer in layers):
-        # `compile` would look at the model's own policy, which is float32: Keras has it from when the head was grafted.
+        # `compile` looks only at the model's own policy, which is float32 since the head was grafted.
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
@@ -51,9 +51,10 @@ def build(
 
 
 def schedule(settings: PhaseSettings, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate as a function of the step, or a plain number where it never changes.
+    """Return the learning rate as a function of the step, or a plain number when it never changes.
 
-    The warm-up is linear, from 0 (Goyal et al., https://arxiv.org/abs/1706.02677); the decay begins where it ends.
+    The warm-up is linear and starts at 0 (Goyal et al., https://arxiv.org/abs/1706.02677). The decay starts where the
+    warm-up ends.
     """
     rate = settings.learning_rate
     warmup = round(settings.warmup_epochs * steps_per_epoch)
@@ -75,18 +76,27 @@ def schedule(settings: PhaseSettings, steps_per_epoch: int) -> float | keras.opt
 
 @keras.saving.register_keras_serializable(package="graftline")
 class WarmUpExponentialDecay(keras.optimizers.schedules.ExponentialDecay):
-    """Keras' ExponentialDecay after a linear rise from 0 over `warmup_steps`; a `decay_rate` of 1 keeps it constant."""
+    """Keras' ExponentialDecay after a linear rise from 0. A `decay_rate` of 1 keeps the rate constant after it."""
 
     def __init__(self, *args: Any, warmup_steps: int, **kwargs: Any) -> None:
+        """Create the schedule.
+
+        Args:
+          *args: of ExponentialDecay.
+          warmup_steps: length of the rise.
+          **kwargs: of ExponentialDecay.
+        """
         super().__init__(*args, **kwargs)
         self.warmup_steps = warmup_steps
 
     def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
+        """Return the learning rate at a step."""
         step = keras.ops.cast(step, "float32")
-        risen = keras.ops.minimum(step / self.warmup_steps, 1.0)
-        return risen * super().__call__(keras.ops.maximum(step - self.warmup_steps, 0.0))
+        warmup_factor = keras.ops.minimum(step / self.warmup_steps, 1.0)
+        return warmup_factor * super().__call__(keras.ops.maximum(step - self.warmup_steps, 0.0))
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "warmup_steps": self.warmup_steps}
 
 
@@ -96,16 +106,17 @@ class WarmUpExponentialDecay(keras.optimizers.schedules.ExponentialDecay):
 def rate_factors(
     layers: Sequence[keras.Layer], decay: float, head: Sequence[keras.Layer] | None = None
 ) -> dict[str, float]:
-    """By what the learning rate of each variable is multiplied, by the variable's path.
+    """Return the factor on the learning rate of each variable, by the variable's path.
 
-    1 in the head; `decay` in the uppermost block of the trunk's layers, `decay`² in the next, and so on down
-    (Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.2; by a fixed factor as in ELECTRA,
-    https://arxiv.org/abs/2003.10555). The layers make `BLOCKS` blocks of equal length, or one block each when
-    there are fewer.
+    The factor is 1 in the head, `decay` in the uppermost block of the trunk's layers, `decay`² in the next, and so on
+    (Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.2; with a fixed factor as in ELECTRA,
+    https://arxiv.org/abs/2003.10555). The layers make `BLOCKS` blocks of equal length, or one block each when there are
+    fewer layers.
 
     Args:
-      layers, head: as `build` takes them.
+      layers: as `build` takes them.
       decay: in (0, 1].
+      head: as `build` takes it.
     """
     training = [layer for layer in layers if layer.trainable_variables]
     in_head = set(map(id, training[-1:] if head is None else head))
@@ -121,19 +132,27 @@ def rate_factors(
 class _LayerRates:
     """Multiplies the learning rate of each variable by a factor of its own.
 
-    The rate, not the gradient: Adam and RMSprop divide by the gradient's size, so a smaller one moves as far.
+    Scaling the gradient would not do: Adam and RMSprop divide by its size, so a smaller gradient moves a weight as far.
     """
 
     def __init__(self, *args: Any, rate_factors: Mapping[str, float], **kwargs: Any) -> None:
-        """`rate_factors`: by the path of each variable that is trained. The rest is the Keras optimizer's."""
+        """Create the optimizer.
+
+        Args:
+          *args: of the Keras optimizer.
+          rate_factors: by the path of each variable that is trained.
+          **kwargs: of the Keras optimizer.
+        """
         super().__init__(*args, **kwargs)
         self._rate_factors = rate_factors
 
     def build(self, variables: list[keras.Variable]) -> None:
+        """Create the optimizer's variables."""
         super().build(variables)  # type: ignore[misc]
         self._factors = tuple(self._rate_factors[variable.path] for variable in variables)
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Update a variable, at its own rate."""
         factor = self._factors[self._get_variable_index(variable)]  # type: ignore[attr-defined]
         rate = keras.ops.cast(learning_rate, variable.dtype) * factor
         if self.weight_decay is not None:  # type: ignore[attr-defined]
@@ -141,9 +160,10 @@ class _LayerRates:
         super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        """Not here: Keras would decay all weights at the head's rate. `update_step` does it at each layer's own."""
+        """Do nothing. Keras would decay all weights at the head's rate; `update_step` decays at each layer's own."""
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "rate_factors": dict(self._rate_factors)}  # type: ignore[misc]
 
 
@@ -177,12 +197,12 @@ _KINDS = {
 
 # --- 16 bits ----------------------------------------------------------------------------------------------------------
 
-# In /proc/cpuinfo; the last is what ARM calls it.
+# In /proc/cpuinfo; the last is ARM's name.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def precision_warning(precision: str, cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> str | None:
-    """What is slow about training in that precision on this machine, and what to do; None when nothing is.
+    """Return why training in that precision is slow on this machine, and what to do; None when it is not slow.
 
     Args:
       precision: of `TrainingSettings`.
@@ -193,12 +213,12 @@ def precision_warning(precision: str, cpuinfo: pathlib.Path = pathlib.Path("/pro
     if precision == "mixed_float16":
         return (
             "training.precision is mixed_float16, but TensorFlow sees no GPU, and on a CPU a training step in float16 "
-            "takes 50 to 100 times as long as in float32: set it to float32, or to mixed_bfloat16 where the CPU has it"
+            "takes 50 to 100 times as long as in float32: set it to float32, or mixed_bfloat16 if the CPU supports it"
         )
     flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
     if flags & _BFLOAT16_FLAGS:
         return None
     return (
-        "training.precision is mixed_bfloat16, but TensorFlow sees no GPU, and the CPU shows none of "
-        f"{', '.join(sorted(_BFLOAT16_FLAGS))} in {cpuinfo}: bfloat16 is then emulated, and slower than float32"
+        f"training.precision is mixed_bfloat16, but TensorFlow sees no GPU, and {cpuinfo} lists none of "
+        f"{', '.join(sorted(_BFLOAT16_FLAGS))}: the CPU emulates bfloat16, which is slower than float32"
     )

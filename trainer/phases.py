@@ -1,4 +1,4 @@
-"""The two phases of transfer learning: what is frozen in each, and one phase of training as it goes."""
+"""The two phases of transfer learning: what each one freezes, and how one phase trains."""
 
 import logging
 import math
@@ -13,16 +13,42 @@ from graftline.errors import UserError
 from graftline.trainer import boundary, losses, models, optimizers
 from graftline.trainer.activations import Batches
 from graftline.trainer.checkpoints import Checkpoint, Checkpoints
-from graftline.trainer.settings import PhaseSettings, TrainingSettings
+from graftline.trainer.settings import FeatureExtractionSettings, FineTuningSettings, PhaseSettings, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase that is going to be trained.
+
+    Attributes:
+      name: its section of the config.
+      settings: of the phase.
+      boundary: the tensor at which the part of the model begins that the phase trains.
+      unfrozen: layers of the trunk that the phase trains in addition to the head, and BatchNormalization among them.
+    """
+
+    name: str
+    settings: PhaseSettings
+    boundary: keras.KerasTensor
+    unfrozen: list[keras.Layer]
 
 
 @dataclass(frozen=True)
 class PhaseResult:
     """How a phase went.
 
-    `ended` is "plateau" (the validation loss stopped improving), "epochs", or "nan" (the loss was no longer a number).
-    `best_epoch`, from 0, is the one whose weights were kept; -1, and `kept` False, when those from before the phase
-    had the lower validation loss. `history` holds a list for each of Keras' logs. `note` says what went wrong.
+    Attributes:
+      name: of the phase.
+      epochs: number of finished epochs.
+      ended: "plateau" (the validation loss stopped falling), "epochs", or "nan" (the loss became NaN or infinite).
+      accuracy: on the train split, at the best epoch; NaN when no epoch was better than the start.
+      val_accuracy: on the eval split, of the weights that the phase ended with.
+      val_loss: on the eval split, of the weights that the phase ended with.
+      trainable_weights: how many numbers the phase trained.
+      best_epoch: the epoch, from 0, whose weights were kept; -1 when the weights from before the phase were.
+      kept: whether the phase lowered the validation loss, so that its weights were kept.
+      history: the values of each of Keras' logs, epoch by epoch.
+      note: what went wrong; "" when nothing did.
     """
 
     name: str
@@ -39,10 +65,15 @@ class PhaseResult:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The part of the model that a phase trains, from the boundary to the probabilities, and its batches.
+class TrainedPart:
+    """The part of the model that a phase trains, and its batches.
 
-    `layers` are those that train, lower to upper; `head` are those of them that make the head, the last.
+    Attributes:
+      model: from the boundary to the probabilities.
+      layers: the layers that train, lower to upper.
+      head: those of `layers` that make the head, at the end.
+      train: batches of the train split.
+      val: batches of the eval split.
     """
 
     model: keras.Model
@@ -52,55 +83,77 @@ class Part:
     val: Batches
 
 
-def trained(unfrozen: list[keras.Layer]) -> list[keras.Layer]:
-    """Those of the unfrozen layers that training moves: they have weights, and are no BatchNormalization."""
+def plan(
+    grafted: models.Grafted, feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings
+) -> list[Phase]:
+    """Return the phases that the settings ask for, in the order in which they run.
+
+    Raises:
+      UserError: there is nothing to train, or no layer `fine_tuning.unfreeze_from`.
+    """
+    unfrozen = models.layers_to_unfreeze(grafted.trunk, fine_tuning.unfreeze_from)
+    phases = []
+    if feature_extraction.epochs > 0:
+        phases.append(Phase("feature_extraction", feature_extraction, grafted.pooled, []))
+    if fine_tuning.epochs > 0 and trainable_layers(unfrozen):
+        phases.append(Phase("fine_tuning", fine_tuning, find_boundary(grafted, unfrozen), unfrozen))
+    if not phases:
+        raise UserError("feature_extraction.epochs is 0 and nothing is fine-tuned: there is nothing to train")
+    return phases
+
+
+def trainable_layers(unfrozen: list[keras.Layer]) -> list[keras.Layer]:
+    """Return the unfrozen layers that training changes: those with weights, except BatchNormalization."""
     return [layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def cut_under(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> keras.KerasTensor:
-    """The boundary: the last single tensor under all that either phase trains."""
-    return boundary.find_cut(grafted.model, [*trained(unfrozen), *grafted.head_layers])
+def find_boundary(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> keras.KerasTensor:
+    """Return the last single tensor under all layers that either phase trains."""
+    return boundary.find_cut(grafted.model, [*trainable_layers(unfrozen), *grafted.head_layers])
 
 
-def freeze(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> None:
-    """Freezes the trunk but for `unfrozen`; the head stays trainable. Recompile after it.
+def freeze_trunk(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> None:
+    """Freeze the trunk except `unfrozen`; the head stays trainable. Compile the model again after it.
 
-    A BatchNormalization of the trunk is frozen always: in Keras 3 that alone makes it use (and keep) its moving
+    BatchNormalization in the trunk is always frozen. In Keras 3 only that makes it use (and keep) its moving
     statistics inside `fit`, where `trunk(x, training=False)` is ignored (keras issue 20285).
     """
     grafted.model.trainable = True
-    keep = set(map(id, trained(unfrozen)))
+    trainable = set(map(id, trainable_layers(unfrozen)))
     for layer in grafted.trunk.layers:
-        layer.trainable = id(layer) in keep
+        layer.trainable = id(layer) in trainable
 
 
-def train(
+def train_phase(
     name: str,
-    part: Part,
+    part: TrainedPart,
     settings: PhaseSettings,
     training: TrainingSettings,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoints: Checkpoints | None = None,
     resume: Checkpoint | None = None,
     finished: Sequence[PhaseResult] = (),
-    may_be_taken_back: bool = True,
+    may_discard: bool = True,
 ) -> PhaseResult:
-    """Compiles and trains until the validation loss stops improving or the epochs are over; keeps the best weights.
+    """Compile and train until the validation loss stops falling or the epochs are over; keep the best weights.
 
     Args:
       name: of the phase.
       part: its `trainable` flags are set.
       settings: of the phase.
-      training: what both phases share.
-      callbacks: more of them.
+      training: settings that both phases share.
+      callbacks: additional ones.
       checkpoints: where the state after each epoch is saved.
       resume: a state that an earlier run of this phase saved.
-      finished: the phases before; they are saved with the state.
-      may_be_taken_back: counts the validation loss before the phase as that of an epoch, whose weights are put back
-        when no other is better; not for a head that knows nothing.
+      finished: the phases before, which are saved with the state.
+      may_discard: whether the weights from before the phase are restored when no epoch lowers the validation loss.
+        False for a head that has not learned anything yet.
+
+    Returns:
+      How the phase went.
 
     Raises:
-      UserError: the loss was not a number before any epoch was finished.
+      UserError: the loss was NaN or infinite before any epoch was finished.
     """
     model = part.model
     optimizer = optimizers.build(settings, steps_per_epoch(part.train, training), part.layers, part.head)
@@ -111,39 +164,39 @@ def train(
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,
     )
-    watch = _Watch(name, part, settings, checkpoints, finished)
+    monitor = _PhaseMonitor(name, part, settings, checkpoints, finished)
     if resume is not None:
-        watch.restore(resume)
-        logging.info("%s goes on after epoch %d", name, watch.epochs)
-    elif may_be_taken_back:
-        watch.begin(model.evaluate(part.val.for_fit, verbose=0, return_dict=True))
+        monitor.restore(resume)
+        logging.info("%s resumes after epoch %d", name, monitor.epochs)
+    elif may_discard:
+        monitor.set_baseline(model.evaluate(part.val.for_fit, verbose=0, return_dict=True))
     weights = losses.class_weights(part.train.labels) if training.class_weights == "balanced" else None
-    if not watch.over:
+    if not monitor.over:
         model.fit(
             part.train.for_fit,
             validation_data=part.val.for_fit,
-            shuffle=False,  # the batches come in an order of our seed already
-            initial_epoch=watch.epochs,
+            shuffle=False,  # the batches already come in the order that the seed gives
+            initial_epoch=monitor.epochs,
             epochs=settings.epochs,
-            callbacks=[watch, *callbacks],
+            callbacks=[monitor, *callbacks],
             class_weight=weights,
             verbose=0,
         )
-    return watch.result()
+    return monitor.result()
 
 
 def steps_per_epoch(batches: Batches, training: TrainingSettings) -> int:
-    """Batches in an epoch."""
+    """Return the number of batches in an epoch."""
     return -(-len(batches.labels) // training.batch_size)
 
 
-class _Watch(keras.callbacks.Callback):
-    """Keeps the best weights, stops on a plateau or when the loss is no number, and saves the state of each epoch."""
+class _PhaseMonitor(keras.callbacks.Callback):
+    """Keeps the best weights, stops on a plateau or a NaN loss, and saves the state after each epoch."""
 
     def __init__(
         self,
         name: str,
-        part: Part,
+        part: TrainedPart,
         settings: PhaseSettings,
         checkpoints: Checkpoints | None,
         finished: Sequence[PhaseResult],
@@ -153,14 +206,14 @@ class _Watch(keras.callbacks.Callback):
         self._checkpoints, self._finished = checkpoints, finished
         self.history: dict[str, list[float]] = {}
         self._best_loss, self._best_epoch = math.inf, -1
-        self._best: list[np.ndarray] = []
-        self._before: dict[str, float] = {}
+        self._best_weights: list[np.ndarray] = []
+        self._baseline: dict[str, float] = {}
         self._ended, self._note = "", ""
-        self._failed_at: int | None = None
+        self._failed_step: int | None = None
 
     @property
     def epochs(self) -> int:
-        """How many are finished."""
+        """Number of finished epochs."""
         return len(self.history.get("loss", []))
 
     @property
@@ -168,36 +221,36 @@ class _Watch(keras.callbacks.Callback):
         """Whether there is nothing left to train."""
         return bool(self._ended) or self.epochs >= self._settings.epochs
 
-    def begin(self, before: Mapping[str, float]) -> None:
-        """The model's metrics before the phase are what the epochs must beat."""
-        self._before = dict(before)
-        if math.isfinite(before["loss"]):
-            self._best_loss, self._best = before["loss"], self._values(self._part.model.trainable_variables)
+    def set_baseline(self, metrics: Mapping[str, float]) -> None:
+        """Set the model's metrics before the phase, which an epoch must beat."""
+        self._baseline = dict(metrics)
+        if math.isfinite(metrics["loss"]):
+            self._best_loss, self._best_weights = metrics["loss"], self._values(self._part.model.trainable_variables)
 
     # --- Keras' hooks -------------------------------------------------------------------------------------------------
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Sets the order of the batches."""
+        """Set the order of the batches."""
         self._part.train.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Stops at the first step whose loss is no number."""
+        """Stop at the first step whose loss is NaN or infinite."""
         if logs and not math.isfinite(logs["loss"]):
-            self._failed_at = batch
+            self._failed_step = batch
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Judges the epoch."""
+        """Compare the epoch with the best one and save a checkpoint."""
         logs = dict(logs or {})
-        if self._failed_at is not None or not math.isfinite(logs["val_loss"]):
-            where = f"epoch {epoch + 1}" + ("" if self._failed_at is None else f", step {self._failed_at + 1}")
-            self._fail(where)
+        if self._failed_step is not None or not math.isfinite(logs["val_loss"]):
+            step = "" if self._failed_step is None else f", step {self._failed_step + 1}"
+            self._stop_at_nan(f"epoch {epoch + 1}{step}")
             return
         for key, value in {**logs, "learning_rate": float(self.model.optimizer.learning_rate)}.items():
             self.history.setdefault(key, []).append(float(value))
         if logs["val_loss"] < self._best_loss - self._settings.min_delta:
             self._best_loss, self._best_epoch = logs["val_loss"], epoch
-            self._best = self._values(self.model.trainable_variables)
+            self._best_weights = self._values(self.model.trainable_variables)
         elif epoch - self._best_epoch >= max(self._settings.patience, 1):
             self._ended = "plateau"
             self.model.stop_training = True
@@ -206,24 +259,24 @@ class _Watch(keras.callbacks.Callback):
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def _fail(self, where: str) -> None:
+    def _stop_at_nan(self, place: str) -> None:
         advice = (
             f"lower {self._name}.learning_rate (now {self._settings.learning_rate:g}) or set {self._name}.clip_norm"
         )
-        if not self._best:
+        if not self._best_weights:
             raise UserError(
-                f"{self._name}: the loss was no longer a number at {where}, nothing is trained yet; {advice}"
+                f"{self._name}: the loss was no longer a number at {place}, and nothing is trained yet; {advice}"
             )
-        kept = f"of epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "from before the phase"
+        origin = f"of epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "from before the phase"
         self._ended = "nan"
-        self._note = f"the loss was no longer a number at {where}; the weights {kept} were kept; {advice}"
+        self._note = f"the loss was no longer a number at {place}; the weights {origin} were kept; {advice}"
         logging.warning("%s: %s", self._name, self._note)
         self.model.stop_training = True
 
     def result(self) -> PhaseResult:
-        """Puts the best weights back and says how the phase went."""
+        """Restore the best weights and return how the phase went."""
         variables = self._part.model.trainable_variables
-        for variable, value in zip(variables, self._best, strict=True):
+        for variable, value in zip(variables, self._best_weights, strict=True):
             variable.assign(value)
         best, history = self._best_epoch, self.history
         return PhaseResult(
@@ -231,7 +284,7 @@ class _Watch(keras.callbacks.Callback):
             epochs=self.epochs,
             ended=self._ended or "epochs",
             accuracy=history["accuracy"][best] if best >= 0 else math.nan,
-            val_accuracy=history["val_accuracy"][best] if best >= 0 else self._before["accuracy"],
+            val_accuracy=history["val_accuracy"][best] if best >= 0 else self._baseline["accuracy"],
             val_loss=self._best_loss,
             trainable_weights=sum(math.prod(variable.shape) for variable in variables),
             best_epoch=best,
@@ -242,42 +295,43 @@ class _Watch(keras.callbacks.Callback):
 
     # --- the state of an epoch ----------------------------------------------------------------------------------------
 
-    def _moving(self) -> dict[str, Sequence[keras.Variable]]:
-        """All that an epoch changes: weights, the optimizer's variables, the state of dropout's random numbers."""
+    def _changing_variables(self) -> dict[str, Sequence[keras.Variable]]:
+        """Return what an epoch changes: weights, the optimizer's variables, and the seeds of dropout."""
         model = self._part.model
         weights = set(map(id, model.weights))
         seeds = [variable for variable in model.variables if id(variable) not in weights]
         return {"weights": model.trainable_variables, "optimizer": model.optimizer.variables, "seeds": seeds}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return a checkpoint's metadata and arrays."""
         arrays = {
             f"{kind}.{number}": value
-            for kind, variables in self._moving().items()
+            for kind, variables in self._changing_variables().items()
             for number, value in enumerate(self._values(variables))
         }
-        arrays |= {f"best.{number}": value for number, value in enumerate(self._best)}
+        arrays |= {f"best.{number}": value for number, value in enumerate(self._best_weights)}
         meta = {
             "phase": self._name,
             "finished": [asdict(result) for result in self._finished],
             "history": self.history,
             "best_loss": self._best_loss,
             "best_epoch": self._best_epoch,
-            "before": self._before,
+            "before": self._baseline,
             "ended": self._ended,
         }
         return meta, arrays
 
-    def restore(self, state: Checkpoint) -> None:
-        """Takes up what `_state` gave."""
-        model, meta, arrays = self._part.model, state.meta, state.arrays
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restore the state that `_state` returned."""
+        model, meta, arrays = self._part.model, checkpoint.meta, checkpoint.arrays
         model.optimizer.build(model.trainable_variables)
-        for kind, variables in self._moving().items():
+        for kind, variables in self._changing_variables().items():
             for number, variable in enumerate(variables):
                 variable.assign(arrays[f"{kind}.{number}"])
         self.history = {key: list(values) for key, values in meta["history"].items()}
         self._best_loss, self._best_epoch = meta["best_loss"], meta["best_epoch"]
-        self._best = [arrays[f"best.{number}"] for number in range(len(model.trainable_variables))]
-        self._before, self._ended = dict(meta["before"]), meta["ended"]
+        self._best_weights = [arrays[f"best.{number}"] for number in range(len(model.trainable_variables))]
+        self._baseline, self._ended = dict(meta["before"]), meta["ended"]
 
     @staticmethod
     def _values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:

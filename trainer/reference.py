@@ -1,8 +1,8 @@
-"""Reference predictions: what the trained model says, computed without the exported graph.
+"""Reference predictions: the trained model's answers, computed without the exported graph.
 
-Some eval images' bytes with the probabilities of the live Keras model lie beside the SavedModel. Whoever serves the
-model compares its answers with these: served must equal trained. This is a second path from bytes to
-pixels on purpose, and for that use only.
+The bytes of some eval images lie next to the SavedModel, with the probabilities of the live Keras model. Whoever serves
+the model compares its answers with these, because served must equal trained. The second path from bytes to pixels in
+this module exists on purpose, for that use only.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ Predict = Callable[[np.ndarray], np.ndarray]  # pixels float32 [n, size, size, 3
 
 
 def _upright(image_bytes: bytes) -> np.ndarray:
-    """Pixels uint8 [h, w, 3] by TensorFlow's decoder, turned as Pillow reads the file's orientation."""
+    """Decode an image with TensorFlow and rotate it as Pillow reads the file's orientation; uint8 [h, w, 3]."""
     pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False).numpy()
     if not image_bytes.startswith(b"\xff\xd8"):
-        return pixels  # of a JPEG alone is it asked; and Pillow refuses some PNG that TensorFlow reads
+        return pixels  # the serving graph rotates JPEGs only, and Pillow refuses some PNGs that TensorFlow reads
     with Image.open(io.BytesIO(image_bytes)) as image:
         exif = Image.Exif()
         try:
             exif.load(image.info.get("exif", b""))
             orientation = exif.get(0x0112, 1)
-        except (SyntaxError, ValueError, struct.error, KeyError, IndexError, OSError):  # as Pillow tells of damage
+        except (SyntaxError, ValueError, struct.error, KeyError, IndexError, OSError):  # Pillow's errors for damage
             orientation = 1
     if orientation == 1:
         return pixels
@@ -46,15 +46,15 @@ def _upright(image_bytes: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(upright))
 
 
-def _square(image: np.ndarray, size: int, resize: str) -> np.ndarray:
-    """Pixels float32 [size, size, 3] of an image uint8 [h, w, 3]; what `data.resize` says of crop and pad."""
+def _resize(image: np.ndarray, size: int, method: str) -> np.ndarray:
+    """Resize an image uint8 [h, w, 3] to float32 [size, size, 3]; `method` is that of `data.resize`."""
     height, width = image.shape[:2]
-    if resize == "crop":
+    if method == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         image = image[top : top + side, left : left + side]
     inner = (size, size)
-    if resize == "pad":
+    if method == "pad":
         longest = max(height, width)
         inner = (max(1, math.floor(height * size / longest + 0.5)), max(1, math.floor(width * size / longest + 0.5)))
     resized = keras.ops.image.resize(np.float32(image), inner, interpolation="bilinear", antialias=True)
@@ -65,22 +65,22 @@ def _square(image: np.ndarray, size: int, resize: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _whole_floats() -> Iterator[None]:
-    """No TensorFloat-32, in which a GPU rounds to three digits: the model is served on CPUs, too."""
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
+def _full_float32() -> Iterator[None]:
+    """Switch off TensorFloat-32, in which a GPU rounds to three digits, because the model is also served on CPUs."""
+    was_enabled = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
         yield
     finally:
-        tf.config.experimental.enable_tensor_float_32_execution(before)
+        tf.config.experimental.enable_tensor_float_32_execution(was_enabled)
 
 
 def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records) -> list[Reference]:
-    """References for COUNT records, or all of fewer, drawn by the run's seed.
+    """Return references for COUNT records that the run's seed draws, or for all records if there are fewer.
 
     Args:
       predict: the trained model.
-      settings: of the run; they say how the Transform makes pixels.
+      settings: of the run, which say how the Transform makes pixels.
       records: the eval split.
     """
     preprocess_input = backbones.get(settings.backbone.name).preprocess_input
@@ -89,12 +89,12 @@ def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records
     for record in records.read(sorted(rows)):
         feature = tf.train.Example.FromString(record).features.feature
         image_bytes = feature[features.IMAGE].bytes_list.value[0]
-        square = _square(_upright(image_bytes), settings.backbone.size, settings.resize)
+        image = _resize(_upright(image_bytes), settings.backbone.size, settings.resize)
         names.append(feature[features.FILENAME].bytes_list.value[0].decode())
         files.append(image_bytes)
-        batch.append(preprocess_input(np.rint(square) if settings.materialize else square))
+        batch.append(preprocess_input(np.rint(image) if settings.materialize else image))
     if not batch:
         return []
-    with _whole_floats():
+    with _full_float32():
         probabilities = predict(np.stack(batch))
-    return [Reference(*row) for row in zip(names, files, probabilities, strict=True)]
+    return [Reference(*fields) for fields in zip(names, files, probabilities, strict=True)]

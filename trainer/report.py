@@ -1,8 +1,8 @@
-"""What training leaves behind to look at: tables, figures, and the model in words.
+"""The report of a training: tables, figures, and the model in words.
 
-`start` writes the tables of the epochs and the model's summary, and starts `trainer.figures`, which draws in a process
-of its own while the caller exports the model; `finish` waits for it and copies what it made. A report that fails is a
-warning in the log: it never costs a trained model.
+`start` writes the tables of the epochs and the model's summary. It also starts `trainer.figures`, which draws in a
+process of its own while the caller exports the model. `finish` waits for that process and copies its files. When the
+report fails, the log has a warning, and the trained model is not lost.
 """
 
 import csv
@@ -12,7 +12,6 @@ import logging
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +21,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from graftline import child
 from graftline.jsonable import finite
 from graftline.trainer import boundary, models, phases
 
 MISTAKES = 24
 
-# The figures take three seconds, for 1,000 classes and 20,000 images nine; a busy machine may be slow.
-_PATIENCE_SECONDS = 300
+# The figures take three seconds, and nine for 1,000 classes and 20,000 images. A busy machine may be slow.
+_TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model says of the eval split: file names [n], label index int64 [n], probabilities float32 [n, C]."""
+    """The model's answers for the eval split.
+
+    Attributes:
+      filenames: [n].
+      labels: label index int64 [n].
+      probabilities: float32 [n, C].
+    """
 
     filenames: list[str]
     labels: np.ndarray
@@ -41,50 +47,51 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """Index of the likeliest class, int64 [n]."""
+        """Index of the most likely class, int64 [n]."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def scores(self) -> np.ndarray:
-        """Probability of the likeliest class, float32 [n]."""
+        """Probability of the most likely class, float32 [n]."""
         return self.probabilities.max(axis=1, initial=0)
 
 
 def most_confident_mistakes(predictions: Predictions, count: int = MISTAKES) -> np.ndarray:
-    """Rows of the mistakes with the highest scores, int64 [at most count]; equal ones in the order of rows."""
+    """Return the rows of the mistakes with the highest scores, int64 [at most count]; equal scores in row order."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     return wrong[np.argsort(-predictions.scores[wrong], kind="stable")][:count]
 
 
-class Pending:
+class PendingReport:
     """A report that is being drawn."""
 
     def __init__(self, directory: str) -> None:
+        """Create a report for a path or URI; `start` starts it."""
         self._directory = directory
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def finish(self) -> bool:
-        """Waits for the figures and copies them to the report's directory; what was made is copied when others failed.
+        """Wait for the figures and copy them to the report's directory. Some are copied even if others failed.
 
         Returns:
           Whether the report is complete. Otherwise the log has a warning.
         """
         if self._process is None or self._folder is None:
-            return False  # `start` said why
+            return False  # `start` has logged the reason
         try:
             with self._folder as folder:
                 try:
-                    status = self._process.wait(_PATIENCE_SECONDS)
+                    status = self._process.wait(_TIMEOUT_SECONDS)
                 except subprocess.TimeoutExpired:
                     self._process.kill()
                     status = self._process.wait()
-                for made in pathlib.Path(folder).iterdir():
-                    if made.is_file():
-                        tf.io.gfile.copy(str(made), os.path.join(self._directory, made.name), overwrite=True)
+                for product in pathlib.Path(folder).iterdir():
+                    if product.is_file():
+                        tf.io.gfile.copy(str(product), os.path.join(self._directory, product.name), overwrite=True)
                 if status:
-                    said = pathlib.Path(folder, "inputs", "stderr").read_text(errors="replace")[-2000:]
-                    logging.warning("The report's figures failed with status %d: %s", status, said)
+                    stderr = pathlib.Path(folder, "inputs", "stderr").read_text(errors="replace")[-2000:]
+                    logging.warning("The report's figures failed with status %d: %s", status, stderr)
         except Exception:
             logging.warning("The report could not be written to %s", self._directory, exc_info=True)
             return False
@@ -100,19 +107,21 @@ def start(
     grafted: models.Grafted,
     unfrozen: list[keras.Layer],
     cut: keras.KerasTensor,
-) -> Pending:
-    """Writes `history.csv`, `history.json` and `model.txt`, and starts to draw the rest. Raises nothing.
+) -> PendingReport:
+    """Write `history.csv`, `history.json` and `model.txt`, and start to draw the rest. Raise nothing.
 
     Args:
-      directory: of the report; a path or the URI of an object store; made if it is not there.
+      directory: path or URI of the report; made if it does not exist.
       labels: class names, in the order of the model's outputs.
       results: `dataclasses.asdict` of each phase's result, in the order in which they ran.
-      predictions: of the eval split, by the model that is kept.
-      images: called once with rows of `predictions`, at most MISTAKES of them; gives the bytes of these files.
-        A row that it leaves out becomes a grey tile.
-      grafted, unfrozen, cut: see `describe`.
+      predictions: the trained model's answers for the eval split.
+      images: called once with at most MISTAKES rows of `predictions`; returns the bytes of their files. A row that it
+        leaves out becomes a grey tile.
+      grafted: see `describe`.
+      unfrozen: see `describe`.
+      cut: see `describe`.
     """
-    pending = Pending(directory)
+    pending = PendingReport(directory)
     try:
         tf.io.gfile.makedirs(directory)
         phases_json = [finite(result) for result in results]
@@ -132,7 +141,7 @@ def start(
             "filenames": predictions.filenames,
             "true": predictions.labels.tolist(),
             "predicted": predictions.predicted.tolist(),
-            # The shortest decimals that give this float32: 0.9, not 0.8999999761581421.
+            # The shortest decimal number that gives this float32: 0.9, not 0.8999999761581421.
             "scores": [finite(float(str(score))) for score in predictions.scores],
             "mistakes": [{"row": row, "file": f"{row}.image" if row in files else None} for row in rows],
             "model": describe(grafted, unfrozen, cut),
@@ -140,12 +149,10 @@ def start(
         (inputs / "report.json").write_text(json.dumps(data))
         with (inputs / "stderr").open("wb") as stderr:
             pending._process = subprocess.Popen(
-                [sys.executable, "-m", "graftline.trainer.figures", pending._folder.name],
+                child.command("graftline.trainer.figures", pending._folder.name),
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                # Not the user's folder, whose files `-m` would put before the installed modules.
-                cwd=pathlib.Path(__file__).parents[2],
                 env={**os.environ, "MPLBACKEND": "agg"},
             )
     except Exception:
@@ -154,7 +161,7 @@ def start(
 
 
 def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
-    """The model's parts from pixels to probabilities, for `model.png`.
+    """Describe the model's parts from pixels to probabilities, for `model.png`.
 
     Args:
       grafted: the model.
@@ -162,13 +169,13 @@ def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.Ke
       cut: the boundary under them.
 
     Returns:
-      `input` a shape; `trunk` name, layers and parameters of what is frozen under the boundary; `boundary` layer and
-      shape, or None when phase 2 did not run or trains all; `unfrozen` layers and parameters of the trunk above the
-      boundary, and how many of them are trained, or None; `pooling`; `head`, a list of its layers.
-      Shapes are without the batch.
+      A dict without the batch in its shapes. `input` is a shape. `trunk` has name, layers and parameters of the frozen
+      part under the boundary. `boundary` has layer and shape, or is None when phase 2 did not run or trains all.
+      `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are trained, or is
+      None. `pooling` has kind and shape. `head` is a list of its layers.
     """
-    trained = phases.trained(unfrozen)
-    upper_ids = set(map(id, boundary.above(grafted.model, cut).layers)) if trained else set()
+    trained = phases.trainable_layers(unfrozen)
+    upper_ids = set(map(id, boundary.part_above(grafted.model, cut).layers)) if trained else set()
     hidden = [layer for layer in grafted.trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
     upper = [layer for layer in hidden if id(layer) in upper_ids]
     lower = [layer for layer in hidden if id(layer) not in upper_ids]
@@ -205,7 +212,7 @@ def _amount(layers: list[keras.Layer]) -> dict[str, int]:
 
 
 def _summary(model: keras.Model) -> str:
-    """Keras' summary; it and rich take the width from the terminal, and cut names off where there is none."""
+    """Return Keras' summary. Keras and rich take the width from the terminal and cut names off when there is none."""
     lines: list[str] = []
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "140"
@@ -220,7 +227,7 @@ def _summary(model: keras.Model) -> str:
 
 
 def _history_csv(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each epoch: phase, epoch in the phase from 1, and the logs; empty where a phase has no such log."""
+    """Return a row for each epoch: phase, epoch in the phase from 1, and the logs; empty where the log is missing."""
     logs = list(dict.fromkeys(log for result in results for log in result["history"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Warm start: training goes on from the weights of the last blessed model, also when classes came or went since."""
+"""Warm start: training begins from the weights of the last blessed model, even if its classes were not the same."""
 
 import hashlib
 import json
@@ -15,19 +15,41 @@ import tensorflow as tf
 from graftline import withdrawn
 from graftline.trainer import models
 
+KERAS_FILE = "model.keras"  # the model as Keras saves it, next to its SavedModel
+TRAINING_FILE = "training.json"  # the labels and how training went, in the same folder
+
 PROBABILITIES = "probabilities"
 _CHUNK = 1 << 20  # bytes read at once
 
 
 class Start(NamedTuple):
-    """`ready`: the model knows every class. `note`, a sentence, says what was taken over, or why nothing was."""
+    """How a model starts.
 
-    ready: bool
+    Attributes:
+      knows_all_classes: whether the blessed model gave it weights for each of its classes.
+      note: a sentence that says what was taken over, or why nothing was.
+    """
+
+    knows_all_classes: bool
     note: str
 
 
+def begin(grafted: models.Grafted, labels: Sequence[str], base_model: str, served: str) -> Start:
+    """Load the weights of the last blessed model, unless it was rolled back from.
+
+    Args:
+      grafted: the model to start.
+      labels: its class names, in the order of its outputs.
+      base_model: directory or URI of the blessed SavedModel.
+      served: the base path of the served versions; "" when it is not known.
+    """
+    directory = os.path.dirname(base_model.rstrip("/"))
+    files = [os.path.join(directory, name) for name in (KERAS_FILE, TRAINING_FILE)]
+    return refuse_withdrawn(base_model, served) or load(grafted, labels, *files)
+
+
 def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, training_file: str) -> Start:
-    """Takes over the trunk's and the head's weights; a class that is new begins at zero.
+    """Load the weights of the trunk and the head; a new class starts at zero.
 
     Args:
       grafted: the model to start.
@@ -36,43 +58,42 @@ def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, traini
       training_file: JSON with its `labels`.
 
     Returns:
-      How the model starts. It keeps its own weights when the blessed model has another trunk or head, or its files are
-      gone or damaged.
+      How the model starts. It keeps its own weights when the blessed model has another trunk or head, or when its files
+      are missing or damaged.
     """
     for path in (keras_file, training_file):
         if not tf.io.gfile.exists(path):
             return Start(False, f"warm start: the last blessed model has no {os.path.basename(path)}; started cold")
     try:
-        old_labels, old = _read(keras_file, training_file)
+        old_labels, old_model = _read(keras_file, training_file)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, tf.errors.OpError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         return Start(False, f"warm start: the last blessed model cannot be read ({reason}); started cold")
-    values = {layer.name: layer.get_weights() for layer in old.layers}
+    values = {layer.name: layer.get_weights() for layer in old_model.layers}
     if PROBABILITIES in values:
-        values[PROBABILITIES] = _by_label(values[PROBABILITIES], old_labels, labels)
-    shapes = {name: [value.shape for value in of_layer] for name, of_layer in values.items()}
-    if _parts(old, shapes) != _parts(grafted.model):
+        values[PROBABILITIES] = _reorder_classes(values[PROBABILITIES], old_labels, labels)
+    shapes = {name: [value.shape for value in layer_values] for name, layer_values in values.items()}
+    if _layer_shapes(old_model, shapes) != _layer_shapes(grafted.model):
         return Start(False, "warm start: the last blessed model has another trunk or head; started cold")
     for layer in grafted.model.layers:
         if layer.weights:
             layer.set_weights(values[layer.name])
     new = [label for label in labels if label not in set(old_labels)]
     gone = [label for label in old_labels if label not in set(labels)]
-    told = [f"new: {', '.join(new)}"] if new else []
-    told += [f"gone: {', '.join(gone)}"] if gone else []
-    note = "warm start from the last blessed model" + (f" ({'; '.join(told)})" if told else "")
+    changes = [f"{kind}: {', '.join(names)}" for kind, names in (("new", new), ("gone", gone)) if names]
+    note = "warm start from the last blessed model" + (f" ({'; '.join(changes)})" if changes else "")
     return Start(not new, note)
 
 
-def refused(saved_model: str, served: str) -> Start | None:
-    """The cold start of a run whose base was rolled back from; None when nothing speaks against it.
+def refuse_withdrawn(saved_model: str, served: str) -> Start | None:
+    """Return a cold start if the last blessed model was rolled back from, else None.
 
-    In a local workspace a rollback takes the blessing away as well, so that another base is found; Vertex lets nobody
-    edit its metadata.
+    In a local workspace a rollback also removes the blessing, so another base is found. Vertex lets nobody edit its
+    metadata.
 
     Args:
       saved_model: directory or URI of the base's SavedModel.
-      served: the base path of the served versions, "" when unknown.
+      served: the base path of the served versions; "" when it is not known.
     """
     if not served:
         return None
@@ -88,8 +109,8 @@ def refused(saved_model: str, served: str) -> Start | None:
 
 
 def _digest(folder: str) -> str:
-    """As the push computes it."""
-    found = []
+    """Return the digest of the folder's content, as the push computes it."""
+    digests = []
     for parent, _, names in tf.io.gfile.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
@@ -97,36 +118,41 @@ def _digest(folder: str) -> str:
             with tf.io.gfile.GFile(path, "rb") as file:
                 while chunk := file.read(_CHUNK):
                     content.update(chunk)
-            found.append((os.path.relpath(path, folder).encode(), content.digest()))
-    return withdrawn.tree_digest(sorted(found))
+            digests.append((os.path.relpath(path, folder).encode(), content.digest()))
+    return withdrawn.tree_digest(sorted(digests))
 
 
-def _parts(model: keras.Model, shapes: Mapping[str, list[tuple[int, ...]]] | None = None) -> dict[str, object]:
-    """What must be alike for weights to mean the same: each layer's kind and the shapes of its weights, by its name.
+def _layer_shapes(model: keras.Model, shapes: Mapping[str, list[tuple[int, ...]]] | None = None) -> dict[str, object]:
+    """Return each layer's class and the shapes of its weights, by its name. Weights can be taken over if all are equal.
 
-    Keras numbers inputs anew for each model; dropout may come and go. `shapes` stand in for those of the model.
+    Inputs are left out, because Keras numbers them in each model anew, and so is dropout, which may come and go.
+
+    Args:
+      model: a model.
+      shapes: used in place of the shapes of the model's own weights.
     """
-    free = (keras.layers.InputLayer, keras.layers.Dropout)
-    layers = [layer for layer in model.layers if not isinstance(layer, free)]
-    own = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in layers}
-    return {layer.name: (type(layer).__name__, (shapes or own)[layer.name]) for layer in layers}
+    irrelevant = (keras.layers.InputLayer, keras.layers.Dropout)
+    layers = [layer for layer in model.layers if not isinstance(layer, irrelevant)]
+    own_shapes = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in layers}
+    return {layer.name: (type(layer).__name__, (shapes or own_shapes)[layer.name]) for layer in layers}
 
 
 def _read(keras_file: str, training_file: str) -> tuple[list[str], keras.Model]:
-    """The blessed model's labels, and the model; Keras reads local files only."""
+    """Return the blessed model's labels and the model. Keras reads local files only."""
     with tf.io.gfile.GFile(training_file) as file:
         labels: list[str] = json.loads(file.read())["labels"]
     with tempfile.TemporaryDirectory() as folder:
-        local = os.path.join(folder, "model.keras")
+        local = os.path.join(folder, KERAS_FILE)
         tf.io.gfile.copy(keras_file, local)
         return labels, keras.saving.load_model(local, compile=False)
 
 
-def _by_label(weights: list[np.ndarray], old: Sequence[str], new: Sequence[str]) -> list[np.ndarray]:
-    """Kernel [D, C] and bias [C] with their columns in the order of the new labels; zeros where there was none."""
-    place = {label: number for number, label in enumerate(old)}
-    rearranged = []
-    for weight in weights:
-        columns = [weight[..., place[label]] if label in place else np.zeros_like(weight[..., 0]) for label in new]
-        rearranged.append(np.stack(columns, axis=-1))
-    return rearranged
+def _reorder_classes(weights: list[np.ndarray], old: Sequence[str], new: Sequence[str]) -> list[np.ndarray]:
+    """Return kernel [D, C] and bias [C] with their columns in the order of the new labels; a new class has zeros."""
+    index = {label: number for number, label in enumerate(old)}
+    return [
+        np.stack(
+            [weight[..., index[label]] if label in index else np.zeros_like(weight[..., 0]) for label in new], axis=-1
+        )
+        for weight in weights
+    ]

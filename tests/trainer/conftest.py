@@ -10,7 +10,7 @@ from graftline.trainer import backbones, models
 from graftline.trainer.settings import BackboneSettings
 from tests import images
 from tests.conftest import Transformed
-from tests.trainer.runs import _SMALL, Analyse, Data, Outcome, _analysed, _photos, _records, _trained
+from tests.trainer.runs import SMALL, Analyse, Data, Outcome, photos, train_both_phases, write_records, write_transform
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def analyse(tmp_path_factory: pytest.TempPathFactory, transformed: Transformed) 
     def directory(labels: tuple[str, ...] = images.CLASSES, backbone: str = "MobileNetV2", size: int = 32) -> str:
         key = (labels, backbones.get(backbone).preprocessing, size)
         if key not in known:
-            known[key] = _analysed(tmp_path_factory.mktemp("analysed"), labels, backbone, size)
+            known[key] = write_transform(tmp_path_factory.mktemp("analysed"), labels, backbone, size)
         return known[key]
 
     return directory
@@ -32,21 +32,21 @@ def data(tmp_path_factory: pytest.TempPathFactory, analyse: Analyse) -> Data:
     """The drawn images, with pixels for MobileNetV2 at 32 px."""
     root = tmp_path_factory.mktemp("records")
     # Four batches of 8 in an epoch, the last of one image.
-    train, held_out = _photos(range(9))[:25], _photos(range(100, 102))
-    return Data(analyse(), [_records(root / "train", train)], [_records(root / "eval", held_out)])
+    train, held_out = photos(range(9))[:25], photos(range(100, 102))
+    return Data(analyse(), [write_records(root / "train", train)], [write_records(root / "eval", held_out)])
 
 
 @pytest.fixture(scope="module")
 def cold(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Trained from an empty cache."""
-    return _trained(data, tmp_path_factory.mktemp("cold"))
+    return train_both_phases(data, tmp_path_factory.mktemp("cold"))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A trunk's weights file. (A random trunk is scaled by the first images, and so is another when those change.)"""
     keras.utils.set_random_seed(0)
-    trunk = models.build_trunk(BackboneSettings.model_validate(_SMALL["backbone"]))
+    trunk = models.build_trunk(BackboneSettings.model_validate(SMALL["backbone"]))
     models.calibrate(trunk, np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32))
     path = tmp_path_factory.mktemp("weights") / "trunk.weights.h5"
     trunk.save_weights(path)

@@ -11,9 +11,9 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from graftline.trainer import augmentation, models
-from graftline.trainer.activations import Activations, Batches, Streamed
-from graftline.trainer.feeds import Feeds
+from graftline.trainer.activations import Batches, CachedBatches, StreamedBatches
 from graftline.trainer.inputs import Pixels, Records
+from graftline.trainer.phase_inputs import PhaseInputs
 from graftline.trainer.settings import TrainerSettings
 from tests import images
 from tests.conftest import Transformed
@@ -73,7 +73,7 @@ def _settings(**changed: object) -> TrainerSettings:
 
 
 class Made:
-    """Feeds for a short trunk, and the tensors that phases begin at."""
+    """PhaseInputs for a short trunk, and the tensors that phases begin at."""
 
     def __init__(self, transformed: Transformed, grafted: models.Grafted, scratch: pathlib.Path) -> None:
         self.feeds = functools.cache(self._feeds)
@@ -83,13 +83,13 @@ class Made:
         self.cut: keras.KerasTensor = grafted.trunk.get_layer("block_1_project_BN").output
         self.pooled, self.input = grafted.pooled, grafted.model.inputs[0]
 
-    def _feeds(self, cached: bool, **augmented: object) -> Feeds:
+    def _feeds(self, cached: bool, **augmented: object) -> PhaseInputs:
         """From the cache, or made anew in each epoch. `feeds` makes each once."""
         settings = _settings(boundary_cache={"enabled": cached}, augmentation=augmented or "off")
         augment = augmentation.build(settings.augmentation, 32, settings.backbone.name)
         pixels = Pixels(self._transform, augment)
         tensors = [self.cut, self.pooled]
-        return Feeds(settings, self._grafted.model, tensors, self.train, self.val, pixels, self._scratch)
+        return PhaseInputs(settings, self._grafted.model, tensors, self.train, self.val, pixels, self._scratch)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_batches_made_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> 
     cached, streamed = made.feeds(True), made.feeds(False)
     for tensor, split, epochs in ((made.cut, "train", 3), (made.pooled, "train", 1), (made.cut, "val", 1)):
         ours, theirs = cached.batches(split, tensor), streamed.batches(split, tensor)
-        assert (type(ours), type(theirs)) == (Activations, Streamed)
+        assert (type(ours), type(theirs)) == (CachedBatches, StreamedBatches)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         for epoch in range(epochs):
             _assert_same(_batches(theirs, epoch), _batches(ours, epoch))
@@ -144,7 +144,7 @@ def test_each_epoch_sees_every_image_once_with_its_label_in_another_order(made: 
 
 def test_the_order_follows_from_the_seed_and_the_epoch_alone() -> None:
     def epochs(seed: int | None) -> list[list[int]]:
-        data = Activations(np.arange(10.0)[:, None], np.arange(10), 4, seed)  # type: ignore[arg-type]
+        data = CachedBatches(np.arange(10.0)[:, None], np.arange(10), 4, seed)  # type: ignore[arg-type]
         return [[int(label) for _, labels in _batches(data, epoch) for label in labels] for epoch in range(2)]
 
     first, second = epochs(1)
@@ -186,7 +186,7 @@ def test_without_cached_views_each_epoch_draws_its_own_and_only_the_eval_split_i
     feeds = made.feeds(True, **{**_TURNED, "views": 0})
     assert feeds.computed + feeds.reused == 18
     train, val = feeds.batches("train", made.pooled), feeds.batches("val", made.pooled)
-    assert (type(train), type(val)) == (Streamed, Activations)
+    assert (type(train), type(val)) == (StreamedBatches, CachedBatches)
     twice = made.feeds(False, **_TURNED).batches("train", made.pooled)  # two views, in turn
     for epoch in (0, 1):
         _assert_same(_batches(train, epoch), _batches(twice, epoch))
@@ -206,7 +206,7 @@ def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(ma
     """Nothing lies under the input, so nothing is cached for it."""
     feeds = made.feeds(True, **_TURNED)
     batches = feeds.batches("train", made.input)
-    assert type(batches) is Streamed
+    assert type(batches) is StreamedBatches
     plain = made.feeds(False).batches("train", made.input)
     assert _differ(_batches(batches, 0), _batches(plain, 0))
     _assert_same(_batches(feeds.batches("val", made.input)), _batches(made.feeds(False).batches("val", made.input)))

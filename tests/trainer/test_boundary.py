@@ -105,16 +105,16 @@ def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int) -> No
     cut = boundary.find_cut(grafted.model, [lowest])
     assert cut is not grafted.model.inputs[0]
     pixels = _pixels(name, 5, size)
-    pooled, at_cut = boundary.Frozen(grafted.model, [grafted.pooled, cut])(tf.constant(pixels))
+    pooled, at_cut = boundary.FrozenPart(grafted.model, [grafted.pooled, cut])(tf.constant(pixels))
     whole = keras.ops.convert_to_numpy(grafted.model(pixels, training=False))
     assert whole.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
     for tensor, values in ((grafted.pooled, pooled), (cut, at_cut)):
-        above = boundary.above(grafted.model, tensor)
+        above = boundary.part_above(grafted.model, tensor)
         np.testing.assert_allclose(above(values, training=False), whole, rtol=3e-5, atol=1e-6)
 
 
 def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Grafted) -> None:
-    above = boundary.above(mobilenet.model, mobilenet.pooled)
+    above = boundary.part_above(mobilenet.model, mobilenet.pooled)
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
 
 
@@ -127,7 +127,7 @@ def test_what_is_frozen_drops_nothing() -> None:
     whole.trainable = False
     inference, training = (keras.ops.convert_to_numpy(whole(pixels, training=flag)) for flag in (False, True))
     assert np.abs(training - inference).max() > 0.1, "a trunk that never drops would prove nothing"
-    (frozen,) = boundary.Frozen(grafted.model, [cut])(tf.constant(pixels))
+    (frozen,) = boundary.FrozenPart(grafted.model, [cut])(tf.constant(pixels))
     np.testing.assert_allclose(frozen, inference, rtol=3e-5, atol=1e-5)
 
 
@@ -139,13 +139,13 @@ def test_what_is_frozen_gives_the_same_whether_or_not_its_weights_are_constants(
         monkeypatch.setattr(models, "_MAX_CONSTANTS", 0)
     pixels = _pixels("MobileNetV2", 4, 32)
     cut = mobilenet.trunk.get_layer("block_3_project_BN").output
-    (frozen,) = boundary.Frozen(mobilenet.model, [cut])(tf.constant(pixels))
+    (frozen,) = boundary.FrozenPart(mobilenet.model, [cut])(tf.constant(pixels))
     expected = keras.Model(mobilenet.model.input, cut)(pixels, training=False)
     np.testing.assert_allclose(frozen, expected, rtol=1e-3, atol=1e-4)
 
 
 def _names(model: keras.Model, layer: str, identity: str = "pixels") -> list[str]:
-    return boundary.Frozen(model, [model.get_layer(layer).output]).fingerprints(identity)
+    return boundary.FrozenPart(model, [model.get_layer(layer).output]).fingerprints(identity)
 
 
 def test_what_is_computed_has_a_name_of_its_own_and_the_same_when_built_again() -> None:

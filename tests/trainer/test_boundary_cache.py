@@ -13,20 +13,22 @@ import pytest
 
 from graftline.trainer import models, run_fn
 from graftline.trainer.settings import BackboneSettings
+from graftline.trainer.training import PreparedTraining
 from tests.trainer import disks
 from tests.trainer.runs import (
-    _CUT,
-    _SMALL,
+    CUT,
+    SMALL,
     Analyse,
     Data,
     Outcome,
-    _args,
-    _assert_identical,
-    _assert_trained_alike,
-    _photos,
-    _records,
-    _run,
-    _trained,
+    activation_counts,
+    assert_identical,
+    assert_trained_alike,
+    fn_args,
+    photos,
+    prepare,
+    train_both_phases,
+    write_records,
 )
 
 # --- from run to run --------------------------------------------------------------------------------------------------
@@ -36,17 +38,19 @@ from tests.trainer.runs import (
 def first(data: Data, weights: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a first run with that file: all activations are in its cache."""
     out = tmp_path_factory.mktemp("first")
-    assert _run(data, out, backbone={"weights": str(weights)}).activations == {"computed": 31, "reused": 0}
+    assert activation_counts(prepare(data, out, backbone={"weights": str(weights)})) == {"computed": 31, "reused": 0}
     return out
 
 
 @pytest.fixture
-def again(first: pathlib.Path, weights: pathlib.Path, tmp_path: pathlib.Path) -> Callable[..., run_fn.Run]:
+def again(first: pathlib.Path, weights: pathlib.Path, tmp_path: pathlib.Path) -> Callable[..., PreparedTraining]:
     """Runs after the first one, in a copy of its cache, with data and settings."""
     shutil.copytree(first / "state", tmp_path / "state")
 
-    def run(data: Data, **changed: object) -> run_fn.Run:
-        return _run(data, tmp_path, **{**changed, "backbone": {"weights": str(weights), **changed.get("backbone", {})}})  # type: ignore[dict-item]
+    def run(data: Data, **changed: object) -> PreparedTraining:
+        return prepare(
+            data, tmp_path, **{**changed, "backbone": {"weights": str(weights), **changed.get("backbone", {})}}
+        )  # type: ignore[dict-item]
 
     return run
 
@@ -60,12 +64,12 @@ def _files(out: pathlib.Path) -> dict[str, dict[str, bytes]]:
     }
 
 
-def test_a_second_run_computes_nothing(data: Data, again: Callable[..., run_fn.Run]) -> None:
-    assert again(data).activations == {"computed": 0, "reused": 31}
+def test_a_second_run_computes_nothing(data: Data, again: Callable[..., PreparedTraining]) -> None:
+    assert activation_counts(again(data)) == {"computed": 0, "reused": 31}
 
 
 def test_nor_does_one_with_other_settings_of_all_that_is_above_the_boundary(
-    data: Data, again: Callable[..., run_fn.Run]
+    data: Data, again: Callable[..., PreparedTraining]
 ) -> None:
     run = again(
         data,
@@ -77,7 +81,7 @@ def test_nor_does_one_with_other_settings_of_all_that_is_above_the_boundary(
         seed=9,
         code="other sources",
     )
-    assert run.activations == {"computed": 0, "reused": 31}
+    assert activation_counts(run) == {"computed": 0, "reused": 31}
 
 
 def _assert_stores_are_new(first: pathlib.Path, out: pathlib.Path, count: int) -> None:
@@ -88,7 +92,7 @@ def _assert_stores_are_new(first: pathlib.Path, out: pathlib.Path, count: int) -
 
 
 def _with_one_number_changed(weights: pathlib.Path, copy: pathlib.Path, layer: str) -> str:
-    trunk = models.build_trunk(BackboneSettings.model_validate({**_SMALL["backbone"], "weights": str(weights)}))  # type: ignore[dict-item]
+    trunk = models.build_trunk(BackboneSettings.model_validate({**SMALL["backbone"], "weights": str(weights)}))  # type: ignore[dict-item]
     values = trunk.get_layer(layer).get_weights()
     values[0].flat[0] = np.nextafter(values[0].flat[0], np.float32(np.inf))
     trunk.get_layer(layer).set_weights(values)
@@ -109,25 +113,29 @@ def _with_one_number_changed(weights: pathlib.Path, copy: pathlib.Path, layer: s
 def test_with_other_settings_under_it_all_is_computed(
     data: Data,
     analyse: Analyse,
-    again: Callable[..., run_fn.Run],
+    again: Callable[..., PreparedTraining],
     first: pathlib.Path,
     tmp_path: pathlib.Path,
     changed: dict[str, dict[str, object]],
 ) -> None:
     data = Data(analyse(size=48) if "backbone" in changed else data.transform, data.train, data.eval)
-    assert again(data, **changed).activations == {"computed": 31, "reused": 0}
+    assert activation_counts(again(data, **changed)) == {"computed": 31, "reused": 0}
     _assert_stores_are_new(first, tmp_path, 2)
 
 
 def test_with_one_weight_under_it_changed_in_the_last_bit_all_is_computed(
-    data: Data, again: Callable[..., run_fn.Run], weights: pathlib.Path, tmp_path: pathlib.Path
+    data: Data, again: Callable[..., PreparedTraining], weights: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     other = _with_one_number_changed(weights, tmp_path / "other.weights.h5", "conv1")
-    assert again(data, backbone={"weights": other}).activations == {"computed": 31, "reused": 0}
+    assert activation_counts(again(data, backbone={"weights": other})) == {"computed": 31, "reused": 0}
 
 
 def test_with_one_weight_above_it_changed_the_activations_are_kept_and_the_pooled_features_made_anew(
-    data: Data, again: Callable[..., run_fn.Run], weights: pathlib.Path, first: pathlib.Path, tmp_path: pathlib.Path
+    data: Data,
+    again: Callable[..., PreparedTraining],
+    weights: pathlib.Path,
+    first: pathlib.Path,
+    tmp_path: pathlib.Path,
 ) -> None:
     other = _with_one_number_changed(weights, tmp_path / "other.weights.h5", "conv_pw_4")
     again(data, backbone={"weights": other})
@@ -141,7 +149,7 @@ def test_with_one_weight_above_it_changed_the_activations_are_kept_and_the_poole
 )
 def test_what_lies_at_the_other_tensor_is_kept(
     data: Data,
-    again: Callable[..., run_fn.Run],
+    again: Callable[..., PreparedTraining],
     first: pathlib.Path,
     tmp_path: pathlib.Path,
     changed: dict[str, object],
@@ -151,79 +159,79 @@ def test_what_lies_at_the_other_tensor_is_kept(
 
 
 def test_of_a_folder_that_has_grown_the_new_images_are_computed(
-    data: Data, again: Callable[..., run_fn.Run], tmp_path: pathlib.Path
+    data: Data, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
     # The file comes first, so that every other image has another row than before.
     more = str(pathlib.Path(data.train[0]).with_name("a"))
-    _records(pathlib.Path(more), _photos([50]))
+    write_records(pathlib.Path(more), photos([50]))
     run = again(Data(data.transform, [*data.train, more], data.eval))
-    assert run.activations == {"computed": 3, "reused": 31}
+    assert activation_counts(run) == {"computed": 3, "reused": 31}
     _assert_rows_are_those_of_their_images(run)
 
 
 def test_an_image_that_went_to_the_other_split_is_not_computed(
-    data: Data, again: Callable[..., run_fn.Run], tmp_path: pathlib.Path
+    data: Data, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
-    train = _records(tmp_path / "train", _photos(range(8)))
-    held_out = _records(tmp_path / "eval", [*_photos(range(9))[24:25], *_photos(range(100, 102))])
+    train = write_records(tmp_path / "train", photos(range(8)))
+    held_out = write_records(tmp_path / "eval", [*photos(range(9))[24:25], *photos(range(100, 102))])
     run = again(Data(data.transform, [train], [held_out]))
-    assert run.activations == {"computed": 0, "reused": 31}
+    assert activation_counts(run) == {"computed": 0, "reused": 31}
     _assert_rows_are_those_of_their_images(run)
 
 
 def test_with_classes_renamed_and_one_added_the_new_images_are_computed(
-    data: Data, analyse: Analyse, again: Callable[..., run_fn.Run], tmp_path: pathlib.Path
+    data: Data, analyse: Analyse, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
     names = {"rot": "ásgarður ★", "green": "zöld"}  # the classes' order is another as well
     new = [("new", "rot", 60), ("new", "rot", 61)]
-    train = _records(tmp_path / "train", [*_photos(range(9), **names)[:25], *new])
-    held_out = _records(tmp_path / "eval", [*_photos(range(100, 102), **names), ("new", "rot", 62)])
+    train = write_records(tmp_path / "train", [*photos(range(9), **names)[:25], *new])
+    held_out = write_records(tmp_path / "eval", [*photos(range(100, 102), **names), ("new", "rot", 62)])
     run = again(Data(analyse(("blue sky", "new", "zöld", "ásgarður ★")), [train], [held_out]))
-    assert run.labels == ["blue sky", "new", "zöld", "ásgarður ★"]
-    assert run.activations == {"computed": 3, "reused": 31}
+    assert run.dataset.labels == ["blue sky", "new", "zöld", "ásgarður ★"]
+    assert activation_counts(run) == {"computed": 3, "reused": 31}
     _assert_rows_are_those_of_their_images(run)
-    assert run.train_records.labels[:3].tolist() == [0, 2, 3]
+    assert run.dataset.train.labels[:3].tolist() == [0, 2, 3]
 
 
-def _assert_rows_are_those_of_their_images(run: run_fn.Run) -> None:
+def _assert_rows_are_those_of_their_images(run: PreparedTraining) -> None:
     """Every activation of both splits is what the trunk gives for the image of its row."""
-    below = keras.Model(run.grafted.model.input, run.cut)
-    for split, records in (("train", run.train_records), ("val", run.val)):
-        batches = run._feeds.batches(split, run.cut)
+    below = keras.Model(run.grafted.model.input, run.boundary)
+    for split, records in (("train", run.dataset.train), ("val", run.dataset.val)):
+        batches = run.inputs.batches(split, run.boundary)
         batches.epoch = 1
         x = np.concatenate([x for x, _ in (batches.for_fit[i] for i in range(len(batches.for_fit)))])  # type: ignore[index,arg-type]
         rows = np.argsort(batches._order)  # type: ignore[attr-defined]
-        ((pixels, _),) = run._pixels.batches(records, functools.partial(np.arange, len(records)), len(records))
+        ((pixels, _),) = run.pixels.batches(records, functools.partial(np.arange, len(records)), len(records))
         expected = below(pixels, training=False).numpy()
         np.testing.assert_allclose(x[rows], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
         assert len(np.unique(expected.round(3), axis=0)) == len(records), "images that are alike would prove nothing"
 
 
 def test_augmented_views_of_new_images_are_computed_and_those_of_another_seed_all(
-    data: Data, again: Callable[..., run_fn.Run], tmp_path: pathlib.Path
+    data: Data, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
     augmentation = {"flip": "both", "views": 2}
-    assert again(data, augmentation=augmentation).activations == {"computed": 50, "reused": 6}
+    assert activation_counts(again(data, augmentation=augmentation)) == {"computed": 50, "reused": 6}
     # The views that are there already are the first of more; three more images have none yet.
-    more = Data(data.transform, [*data.train, _records(tmp_path / "z", _photos([50]))], data.eval)
+    more = Data(data.transform, [*data.train, write_records(tmp_path / "z", photos([50]))], data.eval)
     run = again(more, augmentation={**augmentation, "views": 3}, fine_tuning={"epochs": 3})
-    assert run.activations == {"computed": 25 + 3 * 3, "reused": 50 + 6}
-    assert again(data, augmentation=augmentation, seed=9).activations == {"computed": 50, "reused": 6}
+    assert activation_counts(run) == {"computed": 25 + 3 * 3, "reused": 50 + 6}
+    assert activation_counts(again(data, augmentation=augmentation, seed=9)) == {"computed": 50, "reused": 6}
 
 
 def test_a_warm_cache_gives_the_same_weights_to_the_last_bit(data: Data, cold: Outcome, tmp_path: pathlib.Path) -> None:
-    out = pathlib.Path(cold.run.settings.state).parent
+    out = pathlib.Path(cold.training.settings.state).parent
     shutil.copytree(out / "state", tmp_path / "state")
-    warm = _trained(data, tmp_path)
-    assert warm.run.activations == {"computed": 0, "reused": 31}
-    _assert_identical(warm, cold)
+    warm = train_both_phases(data, tmp_path)
+    assert activation_counts(warm.training) == {"computed": 0, "reused": 31}
+    assert_identical(warm, cold)
 
 
 def test_training_json_tells_what_was_computed(
-    data: Data, again: Callable[..., run_fn.Run], weights: pathlib.Path, tmp_path: pathlib.Path
+    data: Data, again: Callable[..., PreparedTraining], weights: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    more = Data(data.transform, [*data.train, _records(tmp_path / "z", _photos([50]))], data.eval)
-    run_fn.run_fn(_args(more, tmp_path, {"backbone": {"weights": str(weights)}}))  # type: ignore[arg-type]
+    more = Data(data.transform, [*data.train, write_records(tmp_path / "z", photos([50]))], data.eval)
+    run_fn.run_fn(fn_args(more, tmp_path, {"backbone": {"weights": str(weights)}}))  # type: ignore[arg-type]
     story = json.loads((tmp_path / "model" / run_fn.TRAINING_FILE).read_text())
     assert story["activations"] == {"computed": 3, "reused": 31}
 
@@ -252,45 +260,45 @@ def _told(caplog: pytest.LogCaptureFixture, file: pathlib.Path) -> str:
 def test_a_damaged_row_is_computed_again_and_told(
     data: Data, cold: Outcome, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copytree(cold.run.settings.state, tmp_path / "state")
+    shutil.copytree(cold.training.settings.state, tmp_path / "state")
     # The pooled features of one image and the activations of another: both run through the trunk together, and of
     # either only what was damaged is new.
-    cuts = (cold.run.grafted.pooled, cold.run.cut)
-    (pooled, _), (activations, _) = (next(iter(cold.run._feeds.batches("val", cut).for_fit)) for cut in cuts)  # type: ignore[call-overload]
+    cuts = (cold.training.grafted.pooled, cold.training.boundary)
+    (pooled, _), (activations, _) = (next(iter(cold.training.inputs.batches("val", cut).for_fit)) for cut in cuts)  # type: ignore[call-overload]
     files = [_flip_a_byte(tmp_path / "state", row) for row in (pooled[1], activations[4])]
     with caplog.at_level(logging.WARNING):
-        repaired = _trained(data, tmp_path)
-    assert repaired.run.activations == {"computed": 2, "reused": 29}
+        repaired = train_both_phases(data, tmp_path)
+    assert activation_counts(repaired.training) == {"computed": 2, "reused": 29}
     for file in files:
         assert _told(caplog, file) == f"{file} is damaged; rows to compute again: 1"
     # Few images may go through other kernels than many did.
-    _assert_trained_alike(repaired, cold, 1e-3)
+    assert_trained_alike(repaired, cold, 1e-3)
 
 
 def test_a_file_that_was_cut_off_is_made_anew_and_told(
     data: Data, cold: Outcome, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copytree(cold.run.settings.state, tmp_path / "state")
+    shutil.copytree(cold.training.settings.state, tmp_path / "state")
     files = [file for file in (tmp_path / "state").rglob("*") if file.is_file()]
     largest = max(files, key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     with caplog.at_level(logging.WARNING):
-        repaired = _trained(data, tmp_path)
-    assert repaired.run.activations == {"computed": 31, "reused": 0}
+        repaired = train_both_phases(data, tmp_path)
+    assert activation_counts(repaired.training) == {"computed": 31, "reused": 0}
     assert _told(caplog, largest).endswith("its rows are computed again")
-    _assert_identical(repaired, cold)
+    assert_identical(repaired, cold)
 
 
 def test_what_the_disk_has_no_room_for_is_made_anew_in_each_epoch(
     data: Data, cold: Outcome, tmp_path: pathlib.Path
 ) -> None:
     """Of 31 images the pooled features take 8 kB, the activations 300 kB."""
-    pooled = _trained(data, tmp_path / "pooled", boundary_cache={"disk_gb": 1e-5})
-    assert pooled.run.activations == {"computed": 31, "reused": 0}
-    (note,) = pooled.run.notes
-    assert note.startswith(f"the activations at {_CUT} would take")
+    pooled = train_both_phases(data, tmp_path / "pooled", boundary_cache={"disk_gb": 1e-5})
+    assert activation_counts(pooled.training) == {"computed": 31, "reused": 0}
+    (note,) = pooled.training.notes
+    assert note.startswith(f"the activations at {CUT} would take")
     assert "boundary_cache.disk_gb" in note
-    _assert_trained_alike(pooled, cold, 1e-3)
+    assert_trained_alike(pooled, cold, 1e-3)
 
 
 @pytest.fixture
@@ -304,8 +312,8 @@ def test_activations_of_past_runs_make_room_before_new_ones_come(
     data: Data, small_disk: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for sources in ("one", "other"):
-        run = _run(data, tmp_path, state=str(small_disk), preprocessing=sources)
-        assert run.activations == {"computed": 31, "reused": 0}
+        run = prepare(data, tmp_path, state=str(small_disk), preprocessing=sources)
+        assert activation_counts(run) == {"computed": 31, "reused": 0}
         assert not run.notes
         assert len(list((small_disk / "cache" / "boundary").iterdir())) == 2
 
@@ -313,8 +321,8 @@ def test_activations_of_past_runs_make_room_before_new_ones_come(
 def test_activations_on_disk_and_for_one_run_alone_give_the_same_weights_to_the_last_bit(
     data: Data, cold: Outcome, tmp_path: pathlib.Path
 ) -> None:
-    bound = _trained(data, tmp_path, state="", boundary_cache={"memory_mb": 0})
-    assert bound.run.activations == {"computed": 31, "reused": 0}
+    bound = train_both_phases(data, tmp_path, state="", boundary_cache={"memory_mb": 0})
+    assert activation_counts(bound.training) == {"computed": 31, "reused": 0}
     # The scratch folder is removed by run_fn, and TensorBoard's logs stay.
     assert {path.name for path in tmp_path.iterdir()} == {"scratch", "run"}
-    _assert_identical(bound, cold)
+    assert_identical(bound, cold)

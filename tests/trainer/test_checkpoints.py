@@ -414,7 +414,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_never_was(
     for ours, theirs in zip(weights, weights_of_unbroken, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert story["phases"] == story_of_unbroken["phases"]
-    assert story["notes"][-1] == "fine_tuning went on after epoch 4, from a checkpoint"
+    assert story["notes"][-1] == "fine_tuning resumed after epoch 4, from a checkpoint"
     note = story_of_unbroken["notes"][-1]
     assert note.startswith(f"no checkpoint could be written to {unbroken}/checkpoints/")
     assert story["activations"]["computed"] == 0

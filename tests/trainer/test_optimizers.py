@@ -177,8 +177,8 @@ def test_all_layers_of_the_head_have_the_full_rate_and_frozen_layers_do_not_coun
 def test_of_a_real_trunk_the_lowest_layers_are_twelve_blocks_down() -> None:
     trunk = models.build_trunk(BackboneSettings(name="MobileNetV2", weights="none", input_size=32))
     grafted = models.graft_head(trunk, HeadSettings(dense=[8]), 3)
-    phases.freeze(grafted, trunk.layers)
-    layers = [*phases.trained(trunk.layers), *grafted.head_layers]
+    phases.freeze_trunk(grafted, trunk.layers)
+    layers = [*phases.trainable_layers(trunk.layers), *grafted.head_layers]
     factors = optimizers.rate_factors(layers, 0.5, grafted.head_layers)
     assert set(factors) == {variable.path for variable in grafted.model.trainable_variables}
     assert factors["head_dense_0/kernel"] == factors["probabilities/kernel"] == 1
@@ -412,14 +412,14 @@ def test_training_from_activations_at_the_boundary_is_training_the_whole_in_bflo
     for cached in (True, False):
         grafted = _grafted("mixed_bfloat16", like=full.model)
         unfrozen = models.layers_to_unfreeze(grafted.trunk, "block_4_project")
-        phases.freeze(grafted, unfrozen)
+        phases.freeze_trunk(grafted, unfrozen)
         model, x = grafted.model, _pixels()
         if cached:
-            cut = phases.cut_under(grafted, unfrozen)
+            cut = phases.find_boundary(grafted, unfrozen)
             assert cut.dtype == "bfloat16"
             below = keras.Model(model.inputs[0], cut)(x, training=False)
-            model, x = boundary.above(model, cut), below.numpy().astype(np.float32)
-        layers = [*phases.trained(unfrozen), *grafted.head_layers]
+            model, x = boundary.part_above(model, cut), below.numpy().astype(np.float32)
+        layers = [*phases.trainable_layers(unfrozen), *grafted.head_layers]
         optimizer = optimizers.build(_settings(learning_rate=1e-3), 1, layers, grafted.head_layers)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
         model.fit(x, labels, batch_size=12, epochs=2, verbose=0)

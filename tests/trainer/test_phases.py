@@ -11,7 +11,7 @@ import pytest
 
 from graftline.errors import UserError
 from graftline.trainer import checkpoints, phases
-from graftline.trainer.activations import Activations
+from graftline.trainer.activations import CachedBatches
 from graftline.trainer.checkpoints import Checkpoint, Checkpoints
 from graftline.trainer.phases import PhaseResult
 from graftline.trainer.settings import PhaseSettings, TrainingSettings
@@ -28,7 +28,7 @@ def _data(seed: int, count: int, flipped: float = 0.0) -> tuple[np.ndarray, np.n
     return x, ((x[:, 0] > 0) ^ wrong).astype(np.int64)
 
 
-class _Bad(Activations):
+class _Bad(CachedBatches):
     """Batches of which one, in an epoch and at a step that are counted from 1, holds numbers that are none."""
 
     bad: tuple[int, int] = (0, 0)
@@ -38,7 +38,7 @@ class _Bad(Activations):
         return (x * np.float32(np.nan) if (self.epoch + 1, index + 1) == self.bad else x), y
 
 
-def _part(dtype: str = "float32", flipped: float = 0.0, bad: tuple[int, int] = (0, 0)) -> phases.Part:
+def _part(dtype: str = "float32", flipped: float = 0.0, bad: tuple[int, int] = (0, 0)) -> phases.TrainedPart:
     """A small net with both kinds of dropout: of units, and of a whole branch as EfficientNet's stochastic depth."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input([6])
@@ -49,7 +49,7 @@ def _part(dtype: str = "float32", flipped: float = 0.0, bad: tuple[int, int] = (
     layers = [layer for layer in model.layers if layer.weights]
     train = _Bad(*_data(1, 36, flipped), _BATCH, seed=5)  # type: ignore[arg-type]
     train.bad = bad
-    return phases.Part(model, layers, layers[-1:], train, Activations(*_data(2, 20), _BATCH))  # type: ignore[arg-type]
+    return phases.TrainedPart(model, layers, layers[-1:], train, CachedBatches(*_data(2, 20), _BATCH))  # type: ignore[arg-type]
 
 
 def _settings(**changed: Any) -> PhaseSettings:
@@ -68,15 +68,15 @@ class _States(keras.callbacks.Callback):
 
 
 def _unbroken(
-    part: phases.Part, settings: PhaseSettings, root: pathlib.Path, **options: Any
+    part: phases.TrainedPart, settings: PhaseSettings, root: pathlib.Path, **options: Any
 ) -> tuple[PhaseResult, list[Checkpoint]]:
     """A phase's result, and its checkpoint after each epoch."""
     states = _States(root)
     store = Checkpoints(str(root), checkpoints.key("phase"))
-    return phases.train("p", part, settings, _TRAINING, [states], store, **options), states.states
+    return phases.train_phase("p", part, settings, _TRAINING, [states], store, **options), states.states
 
 
-def _assert_same(ours: phases.Part, theirs: phases.Part) -> None:
+def _assert_same(ours: phases.TrainedPart, theirs: phases.TrainedPart) -> None:
     """To the last bit: weights, the state of dropout, the optimizer's variables."""
     for of in (lambda model: model.variables, lambda model: model.optimizer.variables):
         for one, other in zip(of(ours.model), of(theirs.model), strict=True):
@@ -110,7 +110,7 @@ def test_a_phase_that_goes_on_ends_as_one_that_never_stopped(
     unbroken = _part()
     expected, states = _unbroken(unbroken, settings, tmp_path)
     broken = _part()
-    assert phases.train("p", broken, settings, _TRAINING, resume=states[1]) == expected
+    assert phases.train_phase("p", broken, settings, _TRAINING, resume=states[1]) == expected
     assert expected.best_epoch > 1, "what came after the break must count"
     _assert_same(broken, unbroken)
 
@@ -120,7 +120,7 @@ def test_it_goes_on_from_any_epoch_in_bfloat16(tmp_path: pathlib.Path) -> None:
     expected, states = _unbroken(unbroken, _settings(epochs=3), tmp_path)
     for state in states:
         broken = _part("mixed_bfloat16")
-        assert phases.train("p", broken, _settings(epochs=3), _TRAINING, resume=state) == expected
+        assert phases.train_phase("p", broken, _settings(epochs=3), _TRAINING, resume=state) == expected
         _assert_same(broken, unbroken)
 
 
@@ -133,7 +133,7 @@ def test_it_goes_on_from_any_epoch_to_the_same_end_on_a_plateau(tmp_path: pathli
     assert expected.best_epoch == expected.epochs - 1 - settings.patience > 0
     for state in (states[0], states[expected.best_epoch], states[-2], states[-1]):
         broken = _part(flipped=0.3)
-        assert phases.train("p", broken, settings, _TRAINING, resume=state) == expected
+        assert phases.train_phase("p", broken, settings, _TRAINING, resume=state) == expected
         for ours, theirs in zip(broken.model.get_weights(), unbroken.model.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -144,7 +144,7 @@ def test_what_was_before_the_phase_can_still_be_taken_back_after_a_break(tmp_pat
     before = part.model.get_weights()
     expected, states = _unbroken(part, settings, tmp_path)
     broken = _part()
-    assert phases.train("p", broken, settings, _TRAINING, resume=states[1]) == expected
+    assert phases.train_phase("p", broken, settings, _TRAINING, resume=states[1]) == expected
     assert (expected.kept, expected.best_epoch) == (False, -1)
     for ours, theirs in zip(broken.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -166,10 +166,10 @@ def test_training_stops_at_the_step_whose_loss_is_no_number_and_keeps_the_best_w
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clean, steps = _part(), _Steps()
-    phases.train("p", clean, _settings(epochs=1), _TRAINING, may_be_taken_back=False)
+    phases.train_phase("p", clean, _settings(epochs=1), _TRAINING, may_discard=False)
     part = _part(bad=(2, 3))
     store = Checkpoints(str(tmp_path), checkpoints.key("phase"))
-    result = phases.train("p", part, _settings(), _TRAINING, [steps], store, may_be_taken_back=False)
+    result = phases.train_phase("p", part, _settings(), _TRAINING, [steps], store, may_discard=False)
     assert (result.ended, result.epochs, result.best_epoch, result.kept) == ("nan", 1, 0, True)
     assert steps.taken == 5 + 3
     assert result.note == (
@@ -183,15 +183,15 @@ def test_training_stops_at_the_step_whose_loss_is_no_number_and_keeps_the_best_w
 
     found = store.load()  # of epoch 1: a run that is killed now meets the same end
     again = _part(bad=(2, 3))
-    assert phases.train("p", again, _settings(), _TRAINING, resume=found) == result
+    assert phases.train_phase("p", again, _settings(), _TRAINING, resume=found) == result
 
 
 def test_weights_that_the_last_step_of_an_epoch_ruined_are_found_by_the_eval_split() -> None:
-    whole = Activations(*_data(1, 36), 36)  # type: ignore[arg-type]
+    whole = CachedBatches(*_data(1, 36), 36)  # type: ignore[arg-type]
     part = dataclasses.replace(_part(), train=whole)
     before = part.model.get_weights()
     settings = _settings(optimizer="sgd", learning_rate=3e38)
-    result = phases.train("p", part, settings, TrainingSettings(batch_size=36))
+    result = phases.train_phase("p", part, settings, TrainingSettings(batch_size=36))
     assert result.note.startswith("the loss was no longer a number at epoch 1; the weights from before the phase")
     assert (result.ended, result.kept) == ("nan", False)
     for ours, theirs in zip(part.model.get_weights(), before, strict=True):
@@ -200,9 +200,9 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_are_found_by_the_eval_spl
 
 def test_a_first_phase_that_has_learned_nothing_yet_is_a_mistake_with_its_remedy() -> None:
     with pytest.raises(UserError) as caught:
-        phases.train("feature_extraction", _part(bad=(1, 2)), _settings(), _TRAINING, may_be_taken_back=False)
+        phases.train_phase("feature_extraction", _part(bad=(1, 2)), _settings(), _TRAINING, may_discard=False)
     assert str(caught.value) == (
-        "feature_extraction: the loss was no longer a number at epoch 1, step 2, nothing is trained yet; "
+        "feature_extraction: the loss was no longer a number at epoch 1, step 2, and nothing is trained yet; "
         "lower feature_extraction.learning_rate (now 0.02) or set feature_extraction.clip_norm"
     )
 
@@ -210,7 +210,7 @@ def test_a_first_phase_that_has_learned_nothing_yet_is_a_mistake_with_its_remedy
 def test_a_later_phase_that_fails_at_once_leaves_what_the_one_before_gave() -> None:
     part = _part(bad=(1, 1))
     before = part.model.get_weights()
-    result = phases.train("fine_tuning", part, _settings(), _TRAINING)
+    result = phases.train_phase("fine_tuning", part, _settings(), _TRAINING)
     assert (result.ended, result.epochs, result.kept, result.history) == ("nan", 0, False, {})
     assert "at epoch 1, step 1; the weights from before the phase were kept" in result.note
     assert math.isnan(result.accuracy)

@@ -42,8 +42,8 @@ def grafted() -> models.Grafted:
 
 def _parts(grafted: models.Grafted, unfreeze_from: str = "block_16_expand") -> tuple[Any, Any, Any]:
     unfrozen = models.layers_to_unfreeze(grafted.trunk, unfreeze_from)
-    phases.freeze(grafted, unfrozen)
-    return grafted, unfrozen, phases.cut_under(grafted, unfrozen)
+    phases.freeze_trunk(grafted, unfrozen)
+    return grafted, unfrozen, phases.find_boundary(grafted, unfrozen)
 
 
 def _phase(name: str, val_loss: Sequence[float], best: int, **changed: object) -> dict[str, Any]:

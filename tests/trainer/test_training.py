@@ -16,8 +16,9 @@ from PIL import Image, PngImagePlugin
 
 from graftline import features, signatures
 from graftline.references import read as read_references
-from graftline.trainer import export, models, phases, reference, run_fn
-from graftline.trainer.activations import Activations
+from graftline.trainer import export, models, phases, reference, run_fn, training
+from graftline.trainer.activations import CachedBatches
+from graftline.trainer.checkpoints import Checkpoints
 from graftline.trainer.settings import TrainerSettings, TrainingSettings
 from tests import images
 from tests.conftest import Materialized, Transformed
@@ -44,13 +45,22 @@ def _fn_args(transformed: Transformed, out: pathlib.Path, **changed: object) -> 
     )
 
 
-def _part(model: keras.Model, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]) -> phases.Part:
+def _prepare(args: types.SimpleNamespace, out: pathlib.Path) -> training.PreparedTraining:
+    settings = TrainerSettings.model_validate(args.custom_config)
+    keras.utils.set_random_seed(1)
+    dataset = training.read_dataset(settings, args.transform_output, args.train_files, args.eval_files)
+    return training.prepare(settings, dataset, out / "scratch")
+
+
+def _part(
+    model: keras.Model, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
+) -> phases.TrainedPart:
     """A part that trains all of a model, on batches that do not change from epoch to epoch."""
 
-    def batches(x: np.ndarray, y: np.ndarray) -> Activations:
-        return Activations(x, y, 16)  # type: ignore[arg-type]
+    def batches(x: np.ndarray, y: np.ndarray) -> CachedBatches:
+        return CachedBatches(x, y, 16)  # type: ignore[arg-type]
 
-    return phases.Part(model, model.layers, model.layers, batches(*train), batches(*val))
+    return phases.TrainedPart(model, model.layers, model.layers, batches(*train), batches(*val))
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:
@@ -69,20 +79,20 @@ def test_each_phase_moves_exactly_what_it_trains(
 ) -> None:
     fine_tuning = {**_PARTS["fine_tuning"], "unfreeze_from": unfreeze_from}
     args = _fn_args(transformed, tmp_path, fine_tuning=fine_tuning)
-    keras.utils.set_random_seed(1)
-    run = run_fn.Run(TrainerSettings.model_validate(args.custom_config), args, tmp_path / "scratch")  # type: ignore[arg-type]
-    grafted = run.grafted
+    prepared = _prepare(args, tmp_path)
+    grafted = prepared.grafted
     snapshots = [_weights(grafted.model)]
-    train = phases.train
+    train_phase = phases.train_phase
 
     def and_snapshot(*args: object, **kwargs: object) -> phases.PhaseResult:
-        result = train(*args, **kwargs)  # type: ignore[arg-type]
-        assert result.kept, "a phase that was taken back would hide what moved"
+        result = train_phase(*args, **kwargs)  # type: ignore[arg-type]
+        assert result.kept, "a phase whose weights were discarded would hide what moved"
         snapshots.append(_weights(grafted.model))
         return result
 
-    monkeypatch.setattr(phases, "train", and_snapshot)
-    assert [result.name for result in run.train().results] == ["feature_extraction", "fine_tuning"]
+    monkeypatch.setattr(phases, "train_phase", and_snapshot)
+    outcome = training.train(prepared, Checkpoints("", ""))
+    assert [result.name for result in outcome.results] == ["feature_extraction", "fine_tuning"]
 
     head = {"probabilities/kernel", "probabilities/bias"}
     assert _moved(snapshots[0], snapshots[1]) == head
@@ -103,7 +113,7 @@ def test_a_phase_that_makes_it_worse_is_taken_back() -> None:
     model.set_weights([np.array([[-5, 5], [0, 0], [0, 0], [0, 0]], np.float32), np.zeros(2, np.float32)])
     before = [weight.copy() for weight in model.get_weights()]
     settings = phases.PhaseSettings(epochs=2, learning_rate=0.5, patience=5)
-    result = phases.train("p", _part(model, (x, 1 - y), (x, y)), settings, TrainingSettings(batch_size=16))
+    result = phases.train_phase("p", _part(model, (x, 1 - y), (x, y)), settings, TrainingSettings(batch_size=16))
     assert not result.kept
     assert result.val_accuracy == 1.0
     for ours, theirs in zip(model.get_weights(), before, strict=True):
@@ -116,7 +126,7 @@ def test_a_phase_ends_at_its_plateau_or_at_its_epochs_and_says_which() -> None:
     def run(epochs: int, learning_rate: float) -> phases.PhaseResult:
         model = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, activation="softmax")])
         settings = phases.PhaseSettings(epochs=epochs, learning_rate=learning_rate, patience=2, min_delta=1e-3)
-        return phases.train("p", _part(model, (x, y), (x, y)), settings, TrainingSettings(batch_size=16))
+        return phases.train_phase("p", _part(model, (x, y), (x, y)), settings, TrainingSettings(batch_size=16))
 
     assert run(3, 0.1).ended == "epochs"
     stopped = run(50, 1e-9)
@@ -178,9 +188,7 @@ def test_stored_images_train_a_model_as_good_as_decoded_ones(
         ("stored", materialized.transformed, {"resize": "pad", "materialize": True}),
     ):
         args = _fn_args(data, tmp_path / name, **changed, **made)
-        settings = TrainerSettings.model_validate(args.custom_config)
-        keras.utils.set_random_seed(1)
-        outcome = run_fn.Run(settings, args, tmp_path / name / "scratch").train()  # type: ignore[arg-type]
+        outcome = training.train(_prepare(args, tmp_path / name), Checkpoints("", ""))
         assert outcome.results[-1].val_accuracy > 0.9, name
 
 
@@ -341,7 +349,7 @@ def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
     )
     settings = phases.PhaseSettings(epochs=2, learning_rate=0.1, patience=5)
     part = _part(model, (x, y), (x, 1 - y))
-    result = phases.train("p", part, settings, TrainingSettings(batch_size=16), may_be_taken_back=False)
+    result = phases.train_phase("p", part, settings, TrainingSettings(batch_size=16), may_discard=False)
     assert result.kept
     assert np.abs(model.get_weights()[0]).max() > 0
 

@@ -163,7 +163,7 @@ def test_each_way_to_a_square_is_that_of_pillow_pixel_for_pixel(resize: pixels.R
     got = tf.function(lambda data: pixels.decode_batch(data, size, resize))(files).numpy()
     for sides, ours, image in zip(_SIDES, got, given, strict=True):
         np.testing.assert_allclose(ours, _square(image, size, resize), atol=2e-3, err_msg=str(sides))
-        own = reference._square(image, size, resize)  # the second path from bytes to pixels
+        own = reference._resize(image, size, resize)  # the second path from bytes to pixels
         np.testing.assert_allclose(ours, own, atol=2e-3, err_msg=str(sides))
 
 

@@ -6,7 +6,18 @@ import keras
 import numpy as np
 import pytest
 
-from tests.trainer.runs import _BATCH, _SEED, Analyse, Data, Outcome, _assert_trained_alike, _photos, _records, _trained
+from tests.trainer.runs import (
+    BATCH_SIZE,
+    SEED,
+    Analyse,
+    Data,
+    Outcome,
+    activation_counts,
+    assert_trained_alike,
+    photos,
+    train_both_phases,
+    write_records,
+)
 
 # --- the same as the plain method -------------------------------------------------------------------------------------
 
@@ -21,12 +32,12 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
       cut: name of the layer up to which the trunk is to give what it gives in inference. Keras' `trainable = False`
         does not see to that: Dropout drops on.
     """
-    settings = like.run.settings
-    ((pixels, labels),) = like.run._pixels.batches(like.run.train_records, lambda: np.arange(25), 25)
-    ((held_out, held_out_labels),) = like.run._pixels.batches(like.run.val, lambda: np.arange(6), 6)
+    settings = like.training.settings
+    ((pixels, labels),) = like.training.pixels.batches(like.training.dataset.train, lambda: np.arange(25), 25)
+    ((held_out, held_out_labels),) = like.training.pixels.batches(like.training.dataset.val, lambda: np.arange(6), 6)
     pixels, labels = pixels.numpy(), labels.numpy()
     keras.utils.clear_session()
-    keras.utils.set_random_seed(_SEED)
+    keras.utils.set_random_seed(SEED)
     size = settings.backbone.size
     trunk = getattr(keras.applications, settings.backbone.name)(
         include_top=False, weights=None, input_shape=(size, size, 3), **settings.backbone.options
@@ -57,8 +68,8 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
         # The weights of the best epoch are kept; those from before the second phase count as one.
         best = model.evaluate(held_out, held_out_labels, verbose=0) if upper else np.inf
         for epoch in range(phase.epochs):
-            order = np.random.default_rng([_SEED, epoch]).permutation(len(pixels))
-            model.fit(pixels[order], labels[order], batch_size=_BATCH, shuffle=False, verbose=0)
+            order = np.random.default_rng([SEED, epoch]).permutation(len(pixels))
+            model.fit(pixels[order], labels[order], batch_size=BATCH_SIZE, shuffle=False, verbose=0)
             loss = model.evaluate(held_out, held_out_labels, verbose=0)
             if loss < best:
                 best, kept = loss, model.get_weights()
@@ -114,7 +125,7 @@ def test_training_from_the_cache_is_training_the_whole_model_from_pixels(
     optimizer: str,
     rates: tuple[float, float],
 ) -> None:
-    ours = _trained(
+    ours = train_both_phases(
         Data(analyse(backbone=name, size=size), data.train, data.eval),
         tmp_path,
         backbone={"name": name, "input_size": size, "options": {}},
@@ -122,21 +133,21 @@ def test_training_from_the_cache_is_training_the_whole_model_from_pixels(
         feature_extraction={"optimizer": optimizer, "learning_rate": rates[0]},
         fine_tuning={"optimizer": optimizer, "learning_rate": rates[1], "unfreeze_from": unfreeze_from},
     )
-    assert ours.run.cut._keras_history.operation.name == cut
-    assert ours.run.activations == {"computed": 31, "reused": 0}
-    _assert_trained_alike(ours, _plainly(ours, cut), 1e-3)
+    assert ours.training.boundary._keras_history.operation.name == cut
+    assert activation_counts(ours.training) == {"computed": 31, "reused": 0}
+    assert_trained_alike(ours, _plainly(ours, cut), 1e-3)
 
 
 def test_dropout_of_the_head_and_class_weights_are_the_same_from_the_cache_as_without(
     data: Data, tmp_path: pathlib.Path
 ) -> None:
-    records = [_records(tmp_path / "train", [*_photos(range(5)), *(("rot", "rot", seed) for seed in range(5, 15))])]
+    records = [write_records(tmp_path / "train", [*photos(range(5)), *(("rot", "rot", seed) for seed in range(5, 15))])]
     uneven = Data(data.transform, records, data.eval)
     changed = {"head": {"dropout": 0.4, "dense": [8]}, "training": {"class_weights": "balanced"}}
-    cached = _trained(uneven, tmp_path / "cached", **changed)
-    streamed = _trained(uneven, tmp_path / "streamed", **changed, boundary_cache={"enabled": False})
-    assert streamed.run.activations == {"computed": 0, "reused": 0}
-    _assert_trained_alike(streamed, cached, 1e-3)
+    cached = train_both_phases(uneven, tmp_path / "cached", **changed)
+    streamed = train_both_phases(uneven, tmp_path / "streamed", **changed, boundary_cache={"enabled": False})
+    assert activation_counts(streamed.training) == {"computed": 0, "reused": 0}
+    assert_trained_alike(streamed, cached, 1e-3)
 
 
 def test_a_cache_in_float16_is_close(data: Data, tmp_path: pathlib.Path, cold: Outcome) -> None:
@@ -144,6 +155,6 @@ def test_a_cache_in_float16_is_close(data: Data, tmp_path: pathlib.Path, cold: O
 
     Twice that for both factors of a weight's gradient, and with room for a ReLU that flips: 5e-3 of the way.
     """
-    half = _trained(data, tmp_path, boundary_cache={"dtype": "float16"})
-    _assert_trained_alike(half, cold, 5e-3)
+    half = train_both_phases(data, tmp_path, boundary_cache={"dtype": "float16"})
+    assert_trained_alike(half, cold, 5e-3)
     assert any((a != b).any() for a, b in zip(half.after, cold.after, strict=True)), "was it kept in float16 at all?"

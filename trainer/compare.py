@@ -1,0 +1,51 @@
+"""Measures what transfer is worth: trains on few images, from the backbone's weights and from a random trunk."""
+
+import pathlib
+from collections.abc import Collection
+
+from graftline.errors import UserError
+from graftline.trainer import training
+from graftline.trainer.checkpoints import Checkpoints
+from graftline.trainer.settings import TrainerSettings
+
+
+def measure_transfer(
+    settings: TrainerSettings, dataset: training.Dataset, scratch: pathlib.Path, run_notes: Collection[str] = ()
+) -> tuple[dict[str, float] | None, list[str]]:
+    """Train on few images from the backbone's weights, then from a random trunk; all other settings are the same.
+
+    The two trainings leave no checkpoints and no logs. Models that were built before cannot be used afterwards,
+    because Keras' session ends here.
+
+    Args:
+      settings: of the run; `training.transfer_images_per_class` says how many images.
+      dataset: all images.
+      scratch: a local folder.
+      run_notes: notes of the run itself, which are not repeated.
+
+    Returns:
+      `images_per_class`, at most; `images` trained on; the accuracies on the eval split, `pretrained` and `random`.
+      None when one of the two could not be trained. And notes about both.
+    """
+    per_class = settings.training.transfer_images_per_class
+    accuracies: dict[str, float] = {"images_per_class": per_class}
+    notes: list[str] = []
+    for name, weights in (("pretrained", settings.backbone.weights), ("random", "none")):
+        changed = settings.model_copy(
+            update={
+                "backbone": settings.backbone.model_copy(update={"weights": weights}),
+                "training": settings.training.model_copy(update={"warm_start": False}),
+                # No other run can use a random trunk's activations, so they go with the scratch folder.
+                "state": settings.state if name == "pretrained" else "",
+            }
+        )
+        training.reset_keras(settings.seed)
+        try:
+            prepared = training.prepare(changed, dataset.few(per_class), scratch)
+            outcome = training.train(prepared, Checkpoints("", ""))
+        except UserError as error:  # the run's own model is trained and must not be lost
+            return None, [*notes, f"the value of transfer could not be measured: with {name} weights, {error}"]
+        own_notes = [note for note in (*prepared.notes, *outcome.notes) if note not in run_notes]
+        notes += [f"with few images and {name} weights: {note}" for note in own_notes]
+        accuracies |= {name: outcome.results[-1].val_accuracy, "images": len(prepared.dataset.train)}
+    return accuracies, notes

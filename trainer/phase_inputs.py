@@ -1,0 +1,165 @@
+"""Decides where each phase and split gets its inputs: from the cache of activations, or from the images each epoch."""
+
+import logging
+import math
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from graftline.trainer import augmentation
+from graftline.trainer.activations import ActivationCache, Batches, CachedBatches, MakeSeeds, StreamedBatches
+from graftline.trainer.boundary import FrozenPart
+from graftline.trainer.inputs import Pixels, Records
+from graftline.trainer.row_store import prune, size
+from graftline.trainer.settings import TrainerSettings
+from graftline.uri import is_uri
+from graftline.workspace import Workspace
+
+
+class PhaseInputs:
+    """The inputs of both phases.
+
+    Attributes:
+      computed: number of images (or views) that ran through the frozen part.
+      reused: number of images (or views) that earlier runs had computed.
+      notes: sentences about what is not cached.
+    """
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        model: keras.Model,
+        tensors: list[keras.KerasTensor],
+        train: Records,
+        val: Records,
+        pixels: Pixels,
+        scratch: pathlib.Path,
+    ) -> None:
+        """Fill the cache, in one pass over the images for both phases.
+
+        Args:
+          settings: of the run.
+          model: the whole model; its weights under `tensors` stay as they are.
+          tensors: where the phases' parts begin. The model's input among them is never cached.
+          train: the split to train on.
+          val: the eval split.
+          pixels: makes images of records.
+          scratch: a local folder.
+        """
+        self._settings, self._model, self._pixels = settings, model, pixels
+        self._records = {"train": train, "val": val}
+        self.computed = self.reused = 0
+        self.notes: list[str] = []
+        self._augmented = settings.augmentation.enabled
+        longest = max(settings.feature_extraction.epochs, settings.fine_tuning.epochs)
+        self._views = min(settings.augmentation.views, longest) if self._augmented else 1
+        self._cached: dict[tuple[str, int], CachedBatches] = {}
+        self._frozen: FrozenPart | None = None
+        self._fill_cache([tensor for tensor in tensors if tensor is not model.inputs[0]], scratch)
+
+    def _fill_cache(self, tensors: list[keras.KerasTensor], scratch: pathlib.Path) -> None:
+        settings = self._settings
+        folder = Workspace(settings.state).boundary_cache if settings.state else str(scratch / "cache")
+        enabled = settings.boundary_cache.enabled
+        views_to_cache = {"train": self._views if enabled else 0, "val": int(enabled)}
+        count = sum(views * len(self._records[split]) for split, views in views_to_cache.items())
+        tensors, bytes_left = self._tensors_with_room(tensors, count, folder)
+        if not tensors:
+            return
+        self._frozen = FrozenPart(self._model, tensors)
+        caches = {
+            split: ActivationCache(
+                self._frozen, settings.boundary_cache, folder, self._identity(self._make_seeds(split)), scratch
+            )
+            for split, views in views_to_cache.items()
+            if views
+        }
+        names = {name for cache in caches.values() for name in cache.names}
+        # Stores of past runs are removed first, because the filling needs their room.
+        prune(folder, names, int(bytes_left) + sum(size(f"{folder}/{name}") for name in names))
+        for split, cache in caches.items():
+            records, views = self._records[split], views_to_cache[split]
+            activations = cache.fill(records, self._pixels, views, self._make_seeds(split))
+            self.computed, self.reused = self.computed + activations.computed, self.reused + activations.reused
+            for tensor, rows in zip(tensors, activations.rows, strict=True):
+                self._cached[split, id(tensor)] = CachedBatches(
+                    rows, records.labels, settings.training.batch_size, self._seed(split), views
+                )
+        logging.info("activations: %d computed, %d from earlier runs", self.computed, self.reused)
+
+    def batches(self, split: str, tensor: keras.KerasTensor) -> Batches:
+        """Return the batches of the split, "train" or "val", for a phase whose part begins at `tensor`."""
+        cached = self._cached.get((split, id(tensor)))
+        if cached is not None:
+            return cached
+        below = None if tensor is self._model.inputs[0] else FrozenPart(self._model, [tensor])
+        batch_size = self._settings.training.batch_size
+        records, seed = self._records[split], self._seed(split)
+        return StreamedBatches(records, self._pixels, batch_size, below, seed, self._views, self._make_seeds(split))
+
+    def frozen_part(self, tensor: keras.KerasTensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return the frozen part up to `tensor`: where the cache was filled, the function that is traced already."""
+        frozen = self._frozen
+        if frozen is None or id(tensor) not in map(id, frozen.tensors):
+            frozen = FrozenPart(self._model, [tensor])
+        index = [id(one) for one in frozen.tensors].index(id(tensor))
+        return lambda pixels: frozen(pixels)[index]
+
+    def _seed(self, split: str) -> int | None:
+        return self._settings.seed if split == "train" else None
+
+    def _make_seeds(self, split: str) -> MakeSeeds | None:
+        if split != "train" or not self._augmented:
+            return None
+        keys = self._records[split].keys
+
+        def make_seeds(rows: np.ndarray, view: int) -> np.ndarray:
+            digests = tf.constant([keys[row].hex() for row in rows], tf.string)
+            return augmentation.seeds(digests, self._settings.seed, view).numpy()
+
+        return make_seeds
+
+    def _identity(self, make_seeds: MakeSeeds | None) -> str:
+        """Return everything except the weights that decides what the frozen part gives for an image."""
+        settings = self._settings
+        parts = [
+            settings.preprocessing,
+            tft.__version__,
+            settings.backbone.name,
+            settings.backbone.size,
+            settings.backbone.options,
+            settings.training.precision,
+        ]
+        if make_seeds is not None:
+            parts += [settings.seed, settings.augmentation.model_dump(exclude={"views"})]
+        return repr(parts)
+
+    def _tensors_with_room(
+        self, tensors: list[keras.KerasTensor], rows: int, folder: str
+    ) -> tuple[list[keras.KerasTensor], float]:
+        """Return the tensors whose activations fit on the disk, the smallest first, and the bytes that are left."""
+        settings = self._settings.boundary_cache
+        room = settings.disk_gb * 1e9
+        if not is_uri(folder):
+            used = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+            existing = next(path for path in (pathlib.Path(folder), *pathlib.Path(folder).parents) if path.is_dir())
+            room = min(room, shutil.disk_usage(existing).free + used)
+        itemsize = np.dtype(settings.dtype).itemsize
+        fitting = []
+        for tensor in sorted(tensors, key=lambda tensor: math.prod(tensor.shape[1:])):
+            needed = rows * math.prod(tensor.shape[1:]) * itemsize
+            if needed > room:
+                name = tensor._keras_history.operation.name
+                self.notes.append(
+                    f"the activations at {name} would take {needed / 1e9:.1f} GB, but boundary_cache.disk_gb "
+                    f"and the disk leave {room / 1e9:.1f} GB, so the frozen part runs in each epoch"
+                )
+            elif needed:
+                room -= needed
+                fitting.append(tensor)
+        return fitting, room

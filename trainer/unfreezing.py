@@ -1,0 +1,65 @@
+"""The rules about `fine_tuning.unfreeze_from`, the key that says which layers of the trunk phase 2 trains.
+
+-30 means the last 30 layers, 149 all from index 149, a layer's name all from that layer. "all" and "none" are words.
+`pipeline.preflight` calls `check`, and `trainer.models` calls `first_layer`. Imports no Keras.
+"""
+
+from collections.abc import Sequence
+
+from graftline.errors import UserError, did_you_mean
+from graftline.trainer.settings import FeatureExtractionSettings, FineTuningSettings
+
+KEY = "fine_tuning.unfreeze_from"
+
+
+def check(feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings) -> None:
+    """Check what can be checked without the trunk.
+
+    Raises:
+      UserError: the phases train nothing, or the value cannot mean a layer.
+    """
+    if feature_extraction.epochs == fine_tuning.epochs == 0:
+        raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: nothing would be trained")
+    unfreeze_from = fine_tuning.unfreeze_from
+    if feature_extraction.epochs == 0 and unfreeze_from == "none":
+        raise UserError(f"feature_extraction.epochs is 0 and {KEY} is none: nothing would be trained")
+    if isinstance(unfreeze_from, str):
+        if not unfreeze_from.strip():
+            raise UserError(f"{KEY} is empty; give a layer's name, an index such as -30, all, or none")
+        if unfreeze_from.lstrip("+-").isdigit():
+            raise UserError(f"{KEY} is the text '{unfreeze_from}'; write an index without quotes: {unfreeze_from}")
+
+
+def warn(fine_tuning: FineTuningSettings) -> list[str]:
+    """Return a sentence when the value is allowed but rarely intended."""
+    skipped = fine_tuning.epochs > 0 and fine_tuning.unfreeze_from == "none"
+    return [f"{KEY} is none: the second phase is skipped"] if skipped else []
+
+
+def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str) -> int:
+    """Return the index of the lowest layer to unfreeze; the number of layers for none.
+
+    Args:
+      unfreeze_from: the value of the key.
+      names: of the trunk's layers, where the InputLayer is 0.
+      trunk: its name, for the message.
+
+    Raises:
+      UserError: there is no such layer; the message names the nearest.
+    """
+    count = len(names)
+    if unfreeze_from in ("all", "none"):
+        return 0 if unfreeze_from == "all" else count
+    if isinstance(unfreeze_from, int):
+        if unfreeze_from >= count:
+            raise UserError(
+                f"{KEY}: {unfreeze_from} is out of range: {trunk} has {count} layers, "
+                f"so give at most {count - 1}, a layer's name, all or none"
+            )
+        return max(unfreeze_from + count, 0) if unfreeze_from < 0 else unfreeze_from  # the last 30 of 19 are all 19
+    if unfreeze_from not in names:
+        raise UserError(
+            f"{KEY}: {trunk} has no layer '{unfreeze_from}'"
+            f"{did_you_mean(unfreeze_from, list(names))} (its last: {', '.join(names[-3:])})"
+        )
+    return names.index(unfreeze_from)
