@@ -1,0 +1,1 @@
+"""Training: transfer learning in two phases, and the export of the model. Everything that knows Keras."""

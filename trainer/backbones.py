@@ -1,7 +1,7 @@
-"""The registry of backbones: one row each, data only, no Keras import.
+"""The registry of backbones: one entry each, as data, without importing Keras.
 
-`components.transform.preprocessing` and the config read a row's input size and preprocessing mode; `trainer.models`
-resolves its builder. A row is all there is to a backbone: nothing else in Graftline asks for one by name.
+`components.transform.preprocessing` and the config read an entry's input size and preprocessing mode. `trainer.models`
+calls its builder. An entry holds everything about a backbone: no other code compares a backbone's name.
 """
 
 import importlib
@@ -18,12 +18,20 @@ from graftline.errors import UserError, did_you_mean
 #   caffe  RGB to BGR, ImageNet's mean subtracted, not scaled
 #   none   unchanged: the model holds its own rescaling layer
 Preprocessing = Literal["tf", "torch", "caffe", "none"]
-Resize = Literal["stretch", "crop", "pad"]  # how an image becomes square before that
+Resize = Literal["stretch", "crop", "pad"]  # how an image becomes square before the preprocessing
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row. `family` is its module, `input_size` the native side in pixels, `min_size` the smallest that builds."""
+    """One entry.
+
+    Attributes:
+      name: its class or function in keras.applications.
+      family: its module in keras.applications.
+      preprocessing: what its `preprocess_input` does.
+      input_size: the native side of its input in pixels.
+      min_size: the smallest side that builds.
+    """
 
     name: str
     family: str
@@ -33,7 +41,7 @@ class Backbone:
 
     @property
     def builder(self) -> Callable[..., Any]:
-        """The `keras.applications` function that builds it; imports Keras."""
+        """The function of `keras.applications` that builds it; imports Keras."""
         return getattr(importlib.import_module("keras").applications, self.name)
 
     @property
@@ -42,7 +50,7 @@ class Backbone:
         return getattr(importlib.import_module("keras").applications, self.family).preprocess_input
 
 
-_ROWS = (
+_ENTRIES = (
     Backbone("MobileNet", "mobilenet", "tf", 224),
     Backbone("MobileNetV2", "mobilenet_v2", "tf", 224),
     Backbone("MobileNetV3Small", "mobilenet_v3", "none", 224),
@@ -85,28 +93,28 @@ _ROWS = (
     Backbone("ConvNeXtXLarge", "convnext", "none", 224),
 )
 
-# What `backbone.weights` may say beside a file's path.
+# The values of `backbone.weights` that are not a file's path.
 WEIGHTS = ("imagenet", "procedural", "none")
 
-# What ships as "procedural", and what it fits; recipes/procedural_trunk made it.
+# The weights that ship as "procedural", and the trunk that they fit. recipes/procedural_trunk made them.
 PROCEDURAL = pathlib.Path(__file__).with_name("weights") / "mobilenet_v2_0.35_procedural.weights.h5"
 PROCEDURAL_NAME, PROCEDURAL_OPTIONS, PROCEDURAL_SIZE = "MobileNetV2", {"alpha": 0.35}, 96
 
-BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
+BACKBONES: dict[str, Backbone] = {entry.name: entry for entry in _ENTRIES}
 
 
 def weights_file(weights: str) -> pathlib.Path | None:
-    """The file that `backbone.weights` means; None for the weights that need none, or that Keras downloads."""
+    """Return the file that `backbone.weights` means; None for random weights and those that Keras downloads."""
     if weights == "procedural":
         return PROCEDURAL
     return None if weights in WEIGHTS else pathlib.Path(weights)
 
 
 def get(name: str) -> Backbone:
-    """The row of that name.
+    """Return the entry of that name.
 
     Raises:
-      UserError: there is none; the message names the nearest.
+      UserError: there is no such backbone; the message names the nearest.
     """
     if name not in BACKBONES:
         raise UserError(

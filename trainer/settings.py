@@ -1,6 +1,6 @@
-"""What a user can set about training: the parts of the config that the trainer reads.
+"""The sections of the config that the trainer reads.
 
-`pipeline.config` puts them into the one typed config; `trainer.run_fn` reads them back. Imports no Keras.
+`pipeline.config` puts them into the one typed config, and `trainer.run_fn` reads them back. Imports no Keras.
 """
 
 from typing import Annotated, Any, Literal
@@ -18,10 +18,10 @@ from graftline.errors import UserError, did_you_mean
 from graftline.settings import Settings
 from graftline.trainer import backbones
 
-# Arguments of the builders that would make another model than the one around them expects.
+# Arguments of the builders that would change the model's inputs, outputs or weights.
 NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
 
-# What each of Keras' optimizers can be told in `optimizer_options`, in Keras' names, and what each value may be.
+# The keys of `optimizer_options` for each of Keras' optimizers, in Keras' names, and the types of their values.
 _FRACTION = Annotated[float, Field(ge=0, lt=1)]
 _POSITIVE = Annotated[float, Field(gt=0)]
 _ANY_OPTIMIZER = {
@@ -35,11 +35,11 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
     "rmsprop": {"rho": _FRACTION, "momentum": _FRACTION, "epsilon": _POSITIVE, "centered": bool, **_ANY_OPTIMIZER},
     "sgd": {"momentum": _FRACTION, "nesterov": bool, **_ANY_OPTIMIZER},
 }
-# The rest of their arguments, and why a user does not give them.
-_BY_CLIP_NORM = "gradients are clipped by the key clip_norm, beside optimizer_options"
+# The other arguments of the optimizers, and why a user cannot set them.
+_BY_CLIP_NORM = "gradients are clipped by the key clip_norm, next to optimizer_options"
 _BY_BEST_EPOCH = "the weights of the best epoch are kept, not an average"
 NOT_OPTIMIZER_OPTIONS = {
-    "learning_rate": "it is a key of its own, beside optimizer_options",
+    "learning_rate": "it is a key of its own, next to optimizer_options",
     "clipnorm": _BY_CLIP_NORM,
     "clipvalue": _BY_CLIP_NORM,
     "global_clipnorm": _BY_CLIP_NORM,
@@ -54,11 +54,11 @@ NOT_OPTIMIZER_OPTIONS = {
 class BackboneSettings(Settings):
     """The pretrained trunk."""
 
-    name: str = Field("MobileNetV2", description="a classifier of keras.applications, by its name there")
+    name: str = Field("MobileNetV2", description="name of a classifier in keras.applications")
     weights: str = Field(
         "imagenet",
-        description="imagenet (downloaded once by Keras), procedural (ships with Graftline, for trying things out: "
-        "MobileNetV2 with options {alpha: 0.35} at 96 pixels, learned from drawings), none (random), or a "
+        description="imagenet (Keras downloads it once), procedural (ships with Graftline, for first experiments: "
+        "MobileNetV2 with options {alpha: 0.35} at 96 pixels, trained on drawings), none (random), or a "
         "weights file",
     )
     input_size: int | None = Field(
@@ -70,13 +70,13 @@ class BackboneSettings(Settings):
 
     @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _require_backbone(cls, name: str) -> str:
         backbones.get(name)
         return name
 
     @field_validator("options")
     @classmethod
-    def _ours_to_set(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _refuse_fixed_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         for key in options:
             if key in NOT_OPTIONS:
                 raise ValueError(f"without '{key}', which Graftline sets itself")
@@ -84,98 +84,97 @@ class BackboneSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _procedural_alone(cls, given: Any) -> Any:
-        """Those weights fit one trunk: where nothing else is asked for, it is that."""
-        if not isinstance(given, dict) or given.get("weights") != "procedural":
-            return given
-        own = {"options": backbones.PROCEDURAL_OPTIONS, "input_size": backbones.PROCEDURAL_SIZE}
-        return {**given, **{key: value for key, value in own.items() if given.get(key) in (None, {})}}
+    def _fill_in_procedural(cls, section: Any) -> Any:
+        """Set the options and the input size of the one trunk that the procedural weights fit, unless they are set."""
+        if not isinstance(section, dict) or section.get("weights") != "procedural":
+            return section
+        defaults = {"options": backbones.PROCEDURAL_OPTIONS, "input_size": backbones.PROCEDURAL_SIZE}
+        return {**section, **{key: value for key, value in defaults.items() if section.get(key) in (None, {})}}
 
     @model_validator(mode="after")
-    def _procedural_fits(self) -> "BackboneSettings":
+    def _require_procedural_trunk(self) -> "BackboneSettings":
         if self.weights == "procedural":
-            wrong = {"name": self.name, "options": self.options}
-            right = {"name": backbones.PROCEDURAL_NAME, "options": backbones.PROCEDURAL_OPTIONS}
-            for key, value in wrong.items():
-                if value != right[key]:
+            required = {"name": backbones.PROCEDURAL_NAME, "options": backbones.PROCEDURAL_OPTIONS}
+            for key, value in (("name", self.name), ("options", self.options)):
+                if value != required[key]:
                     raise UserError(
-                        f"backbone.weights: procedural goes with backbone.{key} {right[key]} only, and here it is "
-                        f"{value}: leave backbone.{key} away, or give other weights"
+                        f"backbone.weights: procedural needs backbone.{key} {required[key]}, but it is {value}: "
+                        f"leave out backbone.{key}, or give other weights"
                     )
         return self
 
     @property
     def size(self) -> int:
-        """Side of the square input, pixels."""
+        """Side of the square input in pixels."""
         return self.input_size or backbones.get(self.name).input_size
 
 
 class HeadSettings(Settings):
-    """What is grafted onto the trunk."""
+    """The head that is grafted onto the trunk."""
 
-    cut_at: str | None = Field(None, description="layer of the trunk that the head is grafted onto; its last when null")
+    cut_at: str | None = Field(
+        None, description="layer of the trunk that the head is grafted onto; null for the last layer"
+    )
     pooling: Literal["avg", "max", "flatten"] = Field(
         "avg", description="how the trunk's last feature map becomes a vector"
     )
     dense: list[Annotated[int, Field(ge=1)]] = Field(
-        [], description="units of hidden dense layers (ReLU), in order; empty for a linear head"
+        [], description="units of the hidden dense layers (ReLU), in order; empty for a linear head"
     )
-    dropout: float = Field(0.2, ge=0, lt=1, description="rate of the dropout before each dense layer, in training only")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout rate before each dense layer, in training only")
 
 
 class PhaseSettings(Settings):
     """One phase of training."""
 
-    epochs: int = Field(ge=0, description="at most so many passes over the train split")
-    learning_rate: float = Field(gt=0, description="of the optimizer")
+    epochs: int = Field(ge=0, description="maximum number of passes over the train split")
+    learning_rate: float = Field(gt=0, description="learning rate of the optimizer")
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = Field("adam", description="adam, adamw, rmsprop or sgd")
     optimizer_options: dict[str, Any] = Field(
         {},
-        description="arguments of Keras' optimizer, for example {weight_decay: 0.004}; where it is silent Keras' "
-        "defaults hold, but for sgd's momentum, which is 0.9",
+        description="arguments of Keras' optimizer, for example {weight_decay: 0.004}; other arguments have Keras' "
+        "defaults, except sgd's momentum, which is 0.9",
     )
     schedule: Literal["constant", "cosine", "exponential"] = Field(
         "constant",
-        description="course of the learning rate: constant, cosine (down to alpha at the last of the epochs) or "
-        "exponential (times decay_rate in each epoch)",
+        description="schedule of the learning rate: constant, cosine (falls to alpha at the last of the epochs) or "
+        "exponential (multiplied by decay_rate in each epoch)",
     )
     warmup_epochs: float = Field(
-        0.0, ge=0, description="in the first so many epochs (parts count) the learning rate rises from 0, step by step"
+        0.0, ge=0, description="number of epochs (or a fraction) in which the learning rate rises from 0, step by step"
     )
-    alpha: float = Field(
-        0.0, ge=0, le=1, description="cosine: the learning rate at the end, as a fraction of learning_rate"
-    )
-    decay_rate: float = Field(0.9, gt=0, le=1, description="exponential: factor on the learning rate for each epoch")
+    alpha: float = Field(0.0, ge=0, le=1, description="cosine: final learning rate, as a fraction of learning_rate")
+    decay_rate: float = Field(0.9, gt=0, le=1, description="exponential: factor on the learning rate in each epoch")
     clip_norm: float | None = Field(
-        None, gt=0, description="the gradients of a step are scaled down to this norm, over all weights; null for never"
+        None, gt=0, description="maximum norm of a step's gradients over all weights; null for no limit"
     )
     layer_decay: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="lower layers learn slower: factor on the learning rate for each block further down. The head has "
-        "the full rate; the layers of the trunk that are trained make 12 blocks of equal length (fewer than 12 "
-        "layers: one block each), so the lowest has at least layer_decay^12 of it",
+        description="makes lower layers learn more slowly: factor on the learning rate for each block further down. "
+        "The head has the full rate. The trained layers of the trunk make 12 blocks of equal length (fewer than 12 "
+        "layers: one block each), so the lowest block has at least layer_decay^12 of the rate",
     )
     patience: int = Field(
-        ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+        ge=0, description="stop after this many epochs without a better validation loss, and keep the best weights"
     )
-    min_delta: float = Field(0.0, ge=0, description="by how much the validation loss must fall to count as better")
+    min_delta: float = Field(0.0, ge=0, description="decrease of the validation loss that counts as better")
 
     @field_validator("optimizer_options")
     @classmethod
-    def _taken_by_the_optimizer(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        optimizer = info.data.get("optimizer")  # absent when it was itself refused
-        known = OPTIMIZER_OPTIONS.get(optimizer, {}) if optimizer else dict.fromkeys(options, Any)
+    def _check_optimizer_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        optimizer = info.data.get("optimizer")  # absent when its own value is invalid
+        types = OPTIMIZER_OPTIONS.get(optimizer, {}) if optimizer else dict.fromkeys(options, Any)
         checked = {}
         for key, value in options.items():
             if key in NOT_OPTIMIZER_OPTIONS:
                 raise ValueError(f"without '{key}': {NOT_OPTIMIZER_OPTIONS[key]}")
-            if key not in known:
-                near = did_you_mean(str(key), list(known))
-                raise ValueError(f"made of the options of {optimizer}: {', '.join(known)}{near}")
+            if key not in types:
+                suggestion = did_you_mean(str(key), list(types))
+                raise ValueError(f"made of the options of {optimizer}: {', '.join(types)}{suggestion}")
             try:
-                checked[key] = TypeAdapter(known[key]).validate_python(value, strict=True)
+                checked[key] = TypeAdapter(types[key]).validate_python(value, strict=True)
             except ValidationError as error:
                 fault = error.errors()[0]["msg"].removeprefix("Input should be ")
                 raise ValueError(f"with a {key} that is {fault}") from None
@@ -183,7 +182,7 @@ class PhaseSettings(Settings):
 
     @field_validator("warmup_epochs")
     @classmethod
-    def _over_before_the_end(cls, warmup_epochs: float, info: ValidationInfo) -> float:
+    def _require_shorter_warmup(cls, warmup_epochs: float, info: ValidationInfo) -> float:
         epochs = info.data.get("epochs")  # 0 skips the phase
         if epochs and warmup_epochs >= epochs:
             raise ValueError(f"less than epochs, which is {epochs}")
@@ -193,61 +192,64 @@ class PhaseSettings(Settings):
 class FeatureExtractionSettings(PhaseSettings):
     """Phase 1: the head is trained on a frozen trunk."""
 
-    epochs: int = Field(100, ge=0, description="at most so many passes over the train split; 0 skips the phase")
-    learning_rate: float = Field(1e-3, gt=0, description="of the optimizer")
+    epochs: int = Field(100, ge=0, description="maximum number of passes over the train split; 0 skips the phase")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the optimizer")
     patience: int = Field(
-        10, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+        10, ge=0, description="stop after this many epochs without a better validation loss, and keep the best weights"
     )
-    min_delta: float = Field(0.001, ge=0, description="by how much the validation loss must fall to count as better")
+    min_delta: float = Field(0.001, ge=0, description="decrease of the validation loss that counts as better")
 
 
 class FineTuningSettings(PhaseSettings):
-    """Phase 2: the upper trunk is unfrozen and trained on at a very low learning rate, BatchNorm in inference mode."""
+    """Phase 2: the upper trunk is trained at a very low learning rate, with BatchNorm in inference mode."""
 
-    epochs: int = Field(10, ge=0, description="at most so many passes over the train split; 0 skips the phase")
+    epochs: int = Field(10, ge=0, description="maximum number of passes over the train split; 0 skips the phase")
     learning_rate: float = Field(
-        1e-5, gt=0, description="of the optimizer; very low, or the pretrained features are lost"
+        1e-5, gt=0, description="learning rate of the optimizer; a higher one may destroy the pretrained features"
     )
     patience: int = Field(
-        3, ge=0, description="stop after so many epochs without a better validation loss, and keep the best weights"
+        3, ge=0, description="stop after this many epochs without a better validation loss, and keep the best weights"
     )
     unfreeze_from: int | str = Field(
         -30,
-        description="what of the trunk is trained, as a Python slice of its layers: -30 the last 30, 149 from index "
-        "149 (InputLayer is 0), a layer's name from that layer on, all, or none",
+        description="layers of the trunk to train, as a Python slice: -30 for the last 30, 149 for all from index 149 "
+        "(the InputLayer is 0), a layer's name for all from that layer, all, or none",
     )
 
 
 class AugmentationSettings(Settings):
-    """Random changes to the training images; `augmentation: off` for none. What is 0 or none is not done."""
+    """Random changes to the training images; `augmentation: off` for none. A key that is 0 or none changes nothing."""
 
     flip: Literal["none", "horizontal", "vertical", "both"] = Field(
-        "none", description="mirrored or not, each with a chance of one half: none, horizontal, vertical or both"
+        "none", description="mirrors half of the images: none, horizontal, vertical or both"
     )
     rotation: float = Field(
-        0.0, ge=0, le=0.5, description="turned by up to this fraction of a full turn, either way: 0.1 is 36 degrees"
+        0.0,
+        ge=0,
+        le=0.5,
+        description="rotates by up to this fraction of a full turn, in either direction: 0.1 is 36 degrees",
     )
-    zoom: float = Field(0.0, ge=0, lt=1, description="zoomed in or out by up to this fraction")
+    zoom: float = Field(0.0, ge=0, lt=1, description="zooms in or out by up to this fraction")
     translation: float = Field(
-        0.0, ge=0, le=0.5, description="shifted by up to this fraction of the side, along each axis"
+        0.0, ge=0, le=0.5, description="shifts by up to this fraction of the side, along each axis"
     )
     crop: float = Field(
-        0.0, ge=0, le=1, description="enlarged by this fraction, and a random window of the original size cut out"
+        0.0, ge=0, le=1, description="enlarges by this fraction and cuts out a random window of the original size"
     )
-    contrast: float = Field(0.0, ge=0, lt=1, description="contrast raised or lowered by up to this fraction")
+    contrast: float = Field(0.0, ge=0, lt=1, description="raises or lowers the contrast by up to this fraction")
     brightness: float = Field(
-        0.0, ge=0, lt=1, description="made lighter or darker by up to this fraction of the full range"
+        0.0, ge=0, lt=1, description="makes lighter or darker by up to this fraction of the full range"
     )
     views: int = Field(
         4,
         ge=0,
-        description="augmented views of each image that the boundary cache holds, epoch e trains on view e modulo "
-        "views; 0 draws fresh ones for each epoch and runs the whole trunk each time (no cache)",
+        description="number of augmented views of each image in the boundary cache; epoch e trains on view e modulo "
+        "views. 0 makes new views for each epoch and runs the whole trunk each time (no cache)",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _off(cls, value: Any) -> Any:
+    def _accept_off(cls, value: Any) -> Any:
         if isinstance(value, dict | cls):
             return value
         if value != "off":
@@ -256,60 +258,60 @@ class AugmentationSettings(Settings):
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is changed at all."""
+        """Whether any image is changed."""
         amounts = (self.rotation, self.zoom, self.translation, self.crop, self.contrast, self.brightness)
         return self.flip != "none" or any(amounts)
 
 
 class TrainingSettings(Settings):
-    """What both phases share."""
+    """Settings that both phases share."""
 
     batch_size: int = Field(32, ge=1, description="images in a training step")
     label_smoothing: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of each image's label that is spread over all classes, so that the model grows less sure of "
-        "itself; 0.1 is usual",
+        description="share of each image's label that is spread over all classes, which makes the model less "
+        "confident; 0.1 is usual",
     )
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: images of rare classes weigh more, so that each class weighs the same; or none"
+        "none", description="balanced: images of rare classes weigh more, so that all classes weigh the same; or none"
     )
     warm_start: bool = Field(
         False,
-        description="start from the weights of the last blessed model, for nightly runs; a class that is new begins at "
-        "zero",
+        description="start from the weights of the last blessed model, for nightly runs; a new class starts at zero",
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32",
-        description="what the trunk computes in: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) or "
-        "mixed_float16 (for GPUs); the weights stay float32",
+        description="precision of the trunk's computations: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) "
+        "or mixed_float16 (for GPUs); the weights stay float32",
     )
     transfer_images_per_class: int = Field(
         0,
         ge=0,
-        description="train twice more, on up to so many images of each class, from the backbone's weights and from a "
-        "random trunk, all else alike, and say how far each comes: what transfer is worth here; 0 for no",
+        description="measures what transfer is worth: trains twice more on up to this many images of each class, from "
+        "the backbone's weights and from a random trunk, and reports both accuracies; 0 for no measurement",
     )
 
 
 class BoundaryCacheSettings(Settings):
-    """What is kept of the frozen part's work, in the workspace, from run to run."""
+    """The cache of the frozen part's activations, which the workspace keeps from run to run."""
 
     enabled: bool = Field(
-        True, description="keep the activations under the lowest trainable layer; false runs the whole trunk each epoch"
+        True,
+        description="keeps the activations under the lowest trainable layer; false runs the whole trunk each epoch",
     )
     dtype: Literal["float32", "float16"] = Field(
-        "float32", description="float16 takes half the disk, and rounds the activations to three digits"
+        "float32", description="float16 needs half the disk space and rounds the activations to three digits"
     )
-    memory_mb: int = Field(256, ge=0, description="activations of a split up to this size are held in memory")
+    memory_mb: int = Field(256, ge=0, description="activations of a split up to this size stay in memory")
     disk_gb: float = Field(
-        20.0, gt=0, description="when the activations of past runs pass this size, the longest unused go"
+        20.0, gt=0, description="above this size the least recently used activations of past runs are removed"
     )
 
 
 class TrainerSettings(Settings):
-    """The Trainer's `custom_config`: all that decides what it does, and so the whole of its cache key."""
+    """The Trainer's `custom_config`: everything that decides its output, and so its whole cache key."""
 
     backbone: BackboneSettings
     head: HeadSettings
@@ -319,10 +321,14 @@ class TrainerSettings(Settings):
     augmentation: AugmentationSettings = AugmentationSettings()
     boundary_cache: BoundaryCacheSettings = BoundaryCacheSettings()
     resize: backbones.Resize = Field("stretch", description="how the Transform makes images square")
-    materialize: bool = Field(False, description="whether the Transform has written resized images, as uint8")
+    materialize: bool = Field(False, description="whether the Transform has stored resized images")
     seed: int
-    state: str = Field("", description="folder or URI of what outlives a run: checkpoints and activations")
-    preprocessing: str = Field("", description="how pixels are made of an image's bytes, with a hash of the sources")
-    code: str = Field("", description="hash of the trainer's sources: TFX's cache key does not see them")
-    served: str = Field("", description="folder or URI of the served versions, which tells what was rolled back from")
-    weights_sha256: str = Field("", description="of the weights file: another file under the same name is another run")
+    state: str = Field("", description="folder or URI of the workspace, for checkpoints and activations")
+    preprocessing: str = Field("", description="how pixels are made from an image's bytes, with a hash of the sources")
+    code: str = Field("", description="hash of the trainer's sources, which TFX's cache key does not see")
+    served: str = Field(
+        "", description="folder or URI of the served versions, which lists models that were rolled back from"
+    )
+    weights_sha256: str = Field(
+        "", description="digest of the weights file, because another file may have the same name"
+    )

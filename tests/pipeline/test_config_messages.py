@@ -127,7 +127,7 @@ def test_a_key_that_is_known_there_is_suggested_under_a_free_key():
         ("fine_tuning.optimizer_options={beta_1: high}", "fine_tuning.optimizer_options is {beta_1: high}, but must be "
          "with a beta_1 that is a valid number"),
         ("fine_tuning.optimizer_options={learning_rate: 1}", "fine_tuning.optimizer_options is {learning_rate: 1}, but "
-         "must be without 'learning_rate': it is a key of its own, beside optimizer_options"),
+         "must be without 'learning_rate': it is a key of its own, next to optimizer_options"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_the_key_what_was_found_and_what_is_expected(override: str, expected: str):

@@ -51,8 +51,8 @@ def test_the_weights_that_ship_go_with_their_own_trunk_only(images: pathlib.Path
     assert load(None, ["backbone.weights=procedural", *printed]).backbone == alone
     for key, wrong, right in (("name", "ResNet50", "MobileNetV2"), ("options", "{'alpha': 0.5}", "{'alpha': 0.35}")):
         assert refusal(images, "backbone.weights=procedural", f"backbone.{key}={wrong}").endswith(
-            f"backbone.weights: procedural goes with backbone.{key} {right} only, and here it is {wrong}: "
-            f"leave backbone.{key} away, or give other weights"
+            f"backbone.weights: procedural needs backbone.{key} {right}, but it is {wrong}: "
+            f"leave out backbone.{key}, or give other weights"
         )
 
 

@@ -133,7 +133,7 @@ def test_numbers_that_float16_cannot_hold_are_refused(tmp_path: pathlib.Path) ->
     rows = values(0, 2)
     rows[0, 0, 0], rows[1, 1, 1] = np.inf, -70_000
     with (
-        pytest.raises(UserError, match=r"up to 70,000 don't fit float16, .* 65,504: set boundary_cache.dtype=float32"),
+        pytest.raises(UserError, match=r"up to 70,000 do not fit float16, .* 65,504: set boundary_cache.dtype=float32"),
         opened(tmp_path, "float16").writer() as writer,
     ):
         writer.append(keys(0, 2), rows)

@@ -250,7 +250,7 @@ def test_a_folder_in_the_place_of_the_file_is_told_and_left_alone(
     (tmp_path / FILE).mkdir()
     store = opened(tmp_path)
     assert store.missing(keys(0, 3)) == keys(0, 3)
-    assert f"{tmp_path}/{FILE} can't be read (unable to open" in caplog.text
+    assert f"{tmp_path}/{FILE} cannot be read (unable to open" in caplog.text
     with pytest.raises(UserError, match=r"unable to open.*boundary_cache\.enabled=false"):
         put(store, 0, 3)
     assert names(tmp_path) == [FILE, "used"]

@@ -32,7 +32,7 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-ADVICE = r".* free at last\. Free some space, give another --workspace, or set boundary_cache\.enabled=false"
+ADVICE = r".* are free\. Free some space, give another --workspace, or set boundary_cache\.enabled=false"
 
 
 def test_a_limit_on_a_files_size_while_rows_come(tmp_path: pathlib.Path) -> None:
