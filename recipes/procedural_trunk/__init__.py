@@ -1,0 +1,1 @@
+"""Pretrains the trunk that ships with Graftline, on drawings."""

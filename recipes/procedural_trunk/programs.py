@@ -1,8 +1,8 @@
-"""Drawing programs: a class of images is a texture, perhaps a second one beyond a border, and figures before it.
+"""Drawing programs: a class of images is a texture, perhaps a second one behind a border, and figures in front.
 
-A program fixes patterns, figures and colours; each of its images is drawn anew (seed, place, turn, size, number, light,
-noise, blur). So a label is right by construction, and no photo is needed. The idea is that of FractalDB (Kataoka et
-al., https://arxiv.org/abs/2101.08515), "Learning to see by looking at noise" (Baradad et al.,
+A program fixes patterns, figures and colours. Its images differ in seed, place, rotation, size, number, light, noise
+and blur. So a label is correct by construction, and no photo is needed. The idea is that of FractalDB (Kataoka et al.,
+https://arxiv.org/abs/2101.08515), "Learning to see by looking at noise" (Baradad et al.,
 https://arxiv.org/abs/2106.05963) and Shaders-21k (Baradad et al., https://arxiv.org/abs/2211.16412).
 """
 
@@ -18,9 +18,9 @@ from recipes.procedural_trunk.shapes import SHAPES, Figure
 from recipes.procedural_trunk.textures import SIDE, TEXTURES, Field, Generator, Pattern
 
 _TEXTURES, _BORDERS, _FILLS = list(TEXTURES), ("none", "straight", "winding", "band"), ("plain", "radial", "texture")
-_HUES = 12  # of the circle; one more for gray
+_HUES = 12  # parts of the colour circle; gray is one more
 
-# What a program is asked for besides its number: name, and how many values.
+# The attributes that the trunk learns in addition to the program's number: name, and number of values.
 ATTRIBUTES = {
     "texture": len(_TEXTURES),
     "frequency": 6,
@@ -40,7 +40,7 @@ _UNTURNED = ("flat", "fractal_noise", "rings", "voronoi", "cracks", "labyrinth",
 
 @dataclass(frozen=True)
 class Program:
-    """One class. Palettes are float32 (n, 3), RGB in 0..1."""
+    """One class of images. Palettes are float32 (n, 3), RGB in 0..1."""
 
     ground: Pattern
     ground_colours: np.ndarray
@@ -56,7 +56,7 @@ class Program:
 
 
 def invent(random: Generator) -> Program:
-    """A new program."""
+    """Return a new program."""
     shape = SHAPES[random.choice(len(SHAPES), p=_SHAPE_ODDS)]
     count = round(2 ** random.uniform(0, 4.3)) if random.random() < 0.65 else 1
     size = min(0.45, random.uniform(0.12, 0.42) / math.sqrt(count) ** 0.8)
@@ -103,7 +103,7 @@ def _pattern(random: Generator) -> Pattern:
 
 
 def _palette(random: Generator) -> np.ndarray:
-    """Two to four colours, most often near each other in hue, from dark to light or not."""
+    """Return two to four colours, usually of similar hue, from dark to light or shuffled."""
     hue, saturation = random.uniform(), random.beta(1.6, 1.6)
     spread = random.choice((0.03, 0.1, 0.5), p=(0.5, 0.35, 0.15))
     lightest, darkest = np.sort(random.uniform(0.05, 1, 2))[::-1]
@@ -123,7 +123,7 @@ def _palette(random: Generator) -> np.ndarray:
 
 
 def attributes(program: Program) -> list[int]:
-    """What `ATTRIBUTES` names, a number each."""
+    """Return the program's values of `ATTRIBUTES`."""
     none = program.figure.shape == "none"
     orientation = 8 if program.ground.texture in _UNTURNED else int(program.ground.orientation / math.pi * 8) % 8
     frequency = int((math.log2(program.ground.frequency) - 1) / 3.6 * 6)
@@ -145,19 +145,19 @@ def attributes(program: Program) -> list[int]:
 
 
 def _colour(palette: np.ndarray) -> tuple[int, int]:
-    """The palette's mean: its hue, or that it is gray, and its lightness, in four steps."""
+    """Return the hue of the palette's mean (or gray) and its lightness in four steps."""
     hue, saturation, value = colorsys.rgb_to_hsv(*palette.mean(axis=0).tolist())
     return (_HUES if saturation < 0.15 else int(hue * _HUES) % _HUES), min(3, int(value * 4))
 
 
 def draw(program: Program, random: Generator) -> np.ndarray:
-    """One image of the program, uint8 (SIDE, SIDE, 3)."""
+    """Draw one image of the program, uint8 (SIDE, SIDE, 3)."""
     tint = random.normal(0, 0.025, 3).astype(np.float32)
     image = _coloured(textures.draw(program.ground, random), program.ground_colours + tint)
     if program.border != "none":
         weight = _side(program.border, program.ground.orientation, random)[..., None]
         image += weight * (_coloured(textures.draw(program.beyond, random), program.beyond_colours + tint) - image)
-    if program.blur and random.random() < 0.8:  # only what lies behind is out of focus
+    if program.blur and random.random() < 0.8:  # only the background is out of focus
         image = _blurred(image, program.blur)
     if program.figure.shape != "none":
         cover, depth = shapes.draw(program.figure, random)
@@ -166,7 +166,7 @@ def draw(program: Program, random: Generator) -> np.ndarray:
 
 
 def _coloured(field: Field, palette: np.ndarray) -> np.ndarray:
-    """The palette's colours by the field's values, those between interpolated; float32 (SIDE, SIDE, 3)."""
+    """Colour the field by interpolation in the palette; float32 (SIDE, SIDE, 3)."""
     steps = np.linspace(0, 1, 256)
     stops = np.linspace(0, 1, len(palette))
     table = np.stack([np.interp(steps, stops, channel) for channel in palette.T], axis=1).astype(np.float32)
@@ -174,7 +174,7 @@ def _coloured(field: Field, palette: np.ndarray) -> np.ndarray:
 
 
 def _side(border: str, orientation: float, random: Generator) -> Field:
-    """How much each pixel belongs to what lies beyond the border."""
+    """Return how much each pixel belongs to the area behind the border, 0..1."""
     if border == "winding":
         return np.clip(textures.clouds(random, 4) * 8 + 0.5, 0, 1)
     angle = orientation + random.uniform(-0.3, 0.3)
@@ -187,7 +187,7 @@ def _side(border: str, orientation: float, random: Generator) -> Field:
 
 
 def _filled(program: Program, depth: Field, random: Generator) -> np.ndarray:
-    """The figures' inside."""
+    """Return the figures' inside, float32 (SIDE, SIDE, 3)."""
     palette = program.figure_colours
     if program.fill == "radial":
         inside = _coloured(depth, palette)
@@ -203,7 +203,7 @@ def _filled(program: Program, depth: Field, random: Generator) -> np.ndarray:
 
 
 def _photographed(image: np.ndarray, random: Generator) -> np.ndarray:
-    """Light from one side, contrast, blur and noise, as a camera adds them; then bytes."""
+    """Add light from one side, contrast, blur and noise, as a camera does; return uint8."""
     angle, strength = random.uniform(0, 2 * math.pi), random.uniform(0, 0.5)
     ramp = np.linspace(-strength, strength, SIDE, dtype=np.float32)
     light = 1 + ramp[None, :] * math.cos(angle) + ramp[:, None] * math.sin(angle)

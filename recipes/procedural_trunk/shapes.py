@@ -1,8 +1,9 @@
-"""Shapes: what stands before a texture. Each gives how much of each pixel it covers and where in it the pixel lies.
+"""Shapes that are drawn in front of a texture.
 
-`OUTLINES` are given by their radius at each angle, `PEN` are drawn with lines. Sources of the methods: superposed
-waves for blobs, bracketed branching for trees (Prusinkiewicz and Lindenmayer, The Algorithmic Beauty of Plants),
-iterated function systems (Barnsley; as pretraining, Kataoka et al., https://arxiv.org/abs/2101.08515).
+A shape says how much of each pixel it covers, and where in the shape the pixel lies. The shapes in `OUTLINES` are
+functions from angle to radius; those in `PEN` are drawn with lines. Sources of the methods: superposed waves for blobs,
+bracketed branching for trees (Prusinkiewicz and Lindenmayer, The Algorithmic Beauty of Plants), iterated function
+systems (Barnsley; for pretraining, Kataoka et al., https://arxiv.org/abs/2101.08515).
 """
 
 import math
@@ -17,19 +18,19 @@ from recipes.procedural_trunk.textures import SIDE, Field, Generator
 
 @dataclass(frozen=True)
 class Figure:
-    """What all images of one program have in common.
+    """The figures that all images of one program have in common.
 
     Attributes:
       shape: one of `SHAPES`.
-      points: corners, rays, petals or branchings.
-      depth: of the dents between them, 0..1; the thickness of what is drawn with lines.
+      points: number of corners, rays, petals or branches.
+      depth: of the dents between points, 0..1; for shapes of lines, how far they bend or spread.
       stretch: how much narrower than long, 0..1.
-      orientation: radians.
-      size: radius in sides of the image.
-      count: how many, about.
-      lattice: whether they stand in rows, not anywhere.
-      core: radius of a middle in a colour of its own, in radii; 0 for none.
-      code: seed of what is as it is, such as the waves of a blob or the maps of a fractal.
+      orientation: in radians.
+      size: radius as a fraction of the image's side.
+      count: approximate number.
+      lattice: whether the figures stand in rows.
+      core: radius of a middle with a colour of its own, as a fraction of the radius; 0 for none.
+      code: seed of the fixed details, such as the waves of a blob or the maps of a fractal.
     """
 
     shape: str
@@ -45,25 +46,30 @@ class Figure:
 
 
 def ellipse(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the radius of a circle, which `Figure.stretch` narrows."""
     return np.ones_like(angle)
 
 
 def polygon(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the radius of a regular polygon."""
     part = 2 * math.pi / figure.points
     return math.cos(part / 2) / np.cos(angle % part - part / 2)
 
 
 def star(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the radius of a star."""
     part = 2 * math.pi / figure.points
     return 1 - (0.25 + 0.55 * figure.depth) * (1 - np.abs(angle % part / part - 0.5) * 2)
 
 
 def petals(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the radius of a flower."""
     wave = np.abs(np.cos(angle * figure.points / 2))
     return 1 - (0.2 + 0.7 * figure.depth) * (1 - wave ** (0.4 + figure.core))
 
 
 def blob(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the radius of a sum of waves."""
     waves = np.random.default_rng(figure.code)
     radius = np.ones_like(angle)
     for number in range(2, 7):
@@ -72,10 +78,12 @@ def blob(figure: Figure, angle: np.ndarray) -> np.ndarray:
 
 
 def ring(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the outer radius of a ring."""
     return np.ones_like(angle)
 
 
 def arc(figure: Figure, angle: np.ndarray) -> np.ndarray:
+    """Return the outer radius of a part of a ring."""
     return np.clip((1.2 + figure.depth - np.abs((angle + math.pi) % (2 * math.pi) - math.pi)) * 8, 0, 1)
 
 
@@ -88,7 +96,7 @@ _HOLLOW = ("ring", "arc")
 def _strokes(
     figure: Figure, random: Generator, pen: ImageDraw.ImageDraw, x: float, y: float, r: float, angle: float
 ) -> None:
-    """One bent stroke."""
+    """Draw one bent stroke."""
     t = np.linspace(-1, 1, 12)
     bend = (0.2 + 0.8 * figure.depth) * random.choice((-1, 1))
     along, across = t * r, bend * r * (t * t - 0.4) * (t if figure.points % 2 else 1)
@@ -101,7 +109,7 @@ def _strokes(
 def _tree(
     figure: Figure, random: Generator, pen: ImageDraw.ImageDraw, x: float, y: float, r: float, angle: float
 ) -> None:
-    """A stem that parts in two or three, and so on."""
+    """Draw a stem that divides into two or three branches, which divide again."""
     spread = 0.3 + 0.6 * figure.depth
     ways = 2 + figure.points % 2
     tips = [(x - r * math.cos(angle), y - r * math.sin(angle), angle, 0.75 * r)]
@@ -119,7 +127,7 @@ def _tree(
 def _lines(
     figure: Figure, random: Generator, pen: ImageDraw.ImageDraw, x: float, y: float, r: float, angle: float
 ) -> None:
-    """A line right across the image."""
+    """Draw a line across the whole image."""
     dx, dy = 2 * SIDE * math.cos(angle), 2 * SIDE * math.sin(angle)
     width = max(1, round(SIDE * figure.size * (0.05 + 0.2 * figure.stretch)))
     pen.line((x - dx, y - dy, x + dx, y + dy), fill=255, width=width)
@@ -131,10 +139,11 @@ SHAPES = (*OUTLINES, *PEN, "fractal", "none")
 
 
 def draw(figure: Figure, random: Generator) -> tuple[Field, Field]:
-    """One image's figures, each placed, sized (by up to 1.4) and turned anew.
+    """Draw one image's figures, each at a new place, size (by a factor of up to 1.4) and angle.
 
     Returns:
-      How much of each pixel they cover, 0..1; and how far from its figure's middle it lies, in radii, up to 1.
+      How much of each pixel the figures cover, 0..1, and the pixel's distance from its figure's middle, in radii, up
+      to 1.
     """
     cover, depth = np.zeros((SIDE, SIDE), np.float32), np.ones((SIDE, SIDE), np.float32)
     picture = Image.new("L", (SIDE, SIDE)) if figure.shape in PEN else None
@@ -164,7 +173,7 @@ def draw(figure: Figure, random: Generator) -> tuple[Field, Field]:
 def _outline(
     figure: Figure, random: Generator, cover: Field, depth: Field, x: float, y: float, r: float, angle: float
 ) -> None:
-    """Puts one figure over the others, in the box that holds it."""
+    """Draw one figure over the others, in the box that holds it."""
     reach = 1.5 * r
     left, right = max(0, int(x - reach)), min(SIDE, int(x + reach) + 2)
     top, bottom = max(0, int(y - reach)), min(SIDE, int(y + reach) + 2)
@@ -185,20 +194,20 @@ def _outline(
 
 
 def _fractal(figure: Figure, random: Generator, cover: Field, x: float, y: float, r: float, angle: float) -> None:
-    """Where the points of an iterated function system fall: 24 walkers of 100 steps."""
+    """Draw the points of an iterated function system: 24 walkers of 100 steps."""
     fixed = np.random.default_rng(figure.code)
     ways = 2 + figure.points % 3
     maps = fixed.uniform(-1, 1, (ways, 2, 2))
     maps *= fixed.uniform(0.45, 0.8, ways)[:, None, None] / np.linalg.norm(maps, 2, axis=(1, 2))[:, None, None]
     shifts = fixed.uniform(-1, 1, (ways, 2))
-    spots, found = np.zeros((24, 2)), []
+    walkers, steps = np.zeros((24, 2)), []
     for choice in random.integers(0, ways, (100, 24)):
-        spots = np.einsum("nij,nj->ni", maps[choice], spots) + shifts[choice]
-        found.append(spots)
-    points = np.concatenate(found[8:])
+        walkers = np.einsum("nij,nj->ni", maps[choice], walkers) + shifts[choice]
+        steps.append(walkers)
+    points = np.concatenate(steps[8:])
     points = (points - points.mean(axis=0)) / (2 * points.std() + 1e-6) * r
     cos, sin = math.cos(angle), math.sin(angle)
     columns = (points[:, 0] * cos - points[:, 1] * sin + x).astype(np.int32)
     rows = (points[:, 0] * sin + points[:, 1] * cos + y).astype(np.int32)
-    held = (columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)
-    cover[rows[held], columns[held]] = 1
+    inside = (columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)
+    cover[rows[inside], columns[inside]] = 1

@@ -1,8 +1,9 @@
 """Textures: functions that fill a square with numbers in 0..1, which a palette then colours.
 
-Each takes the pattern's fixed parameters, a generator for what varies between its images, and where each pixel lies in
-the pattern's own turned, shifted and warped frame. `TEXTURES` names them. Sources of the methods: noise of a given
-spectrum, dead leaves (Lee, Mumford and Huang, https://doi.org/10.1023/A:1011109015675; as pretraining, Baradad et al.,
+A texture takes a frame, which holds the pattern's fixed parameters and each pixel's place in the rotated, shifted and
+warped pattern, and a generator for what varies between images. `TEXTURES` names the functions. Sources of the methods:
+noise of a given spectrum, dead leaves (Lee, Mumford and Huang, https://doi.org/10.1023/A:1011109015675; for
+pretraining, Baradad et al.,
 https://arxiv.org/abs/2106.05963), cellular noise (Worley, https://doi.org/10.1145/237170.237267).
 """
 
@@ -22,14 +23,14 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class Pattern:
-    """What all images of one program have in common; each texture reads what it needs.
+    """The parameters that all images of one program have in common. A texture reads those that it needs.
 
     Attributes:
       texture: a key of `TEXTURES`.
-      frequency: periods (or cells) along the image's side.
-      orientation: radians, of the pattern's frame.
-      sharpness: 0, soft waves, to 1, hard edges.
-      disorder: 0, a strict lattice, to 1, placed at random.
+      frequency: number of periods (or cells) along the image's side.
+      orientation: of the pattern's frame, in radians.
+      sharpness: from 0, soft waves, to 1, hard edges.
+      disorder: from 0, a strict lattice, to 1, random places.
       ratio: of the pattern's two directions.
       warp: how far pixels are moved at random, in periods.
     """
@@ -45,7 +46,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where each pixel lies in the pattern: `x` and `y`, float32 (SIDE, SIDE), in periods."""
+    """Each pixel's place in the pattern: `x` and `y`, float32 (SIDE, SIDE), in periods."""
 
     pattern: Pattern
     angle: float
@@ -62,7 +63,7 @@ _RADIUS[0, 0] = 1.0
 
 
 def draw(pattern: Pattern, random: Generator) -> Field:
-    """One image's field of the pattern: turned by up to 15 degrees, magnified by up to 1.3, shifted and warped anew."""
+    """Draw the pattern for one image, with a new rotation (up to 15 degrees), scale (up to 1.3), shift and warp."""
     angle = pattern.orientation + random.uniform(-0.26, 0.26)
     frequency = pattern.frequency * 2 ** random.uniform(-0.4, 0.4)
     cos, sin = math.cos(angle) * frequency, math.sin(angle) * frequency
@@ -75,13 +76,13 @@ def draw(pattern: Pattern, random: Generator) -> Field:
 
 
 def clouds(random: Generator, cells: int) -> Field:
-    """Slow waves of mean 0 and about unit deviation: random numbers on a coarse lattice, interpolated."""
+    """Return slow waves of mean 0 and about unit deviation: interpolated random numbers on a coarse lattice."""
     coarse = Image.fromarray(random.standard_normal((cells, cells), dtype=np.float32))
     return np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def _spectral(random: Generator, amplitude: np.ndarray) -> Field:
-    """Gaussian noise of that amplitude by frequency, its mean at .5 and two deviations at 0 and 1."""
+    """Return Gaussian noise with an amplitude for each frequency; its mean is 0.5 and its deviation 0.25."""
     shape = amplitude.shape
     noise = random.standard_normal(shape, dtype=np.float32) + 1j * random.standard_normal(shape, dtype=np.float32)
     field = scipy.fft.irfft2(noise * amplitude, (SIDE, SIDE))
@@ -90,7 +91,7 @@ def _spectral(random: Generator, amplitude: np.ndarray) -> Field:
 
 
 def _harden(field: Field, sharpness: float) -> Field:
-    """Pushes the middle values of 0..1 apart, to two levels at sharpness 1."""
+    """Push the middle values of 0..1 apart, to two levels at sharpness 1."""
     return np.clip((field - 0.5) / (1.02 - sharpness) + 0.5, 0, 1)
 
 
@@ -99,36 +100,36 @@ def _turned(angle: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flat(frame: Frame, random: Generator) -> Field:
-    """One value, with a slow change across."""
+    """Return one value with a slow change across the image."""
     return 0.5 + 0.25 * (frame.x - frame.x.mean()) / frame.frequency
 
 
 def fractal_noise(frame: Frame, random: Generator) -> Field:
-    """Noise of spectrum 1/f^a; a from .7, rough, to 2.2, smooth."""
+    """Return noise with the spectrum 1/f^a, where a goes from 0.7 (rough) to 2.2 (smooth)."""
     return _spectral(random, (_RADIUS + frame.frequency / 8) ** (-0.7 - 1.5 * frame.pattern.disorder))
 
 
 def oriented_noise(frame: Frame, random: Generator) -> Field:
-    """Noise drawn out in one direction, as of fur, wood or water."""
+    """Return noise that is stretched in one direction, like fur, wood or water."""
     along, across = _turned(frame.angle)
     ratio = 3 + 5 * frame.pattern.ratio
     return _spectral(random, np.exp(-((across * ratio / 2) ** 2 + (along / 2) ** 2) / frame.frequency**2))
 
 
 def grating(frame: Frame, random: Generator) -> Field:
-    """Parallel stripes."""
+    """Return parallel stripes."""
     return _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.x), frame.pattern.sharpness)
 
 
 def plaid(frame: Frame, random: Generator) -> Field:
-    """Stripes of two directions, one over the other."""
+    """Return stripes of two directions, one over the other."""
     first = _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.x), frame.pattern.sharpness)
     second = _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.y * (0.5 + frame.pattern.ratio)), frame.pattern.sharpness)
     return 0.5 * (first + second)
 
 
 def rings(frame: Frame, random: Generator) -> Field:
-    """Circles around one point, in the image or near it."""
+    """Return circles around one point, in the image or near it."""
     centre = random.uniform(-0.5, 0.5, 2) * frame.frequency
     x, y = frame.x - frame.x.mean() - centre[0], frame.y - frame.y.mean() - centre[1]
     return _harden(
@@ -137,14 +138,14 @@ def rings(frame: Frame, random: Generator) -> Field:
 
 
 def _hashed(i: np.ndarray, j: np.ndarray, salt: int) -> Field:
-    """A number in 0..1 for each lattice cell."""
+    """Return a number in 0..1 for each lattice cell."""
     mixed = (i * 73856093) ^ (j * 19349663) ^ (salt * 83492791)
     mixed = (mixed ^ (mixed >> 13)) * 1274126177
     return ((mixed ^ (mixed >> 16)) & 0xFFFF).astype(np.float32) / 0xFFFF
 
 
 def _cells(frame: Frame, random: Generator) -> tuple[Field, Field, Field]:
-    """Distances to the nearest and second nearest of points strewn one to a lattice cell, and the nearest's number."""
+    """Scatter one point in each lattice cell; return the distances to the nearest two and the nearest's number."""
     salt = int(random.integers(1, 1 << 20))
     i, j = np.floor(frame.x).astype(np.int32), np.floor(frame.y).astype(np.int32)
     nearest = np.full(i.shape, 9, np.float32)
@@ -164,25 +165,25 @@ def _cells(frame: Frame, random: Generator) -> tuple[Field, Field, Field]:
 
 
 def voronoi(frame: Frame, random: Generator) -> Field:
-    """Cells of one value each."""
+    """Return cells of one value each."""
     return _cells(frame, random)[2]
 
 
 def cracks(frame: Frame, random: Generator) -> Field:
-    """The borders between such cells."""
+    """Return the borders between such cells."""
     nearest, second, _ = _cells(frame, random)
     return np.clip((second - nearest) * (1 + 4 * frame.pattern.sharpness), 0, 1)
 
 
 def dots(frame: Frame, random: Generator) -> Field:
-    """Round dots, on a lattice or strewn, all alike or of many shades."""
+    """Return round dots, on a lattice or scattered, of one shade or many."""
     nearest, _, number = _cells(frame, random)
     inside = np.clip((0.2 + 0.2 * frame.pattern.ratio - nearest) * (3 + 12 * frame.pattern.sharpness) + 0.5, 0, 1)
     return inside * (1 - 0.6 * frame.pattern.disorder * number)
 
 
 def bricks(frame: Frame, random: Generator) -> Field:
-    """Blocks in rows with gaps between them, each of its own shade."""
+    """Return blocks in rows with gaps between them, each of its own shade."""
     row = np.floor(frame.y)
     x = frame.x * (0.4 + 0.6 * frame.pattern.ratio) + (row % 2) * 0.5 * (frame.pattern.disorder > 0.4)
     column = np.floor(x)
@@ -193,7 +194,7 @@ def bricks(frame: Frame, random: Generator) -> Field:
 
 
 def warped_stripes(frame: Frame, random: Generator) -> Field:
-    """Stripes that bend, as of agate or sand."""
+    """Return stripes that bend, like agate or sand."""
     bent = frame.x + (0.6 + frame.pattern.ratio) * clouds(random, 6)
     return _harden(0.5 + 0.5 * np.sin(2 * np.pi * bent), frame.pattern.sharpness)
 
@@ -204,17 +205,17 @@ def _band(frame: Frame, random: Generator) -> Field:
 
 
 def labyrinth(frame: Frame, random: Generator) -> Field:
-    """Noise of one wavelength: winding ridges."""
+    """Return winding ridges: noise of one wavelength."""
     return _harden(np.abs(_band(frame, random) - 0.5) * 2, 0.8 * frame.pattern.sharpness)
 
 
 def spots(frame: Frame, random: Generator) -> Field:
-    """The same noise cut at one height: blotches."""
+    """Return blotches: the same noise, cut at one height."""
     return _harden(_band(frame, random) + 0.3 * (frame.pattern.ratio - 0.5), 0.5 + 0.5 * frame.pattern.sharpness)
 
 
 def dead_leaves(frame: Frame, random: Generator) -> Field:
-    """Discs or boxes thrown on each other until nothing is left bare, few large and many small."""
+    """Return discs or boxes that cover each other, few large and many small."""
     count = int(40 + 4 * frame.frequency)
     picture = Image.new("L", (SIDE, SIDE), 128)
     pen = ImageDraw.Draw(picture)
@@ -230,7 +231,7 @@ def dead_leaves(frame: Frame, random: Generator) -> Field:
 
 
 def patchwork(frame: Frame, random: Generator) -> Field:
-    """Straight cuts through the plane, again and again, each part of its own shade: fields, or blocks of houses."""
+    """Return fields or blocks of houses: straight cuts through the plane, and a shade for each part."""
     x, y = frame.x - frame.x.mean(), frame.y - frame.y.mean()
     number = np.zeros(x.shape, np.int32)
     border = np.full(x.shape, 9, np.float32)

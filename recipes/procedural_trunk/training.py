@@ -1,4 +1,4 @@
-"""The training of the trunk that ships: to tell drawing programs apart, and what they draw."""
+"""Trains the trunk that ships: it learns to distinguish drawing programs and to name their attributes."""
 
 import itertools
 import math
@@ -17,24 +17,27 @@ from recipes.procedural_trunk.programs import ATTRIBUTES
 from recipes.procedural_trunk.recipe import Recipe
 
 ALPHA = 0.35
-_SETTLING = 100  # forward batches that the moving statistics are brought up to date with
+_SETTLING = 100  # forward batches that update the moving statistics at the end
 
 
 def use_two_cores() -> None:
-    """One thread for each operation and two operations at once: see `_Pretraining._step`. Before TensorFlow runs."""
+    """Use one thread for each operation and run two operations at once, as `_Pretraining._step` needs it.
+
+    Call it before TensorFlow runs an operation.
+    """
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(2)
 
 
 def save(trunk: keras.Model, path: pathlib.Path) -> None:
-    """Writes the weights for `keras.applications.MobileNetV2(alpha=.35, include_top=False)`, rounded to float16.
+    """Write the weights for `keras.applications.MobileNetV2(alpha=0.35, include_top=False)`, rounded to float16.
 
     Raises:
-      FloatingPointError: a weight is no number, or too large.
+      FloatingPointError: a weight is NaN, or too large for float16.
     """
     for weight in trunk.weights:
-        if not np.abs(weight.numpy()).max() <= np.finfo(np.float16).max:  # nan is not, either
-            raise FloatingPointError(f"{weight.path} is no number, or too large for float16: give a lower --rate")
+        if not np.abs(weight.numpy()).max() <= np.finfo(np.float16).max:  # NaN compares as False
+            raise FloatingPointError(f"{weight.path} is NaN, or too large for float16: give a lower --rate")
     plain = keras.applications.MobileNetV2(input_shape=(96, 96, 3), alpha=ALPHA, include_top=False, weights=None)
     plain.set_weights(trunk.get_weights())
     with tempfile.TemporaryDirectory() as folder:
@@ -43,19 +46,20 @@ def save(trunk: keras.Model, path: pathlib.Path) -> None:
         with h5py.File(whole) as source, h5py.File(path, "w") as target:
             target.attrs.update(source.attrs)
 
-            def copy(name: str, found: h5py.Group | h5py.Dataset) -> None:
-                if isinstance(found, h5py.Dataset):
-                    target.create_dataset(name, data=found[()].astype(np.float16), compression="gzip")
+            def copy(name: str, node: h5py.Group | h5py.Dataset) -> None:
+                if isinstance(node, h5py.Dataset):
+                    target.create_dataset(name, data=node[()].astype(np.float16), compression="gzip")
                 else:
-                    target.require_group(name).attrs.update(found.attrs)
+                    target.require_group(name).attrs.update(node.attrs)
 
             source.visititems(copy)
 
 
 class _BatchNormalization(keras.layers.BatchNormalization):
-    """Keras 3 puts it together from some ten operations; TensorFlow's one trains this trunk 1.6 times as fast."""
+    """BatchNormalization as one operation, not Keras' ten or so: this trunk trains 1.6 times as fast."""
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: None = None) -> tf.Tensor:
+        """Normalise a batch; in training also update the moving statistics."""
         if not training:
             return super().call(inputs, training=False)
         none = tf.zeros([0])
@@ -68,7 +72,7 @@ class _BatchNormalization(keras.layers.BatchNormalization):
 
 
 def build(seed: int) -> keras.Model:
-    """The trunk with its average pooling, for images of any size; random weights."""
+    """Build the trunk with average pooling and random weights, for images of any size."""
     keras.utils.set_random_seed(seed)
     trunk = keras.applications.MobileNetV2(
         input_shape=(None, None, 3), alpha=ALPHA, include_top=False, weights=None, pooling="avg"
@@ -77,14 +81,15 @@ def build(seed: int) -> keras.Model:
     def clone(layer: keras.Layer) -> keras.Layer:
         settings = layer.get_config()
         if isinstance(layer, keras.layers.BatchNormalization):
-            return _BatchNormalization.from_config(settings | {"momentum": 0.98})  # .999 is slow for a run this short
+            # Keras' momentum of 0.999 is too slow for a run this short.
+            return _BatchNormalization.from_config(settings | {"momentum": 0.98})
         return type(layer).from_config(settings)
 
     return keras.models.clone_model(trunk, clone_function=clone)
 
 
 def _batches(drawn: Drawn, batch: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches without end, each epoch in a new order."""
+    """Yield batches without end, each epoch in a new order."""
     while True:
         order = random.permutation(len(drawn.labels))
         for start in range(0, len(order) - batch + 1, batch):
@@ -93,16 +98,16 @@ def _batches(drawn: Drawn, batch: int, random: np.random.Generator) -> Iterator[
 
 
 def _boxes(recipe: Recipe, count: int, random: np.random.Generator) -> np.ndarray:
-    """A random part of each image, as `tf.image.crop_and_resize` takes it: float32 (n, 4)."""
+    """Return a random box in each image, as `tf.image.crop_and_resize` takes it: float32 (n, 4)."""
     area = random.uniform(recipe.smallest_crop, 1, count)
     ratio = np.exp(random.uniform(math.log(3 / 4), math.log(4 / 3), count))
-    high, wide = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
-    top, left = random.uniform(0, 1 - high), random.uniform(0, 1 - wide)
-    return np.stack([top, left, top + high, left + wide], axis=1).astype(np.float32)
+    height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
+    top, left = random.uniform(0, 1 - height), random.uniform(0, 1 - width)
+    return np.stack([top, left, top + height, left + width], axis=1).astype(np.float32)
 
 
 def _augmented(images: tf.Tensor, boxes: tf.Tensor, size: int, recipe: Recipe) -> tf.Tensor:
-    """Cropped, with another brightness, contrast and saturation, or gray: float32 (n, size, size, 3), -1..1."""
+    """Crop, and change brightness, contrast and saturation or remove colour: float32 (n, size, size, 3), -1..1."""
     count = tf.shape(images)[0]
     pixels = tf.image.crop_and_resize(images, boxes, tf.range(count), (size, size))
     strengths = tf.random.uniform((3, count, 1, 1, 1), 1 - recipe.jitter, 1 + recipe.jitter)
@@ -115,7 +120,7 @@ def _augmented(images: tf.Tensor, boxes: tf.Tensor, size: int, recipe: Recipe) -
 
 
 class _Pretraining:
-    """The trunk under its two heads: the program's number, through a projection, and the attributes."""
+    """The trunk with two kinds of heads: the program's number, through a projection, and the attributes."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self.recipe, self.trunk = recipe, build(seed)
@@ -136,8 +141,8 @@ class _Pretraining:
         self.step = tf.function(self._step)
 
     def _step(self, images: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step; the batch's halves are two branches of one graph, so that each core works through one."""
-        gradients, losses, right = [], [], []
+        """Train one step. The batch's halves are two branches of one graph, one for each core."""
+        gradients, losses, correct = [], [], []
         for half in zip(*(tf.split(part, 2) for part in (images, boxes, labels)), strict=True):
             with tf.GradientTape() as tape:
                 logits = self.heads(
@@ -146,9 +151,9 @@ class _Pretraining:
                 loss = self._loss(half[2], logits)
             gradients.append(tape.gradient(loss, [variable.value for variable in self.variables]))
             losses.append(loss)
-            right.append(tf.argmax(logits[0], axis=1, output_type=tf.int32) == half[2][:, 0])
+            correct.append(tf.argmax(logits[0], axis=1, output_type=tf.int32) == half[2][:, 0])
         self.optimizer.apply([(a + b) / 2 for a, b in zip(*gradients, strict=True)], self.variables)
-        return tf.add_n(losses) / 2, tf.reduce_mean(tf.cast(tf.concat(right, 0), tf.float32))
+        return tf.add_n(losses) / 2, tf.reduce_mean(tf.cast(tf.concat(correct, 0), tf.float32))
 
     def _loss(self, labels: tf.Tensor, logits: list[tf.Tensor]) -> tf.Tensor:
         number = tf.one_hot(
@@ -160,7 +165,7 @@ class _Pretraining:
         return tf.reduce_mean(loss)
 
     def settle(self, batches: Iterator[tuple[np.ndarray, np.ndarray]], random: np.random.Generator, size: int) -> None:
-        """Brings the moving statistics up to date (.98^100 = 13 % stay), at the size that the weights are for."""
+        """Update the moving statistics (0.98^100 = 13 % of the old ones stay), at the size that the weights are for."""
         forward = tf.function(
             lambda images, boxes: self.trunk(_augmented(images, boxes, size, self.recipe), training=True)
         )
@@ -169,25 +174,32 @@ class _Pretraining:
 
 
 def train(recipe: Recipe, seed: int, drawn: Drawn, every: float = 60.0) -> keras.Model:
-    """Trains the trunk, and prints how it goes each `every` seconds."""
+    """Train the trunk and print the progress.
+
+    Args:
+      recipe: how the trunk learns.
+      seed: of the training.
+      drawn: the images.
+      every: seconds between two lines.
+    """
     random = np.random.default_rng((seed, 1 << 40))
     pretraining = _Pretraining(recipe, seed)
     batches = _batches(drawn, recipe.batch, random)
     start = last = time.monotonic()
-    seen, losses, right = 0, [], []
+    seen, losses, accuracies = 0, [], []
     for size, part in recipe.sizes:
         for images, labels in itertools.islice(batches, round(recipe.images * part / recipe.batch)):
-            loss, share = pretraining.step(images, _boxes(recipe, len(images), random), labels, size)
+            loss, accuracy = pretraining.step(images, _boxes(recipe, len(images), random), labels, size)
             losses.append(loss)
-            right.append(share)
+            accuracies.append(accuracy)
             seen += len(images)
             if time.monotonic() - last > every:
                 last = time.monotonic()
                 print(
                     f"{last - start:6.0f} s  {seen:9,} images  {size} px  loss {np.mean(losses):.3f}  "
-                    f"programs {np.mean(right):.3f}  {seen / (last - start):,.0f} images/s",
+                    f"programs {np.mean(accuracies):.3f}  {seen / (last - start):,.0f} images/s",
                     flush=True,
                 )
-                losses, right = [], []
+                losses, accuracies = [], []
     pretraining.settle(batches, random, recipe.sizes[-1][0])
     return pretraining.trunk

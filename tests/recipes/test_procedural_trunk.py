@@ -1,4 +1,4 @@
-"""The drawings that the shipped trunk learned from, and how it learns from them."""
+"""The drawings that the shipped trunk learned from, and its training."""
 
 import pathlib
 import subprocess
@@ -34,7 +34,7 @@ def test_a_texture_is_drawn_anew_from_each_seed_and_alike_from_one(texture: str)
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert first.std() > 0.01  # it is no empty picture
+    assert first.std() > 0.01  # the picture is not empty
 
 
 @pytest.mark.parametrize("shape", [shape for shape in shapes.SHAPES if shape != "none"])
@@ -50,14 +50,14 @@ def test_a_shape_covers_part_of_the_image(shape: str) -> None:
 
 
 def test_shapes_are_of_their_size_and_number() -> None:
-    """Sizes vary by up to 1.4 and numbers by a third; means over many images do not."""
+    """Sizes vary by up to 1.4 and numbers by a third, but means over many images do not."""
 
-    def covered(**changes: object) -> float:
+    def mean_cover(**changes: object) -> float:
         figure = replace(_FIGURE, stretch=0.0, **changes)  # type: ignore[arg-type]
         return float(np.mean([shapes.draw(figure, _random(seed))[0].mean() for seed in range(60)]))
 
-    assert 3 < covered(count=1, size=0.2) / covered(count=1, size=0.1) < 5
-    assert 2 < covered(count=8, size=0.05) / covered(count=2, size=0.05) < 5
+    assert 3 < mean_cover(count=1, size=0.2) / mean_cover(count=1, size=0.1) < 5
+    assert 2 < mean_cover(count=8, size=0.05) / mean_cover(count=2, size=0.05) < 5
 
 
 def test_images_of_a_program_differ_and_are_like_each_other() -> None:
@@ -76,11 +76,11 @@ def test_images_of_a_program_differ_and_are_like_each_other() -> None:
 
 def test_attributes_say_what_a_program_draws() -> None:
     random = _random()
-    found = [
+    values_of_programs = [
         (program := programs.invent(random), dict(zip(programs.ATTRIBUTES, programs.attributes(program), strict=True)))
         for _ in range(300)
     ]
-    for program, values in found:
+    for program, values in values_of_programs:
         assert all(0 <= values[name] < size for name, size in programs.ATTRIBUTES.items())
         assert list(textures.TEXTURES)[values["texture"]] == program.ground.texture
         assert shapes.SHAPES[values["shape"]] == program.figure.shape
@@ -88,12 +88,12 @@ def test_attributes_say_what_a_program_draws() -> None:
             program.figure.shape == "none"
         )
     for name, size in programs.ATTRIBUTES.items():
-        assert len({values[name] for _, values in found}) == size, name  # each value occurs
+        assert len({values[name] for _, values in values_of_programs}) == size, name  # each value occurs
 
 
 def test_colours_are_named_by_hue_and_lightness() -> None:
-    named = [programs._colour(np.array([colour], np.float32)) for colour in ((1, 0, 0), (0, 0, 0.3), (0.9, 0.9, 0.9))]
-    assert named == [(0, 3), (8, 1), (12, 3)]
+    colours = [programs._colour(np.array([colour], np.float32)) for colour in ((1, 0, 0), (0, 0, 0.3), (0.9, 0.9, 0.9))]
+    assert colours == [(0, 3), (8, 1), (12, 3)]
 
 
 def test_all_images_are_drawn_the_same_from_one_seed(tmp_path: pathlib.Path) -> None:
@@ -107,16 +107,16 @@ def test_all_images_are_drawn_the_same_from_one_seed(tmp_path: pathlib.Path) -> 
     assert len({image.tobytes() for image in drawn[0].images}) == 30
 
 
-def test_the_fused_batch_normalization_is_kerass() -> None:
+def test_the_fused_batch_normalization_is_that_of_keras() -> None:
     images = tf.random.stateless_uniform((8, 5, 5, 3), (1, 2), -2, 5)
-    found = []
+    results = []
     for kind in (training._BatchNormalization, keras.layers.BatchNormalization):
         layer = kind(momentum=0.9)
         with tf.GradientTape() as tape:
             tape.watch(images)
             loss = tf.reduce_sum(layer(images, training=True) ** 3)
-        found.append([tape.gradient(loss, images), layer(images, training=False), layer.moving_mean.value])
-    for ours, theirs in zip(*found, strict=True):
+        results.append([tape.gradient(loss, images), layer(images, training=False), layer.moving_mean.value])
+    for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
@@ -141,7 +141,7 @@ def test_gray_images_have_no_colour_and_others_keep_theirs() -> None:
 
 
 def test_the_command_trains_and_saves_what_the_backbone_loads(tmp_path: pathlib.Path) -> None:
-    """A minute run: that it goes through, that the loss falls and what is written; not how good it is."""
+    """A short run shows that the program ends and what it writes, not how good the weights are."""
     path = tmp_path / "some.weights.h5"
     small = ["--programs=8", "--each=8", "--images=1600", "--projection=16", "--batch=16"]
     command = [sys.executable, "-m", "recipes.procedural_trunk", "--out", str(path), *small]
@@ -152,50 +152,50 @@ def test_the_command_trains_and_saves_what_the_backbone_loads(tmp_path: pathlib.
     trained = models.build_trunk(settings)
     with h5py.File(path) as file:
         kinds: set[np.dtype] = set()
-        file.visititems(lambda _, found: kinds.add(found.dtype) if isinstance(found, h5py.Dataset) else None)
+        file.visititems(lambda _, node: kinds.add(node.dtype) if isinstance(node, h5py.Dataset) else None)
     assert kinds == {np.dtype(np.float16)}
     variance = trained.get_layer("bn_Conv1").moving_variance.numpy()
     assert not np.allclose(variance, 1)  # statistics were taken
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--out=nowhere/x.weights.h5"],
-            "--out nowhere/x.weights.h5: give a file that ends in .weights.h5, in a folder",
+            "--out nowhere/x.weights.h5: give a file that ends in .weights.h5, in an existing folder",
         ),
         (["--out=x.h5"], "--out x.h5: give a file that ends in .weights.h5"),
         (["--seed=-1"], "--seed -1: give 0 or more"),
         (["--programs=-20"], "--programs -20: Input should be greater than or equal to 2"),
         (["--smallest-crop=5"], "--smallest-crop 5.0: Input should be less than or equal to 1"),
         (["--batch=3"], "--batch 3: Input should be a multiple of 2"),
-        (["--programs=2", "--each=4"], "--programs times --each are fewer images than one --batch"),
+        (["--programs=2", "--each=4"], "--programs times --each is less than the images of one --batch"),
         (["--images=10"], "--images 10: give at least 12,800, 100 batches"),
     ],
 )
-def test_bad_arguments_are_told_before_anything_is_drawn(
-    arguments: list[str], told: str, tmp_path: pathlib.Path
+def test_bad_arguments_are_refused_before_anything_is_drawn(
+    arguments: list[str], message: str, tmp_path: pathlib.Path
 ) -> None:
     command = [sys.executable, "-m", "recipes.procedural_trunk", f"--out={tmp_path}/x.weights.h5", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=assets.ROOT)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path: pathlib.Path) -> None:
+def test_weights_that_are_nan_are_neither_saved_nor_loaded(tmp_path: pathlib.Path) -> None:
     trunk = training.build(0)
     trunk.layers[1].set_weights([np.full_like(values, np.nan) for values in trunk.layers[1].get_weights()])
-    with pytest.raises(FloatingPointError, match=r"is no number, or too large for float16: give a lower --rate"):
+    with pytest.raises(FloatingPointError, match=r"is NaN, or too large for float16: give a lower --rate"):
         training.save(trunk, tmp_path / "x.weights.h5")
     assert not (tmp_path / "x.weights.h5").exists()
     settings = BackboneSettings(name="MobileNetV2", weights="none", input_size=32, options={"alpha": 0.35})
     plain = models.build_trunk(settings)
     plain.set_weights(trunk.get_weights())
     plain.save_weights(tmp_path / "nan.weights.h5")
-    with pytest.raises(UserError, match="it holds numbers that are not finite"):
+    with pytest.raises(UserError, match="it holds NaN or infinite numbers"):
         models.build_trunk(settings.model_copy(update={"weights": str(tmp_path / "nan.weights.h5")}))
 
 
@@ -211,7 +211,7 @@ def test_the_shipped_weights_are_small_and_load() -> None:
     features = (features - features.mean(axis=0)) / (features.std(axis=0) + 1e-3)
     distances = np.linalg.norm(features[:, None] - features[None], axis=2) + 1e9 * np.eye(36)
     same = distances.argmin(axis=1) // 6 == np.arange(36) // 6
-    assert same.mean() > 0.8  # programs that it never saw; by chance it would be .14
+    assert same.mean() > 0.8  # programs that it never saw; by chance it would be 0.14
 
 
 @pytest.mark.slow
