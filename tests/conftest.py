@@ -11,7 +11,9 @@ from graftline import features
 from tests import artifacts, images
 
 # Shared modules that assert: pytest tells of their values as of a test's own.
-pytest.register_assert_rewrite("tests.pipeline.histories", "tests.trainer.runs", "tests.trainer.stored_rows")
+pytest.register_assert_rewrite(
+    "tests.pipeline.histories", "tests.trainer.runs", "tests.trainer.small_models", "tests.trainer.stored_rows"
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -73,18 +73,18 @@ def _settings(**changed: object) -> TrainerSettings:
 
 
 class Made:
-    """PhaseInputs for a short trunk, and the tensors that phases begin at."""
+    """The inputs of phases for a short trunk, and the tensors that phases begin at."""
 
     def __init__(self, transformed: Transformed, grafted: models.Grafted, scratch: pathlib.Path) -> None:
-        self.feeds = functools.cache(self._feeds)
+        self.inputs = functools.cache(self._make_inputs)
         self._transform = tft.TFTransformOutput(transformed.directory)
         self._grafted, self._scratch = grafted, scratch
         self.train, self.val = (Records([path], images.CLASSES) for path in (transformed.train, transformed.eval))
         self.cut: keras.KerasTensor = grafted.trunk.get_layer("block_1_project_BN").output
         self.pooled, self.input = grafted.pooled, grafted.model.inputs[0]
 
-    def _feeds(self, cached: bool, **augmented: object) -> PhaseInputs:
-        """From the cache, or made anew in each epoch. `feeds` makes each once."""
+    def _make_inputs(self, cached: bool, **augmented: object) -> PhaseInputs:
+        """Make inputs from the cache, or inputs that are computed in each epoch. `inputs` makes each once."""
         settings = _settings(boundary_cache={"enabled": cached}, augmentation=augmented or "off")
         augment = augmentation.build(settings.augmentation, 32, settings.backbone.name)
         pixels = Pixels(self._transform, augment)
@@ -98,7 +98,7 @@ def made(transformed: Transformed, grafted: models.Grafted, tmp_path_factory: py
 
 
 def test_batches_made_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> None:
-    cached, streamed = made.feeds(True), made.feeds(False)
+    cached, streamed = made.inputs(True), made.inputs(False)
     for tensor, split, epochs in ((made.cut, "train", 3), (made.pooled, "train", 1), (made.cut, "val", 1)):
         ours, theirs = cached.batches(split, tensor), streamed.batches(split, tensor)
         assert (type(ours), type(theirs)) == (CachedBatches, StreamedBatches)
@@ -111,8 +111,8 @@ def test_batches_made_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> 
 def test_an_epoch_is_the_same_whether_or_not_those_before_it_were_gone_through(made: Made) -> None:
     """A run that goes on after its third epoch sees what the unbroken one saw."""
     for cached in (True, False):
-        feeds = made.feeds(cached, **_TURNED)
-        one, other = (feeds.batches("train", made.pooled) for _ in range(2))
+        inputs = made.inputs(cached, **_TURNED)
+        one, other = (inputs.batches("train", made.pooled) for _ in range(2))
         unbroken = [_batches(one, epoch) for epoch in range(4)]
         _assert_same(_batches(other, 3), unbroken[3])
         assert _differ(unbroken[2], unbroken[3])
@@ -120,17 +120,17 @@ def test_an_epoch_is_the_same_whether_or_not_those_before_it_were_gone_through(m
 
 def test_the_eval_split_comes_as_it_lies_in_every_epoch(made: Made) -> None:
     for cached in (True, False):
-        batches = made.feeds(cached).batches("val", made.pooled)
+        batches = made.inputs(cached).batches("val", made.pooled)
         for epoch in (0, 1):
             labels = np.concatenate([labels for _, labels in _batches(batches, epoch)])
             np.testing.assert_array_equal(labels, made.val.labels)
 
 
 def test_each_epoch_sees_every_image_once_with_its_label_in_another_order(made: Made) -> None:
-    ((pixels, _),) = made.feeds(False)._pixels.batches(made.train, lambda: np.arange(72), 72)
+    ((pixels, _),) = made.inputs(False)._pixels.batches(made.train, lambda: np.arange(72), 72)
     images_of = {image.tobytes(): label for image, label in zip(pixels.numpy(), made.train.labels, strict=True)}
     assert len(images_of) == 72
-    batches = made.feeds(False).batches("train", made.input)
+    batches = made.inputs(False).batches("train", made.input)
     seen = []
     for epoch in (0, 1):
         pairs = [
@@ -159,7 +159,7 @@ def test_the_order_follows_from_the_seed_and_the_epoch_alone() -> None:
 
 
 def test_views_drawn_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> None:
-    cached, streamed = made.feeds(True, **_TURNED), made.feeds(False, **_TURNED)
+    cached, streamed = made.inputs(True, **_TURNED), made.inputs(False, **_TURNED)
     assert cached.computed + cached.reused == 72 * 2 + 18
     ours, theirs = cached.batches("train", made.pooled), streamed.batches("train", made.pooled)
     for epoch in range(4):  # the third begins with the first view again
@@ -167,7 +167,7 @@ def test_views_drawn_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> N
 
 
 def test_epochs_go_round_the_cached_views(made: Made) -> None:
-    batches = made.feeds(True, **_TURNED).batches("train", made.cut)
+    batches = made.inputs(True, **_TURNED).batches("train", made.cut)
 
     def by_image(epoch: int) -> list[Batch]:
         """The epoch's images as the records lie."""
@@ -183,33 +183,33 @@ def test_epochs_go_round_the_cached_views(made: Made) -> None:
 
 
 def test_without_cached_views_each_epoch_draws_its_own_and_only_the_eval_split_is_cached(made: Made) -> None:
-    feeds = made.feeds(True, **{**_TURNED, "views": 0})
+    inputs = made.inputs(True, **{**_TURNED, "views": 0})
     assert feeds.computed + feeds.reused == 18
-    train, val = feeds.batches("train", made.pooled), feeds.batches("val", made.pooled)
+    train, val = inputs.batches("train", made.pooled), inputs.batches("val", made.pooled)
     assert (type(train), type(val)) == (StreamedBatches, CachedBatches)
-    twice = made.feeds(False, **_TURNED).batches("train", made.pooled)  # two views, in turn
+    twice = made.inputs(False, **_TURNED).batches("train", made.pooled)  # two views, in turn
     for epoch in (0, 1):
         _assert_same(_batches(train, epoch), _batches(twice, epoch))
     assert _differ(_batches(train, 2), _batches(twice, 2))
 
 
 def test_the_eval_split_is_never_augmented(made: Made) -> None:
-    plain = _batches(made.feeds(False).batches("val", made.pooled), 0)
+    plain = _batches(made.inputs(False).batches("val", made.pooled), 0)
     for cached in (True, False):
-        augmented = made.feeds(cached, **_TURNED)
+        augmented = made.inputs(cached, **_TURNED)
         _assert_same(_batches(augmented.batches("val", made.pooled), 1), plain)
-    train = [_batches(made.feeds(True, **turned).batches("train", made.pooled), 1) for turned in (_TURNED, {})]
+    train = [_batches(made.inputs(True, **turned).batches("train", made.pooled), 1) for turned in (_TURNED, {})]
     assert _differ(*train), "augmentation that changes nothing would prove nothing"
 
 
 def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(made: Made) -> None:
     """Nothing lies under the input, so nothing is cached for it."""
-    feeds = made.feeds(True, **_TURNED)
-    batches = feeds.batches("train", made.input)
+    inputs = made.inputs(True, **_TURNED)
+    batches = inputs.batches("train", made.input)
     assert type(batches) is StreamedBatches
-    plain = made.feeds(False).batches("train", made.input)
+    plain = made.inputs(False).batches("train", made.input)
     assert _differ(_batches(batches, 0), _batches(plain, 0))
-    _assert_same(_batches(feeds.batches("val", made.input)), _batches(made.feeds(False).batches("val", made.input)))
+    _assert_same(_batches(inputs.batches("val", made.input)), _batches(made.inputs(False).batches("val", made.input)))
 
 
 # --- what Keras makes of them -----------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(ma
 @pytest.mark.parametrize("cached", [True, False])
 def test_fit_is_given_the_order_of_each_epoch_and_no_batch_of_another(made: Made, cached: bool) -> None:
     """Keras reads ahead: what it holds when an epoch ends must not come into the next."""
-    batches = made.feeds(cached).batches("train", made.pooled)
+    batches = made.inputs(cached).batches("train", made.pooled)
     expected = [labels for epoch in (2, 3, 4) for _, labels in _batches(batches, epoch)]
     seen: list[int] = []
 

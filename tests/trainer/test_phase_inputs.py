@@ -74,7 +74,7 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
             if loss < best:
                 best, kept = loss, model.get_weights()
         model.set_weights(kept)
-    return Outcome(like.run, like.before, model.get_weights(), model.predict(held_out, verbose=0))
+    return Outcome(like.training, like.before, model.get_weights(), model.predict(held_out, verbose=0))
 
 
 # SGD's steps are as exact as the gradients. Adam's have the size of the learning rate also where a gradient is rounding

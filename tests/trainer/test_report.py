@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
-from graftline.trainer import figures, models, phases, report
+from graftline.trainer import models, phases, report
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import images
+from tests.trainer.phase_results import TWO_PHASES, phase_result
 
 # The last is in no eval image; "accuracy" is also a line of scikit-learn's report.
 _HOSTILE = ["$a_$", "日本語", "שלום עולם", "a very long name " * 20, 'two\nlines\tand, "quotes"', "accuracy", "absent"]
@@ -44,31 +44,6 @@ def _parts(grafted: models.Grafted, unfreeze_from: str = "block_16_expand") -> t
     unfrozen = models.layers_to_unfreeze(grafted.trunk, unfreeze_from)
     phases.freeze_trunk(grafted, unfrozen)
     return grafted, unfrozen, phases.find_boundary(grafted, unfrozen)
-
-
-def _phase(name: str, val_loss: Sequence[float], best: int, **changed: object) -> dict[str, Any]:
-    """A phase as `asdict` gives it, that ended with the weights of epoch `best`, from 0."""
-    history = {
-        "loss": [value + 0.1 for value in val_loss],
-        "accuracy": [0.5 + epoch / 1000 for epoch in range(len(val_loss))],
-        "val_loss": list(val_loss),
-        "val_accuracy": [0.4 + epoch / 1000 for epoch in range(len(val_loss))],
-        "learning_rate": [1e-3] * len(val_loss),
-    }
-    return {
-        "name": name,
-        "epochs": len(val_loss),
-        "ended": "plateau",
-        "accuracy": history["accuracy"][best],
-        "val_accuracy": history["val_accuracy"][best],
-        "val_loss": history["val_loss"][best],
-        "kept": True,
-        "history": history,
-        **changed,
-    }
-
-
-_TWO_PHASES = [_phase("feature_extraction", [1.0, 0.7, 0.5, 0.6], 2), _phase("fine_tuning", [0.45, 0.40], 1)]
 
 
 def _predictions(classes: int, seen: int, count: int, right: float) -> report.Predictions:
@@ -113,7 +88,7 @@ def hostile(grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory) -
         asked.extend(rows)
         return {rows[0]: _file(rows[0])[:60], **{row: _file(row) for row in rows[2:]}}
 
-    pending = report.start(str(folder), _HOSTILE, _TWO_PHASES, predictions, files, *_parts(grafted))
+    pending = report.start(str(folder), _HOSTILE, TWO_PHASES, predictions, files, *_parts(grafted))
     assert pending._process is not None and pending._folder is not None
     pending._process.wait()
     stderr = pathlib.Path(pending._folder.name, "inputs", "stderr").read_text()
@@ -139,11 +114,11 @@ def test_the_history_has_a_row_for_each_epoch(hostile: _Drawn) -> None:
     rows = _rows(hostile.folder / "history.csv")
     expected = [
         {"phase": phase["name"], "epoch": epoch + 1, **{log: values[epoch] for log, values in phase["history"].items()}}
-        for phase in _TWO_PHASES
+        for phase in TWO_PHASES
         for epoch in range(phase["epochs"])
     ]
     assert rows == [{key: str(value) for key, value in row.items()} for row in expected]
-    assert json.loads((hostile.folder / "history.json").read_text()) == _TWO_PHASES
+    assert json.loads((hostile.folder / "history.json").read_text()) == TWO_PHASES
 
 
 def test_the_predictions_are_those_of_the_model(hostile: _Drawn) -> None:
@@ -213,7 +188,7 @@ def test_rows_of_mistakes() -> None:
 def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: models.Grafted, tmp_path: pathlib.Path) -> None:
     labels = [f"class {index}" for index in range(120)]  # more than can be named on the axes
     nan = math.nan
-    phase = _phase("feature_extraction", [0.5, nan, math.inf], 1)
+    phase = phase_result("feature_extraction", [0.5, nan, math.inf], 1)
     predictions = report.Predictions([f"{n}.png" for n in range(120)], np.arange(120), np.eye(120, dtype=np.float32))
 
     def files(rows: Sequence[int]) -> Mapping[int, bytes]:
@@ -235,77 +210,11 @@ def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: models.Graf
 
 def test_an_empty_eval_split_has_no_report_but_everything_else(tmp_path: pathlib.Path) -> None:
     nobody = report.Predictions([], np.zeros(0, np.int64), np.zeros([0, 2], np.float32))
-    phase = _phase("fine_tuning", [0.3], 0)
+    phase = phase_result("fine_tuning", [0.3], 0)
     pending = report.start(str(tmp_path), ["a", "b"], [phase], nobody, lambda rows: {}, *_parts(_grafted(2), "all"))
     assert pending.finish()
     missing = {"classification_report.json", "classification_report.txt"}
     assert {path.name for path in tmp_path.iterdir()} == _EVERYTHING - missing
-
-
-def test_the_curves_are_the_history_on_one_axis() -> None:
-    axes = Figure().subplots()
-    figures._curves(axes, [*_TWO_PHASES, _phase("more", [0.9], 0, kept=False)], "loss")
-    lines = {str(line.get_label()): np.asarray(line.get_xdata()).tolist() for line in axes.lines}
-    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines]
-    first, second = (phase["history"] for phase in _TWO_PHASES)
-    assert ([1, 2, 3, 4], first["loss"]) in drawn and ([1, 2, 3, 4], first["val_loss"]) in drawn
-    assert ([5, 6], second["loss"]) in drawn and ([5, 6], second["val_loss"]) in drawn
-    assert ([3], [0.5]) in drawn and ([6], [0.40]) in drawn  # the epochs that were kept
-    assert lines["start of phase 2"] == [4.5, 4.5]
-    assert {name for name in lines if not name.startswith("_")} == {
-        *("train split", "eval split", "epoch whose weights were kept", "start of phase 2", "start of phase 3")
-    }
-
-
-def test_the_epoch_that_was_kept() -> None:
-    assert figures.kept_epoch(_TWO_PHASES[0]) == 3
-    assert figures.kept_epoch(_phase("x", [0.5, 0.5], 1)) == 2  # told apart by the accuracy
-    assert figures.kept_epoch(_phase("x", [0.5, 0.4], 1, kept=False)) is None
-    assert figures.kept_epoch({**_phase("x", [0.5, 0.4], 1), "val_loss": None}) is None
-
-
-@pytest.mark.parametrize("values", [[], [None, None]])
-def test_curves_without_a_finite_value_say_so(values: list[None]) -> None:
-    axes = Figure().subplots()
-    phase = {**_phase("x", [0.5, 0.5], 0, kept=False), "history": {"loss": values, "val_loss": values}}
-    figures._curves(axes, [phase], "loss")
-    assert [text.get_text() for text in axes.texts] == ["no finite values"]
-
-
-@pytest.mark.parametrize(
-    ("text", "width", "expected"),
-    [
-        ("daisy", 24, "daisy"),
-        ("$a_$", 24, "$a_$"),
-        ("two\nlines", 24, "two\\nlines"),
-        ("zero\u200bwidth", 24, "zerowidth"),
-        ("0123456789", 7, "012…789"),
-        ("日本語日本語", 7, "日…語"),
-        ("\udcff.jpg", 24, "\\udcff.jpg"),
-    ],
-)
-def test_names_in_one_line(text: str, width: int, expected: str) -> None:
-    assert figures.shorten(text, width) == expected
-
-
-def test_names_as_the_fonts_can_draw_them() -> None:
-    unknown = "\U000e0fff"  # assigned to nothing, so in no font
-    names = figures.class_names(["daisy", unknown * 2, "שלום עולם x", "٤٢"], 24)
-    assert names == ["daisy", "#1 □□", "םלוע םולש x", "٤٢"]
-
-
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_tiles_are_upright(tmp_path: pathlib.Path, orientation: int) -> None:
-    stored = Image.new("RGB", (600, 300), "blue")
-    stored.paste("red", (0, 0, 300, 300))
-    (tmp_path / "photo").write_bytes(images.encode(stored, orientation=orientation))
-    tile = figures.thumbnail(tmp_path / "photo")
-    # Orientation 6: what is stored at the left is shown at the top.
-    assert tile.size == ((240, 120) if orientation == 1 else (120, 240))
-    red, _, blue = tile.getpixel((20, 20))  # type: ignore[misc]
-    assert red > 200 > 50 > blue
-    red, _, blue = tile.getpixel((tile.width - 20, tile.height - 20))  # type: ignore[misc]
-    assert blue > 200 > 50 > red
 
 
 def test_the_model_is_described_part_by_part() -> None:
@@ -366,7 +275,7 @@ def test_a_program_that_is_killed_is_a_warning(
     endless.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(endless))
     predictions = _predictions(len(_HOSTILE), 3, 20, 1.1)
-    pending = report.start(str(tmp_path), _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
+    pending = report.start(str(tmp_path), _HOSTILE, TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
     assert pending._process is not None
     pending._process.kill()
     with caplog.at_level(logging.WARNING):
@@ -378,7 +287,7 @@ def test_a_program_that_is_killed_is_a_warning(
 def test_a_figure_that_fails_costs_no_other(
     grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = {**_TWO_PHASES[0], "ended": "plateau", "history": {"loss": ["no number"]}, "epochs": 1}
+    broken = {**TWO_PHASES[0], "ended": "plateau", "history": {"loss": ["no number"]}, "epochs": 1}
     predictions = _predictions(len(_HOSTILE), 3, 20, 1.1)
     pending = report.start(str(tmp_path), _HOSTILE, [broken], predictions, lambda rows: {}, *_parts(grafted))
     with caplog.at_level(logging.WARNING):
@@ -394,7 +303,7 @@ def test_a_directory_that_cannot_be_written_is_a_warning(
     predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
     directory = str(tmp_path / "file" / "report")
     with caplog.at_level(logging.WARNING):
-        pending = report.start(directory, _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
+        pending = report.start(directory, _HOSTILE, TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
         assert pending.finish() is False
     assert directory in caplog.text
 
@@ -404,7 +313,7 @@ def test_a_directory_that_is_lost_meanwhile_is_a_warning(
 ) -> None:
     directory = tmp_path / "report"
     predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
-    pending = report.start(str(directory), _HOSTILE, _TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
+    pending = report.start(str(directory), _HOSTILE, TWO_PHASES, predictions, lambda rows: {}, *_parts(grafted))
     shutil.rmtree(directory)
     directory.write_text("")
     with caplog.at_level(logging.WARNING):
@@ -420,6 +329,6 @@ def test_images_that_cannot_be_read_are_a_warning(
 
     predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
     with caplog.at_level(logging.WARNING):
-        assert not report.start(str(tmp_path), _HOSTILE, _TWO_PHASES, predictions, files, *_parts(grafted)).finish()
+        assert not report.start(str(tmp_path), _HOSTILE, TWO_PHASES, predictions, files, *_parts(grafted)).finish()
     assert "the bucket is gone" in caplog.text
     assert (tmp_path / "history.csv").is_file()

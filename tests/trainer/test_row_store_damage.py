@@ -13,7 +13,8 @@ import pytest
 from graftline.errors import UserError
 from graftline.trainer import row_store
 from graftline.trainer.row_store import RowStore
-from tests.trainer.stored_rows import FILE, SHAPE, keys, killed_in_a_commit, names, opened, put, python, values
+from tests.trainer.processes import run_python
+from tests.trainer.stored_rows import FILE, SHAPE, keys, killed_in_a_commit, names, opened, put, values
 
 # All or nothing
 
@@ -90,7 +91,7 @@ KILL = """
 
 
 def test_a_kill_at_any_moment_leaves_all_of_a_commit_or_nothing(tmp_path: pathlib.Path) -> None:
-    done = python(KILL, tmp_path)
+    done = run_python(KILL, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -17,7 +17,8 @@ from graftline.errors import UserError
 from graftline.trainer import row_store
 from graftline.trainer.row_store import RowStore
 from tests.trainer import disks
-from tests.trainer.stored_rows import FILE, SHAPE, keys, killed_in_a_commit, names, opened, put, python, values
+from tests.trainer.processes import run_python
+from tests.trainer.stored_rows import FILE, SHAPE, keys, killed_in_a_commit, names, opened, put, values
 
 # No room
 
@@ -103,7 +104,7 @@ def test_scratch_without_room(tmp_path: pathlib.Path, small_disk: pathlib.Path) 
 
 
 def test_rows_on_disk_take_no_memory(tmp_path: pathlib.Path) -> None:
-    done = python(
+    done = run_python(
         """
         import pathlib, sys
         import numpy as np
