@@ -184,7 +184,7 @@ def test_epochs_go_round_the_cached_views(made: Made) -> None:
 
 def test_without_cached_views_each_epoch_draws_its_own_and_only_the_eval_split_is_cached(made: Made) -> None:
     inputs = made.inputs(True, **{**_TURNED, "views": 0})
-    assert feeds.computed + feeds.reused == 18
+    assert inputs.computed + inputs.reused == 18
     train, val = inputs.batches("train", made.pooled), inputs.batches("val", made.pooled)
     assert (type(train), type(val)) == (StreamedBatches, CachedBatches)
     twice = made.inputs(False, **_TURNED).batches("train", made.pooled)  # two views, in turn
