@@ -3,15 +3,13 @@
 import functools
 import os
 import pathlib
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.testing.util import assert_that, equal_to
 
 from graftline.components.image_example_gen.fingerprint import fingerprint
@@ -21,6 +19,7 @@ from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
 from graftline.errors import UserError
 from tests.components.storage import file_systems
+from tests.components.storage.conftest import BUCKET
 from tests.folders import write_file, write_stubs
 
 BEAM_PLUGIN = f"{file_systems.Plain.__module__}.{file_systems.Plain.__name__}"  # how a worker learns of a filesystem
@@ -160,50 +159,28 @@ scan("azfs://account/container/photos")
 # --- Amazon's interface, spoken by moto's server ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def s3() -> Iterator[Any]:
-    """A client of an S3 server with the bucket "photos"; Beam's filesystems are told where the server is."""
-    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
-    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
-        "127.0.0.1", 0, verbose=False
-    )
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    earlier = FileSystems._pipeline_options
-    files.use_beam_options(
-        [f"--s3_endpoint_url={url}", "--s3_access_key_id=a", "--s3_secret_access_key=b", "--s3_region_name=us-east-1"]
-    )
-    client = boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="photos")
-    yield client
-    FileSystems.set_options(earlier)
-    server.stop()
-
-
 def test_a_bucket_of_s3_is_scanned_read_and_fingerprinted(s3: Any, root: pathlib.Path) -> None:
     for path in FOUR:
-        s3.put_object(Bucket="photos", Key=f"set/{path}", Body=(root / path).read_bytes())
-    s3.put_object(Bucket="photos", Key="set/birds/", Body=b"")  # as the console makes a folder
-    s3.put_object(Bucket="photos", Key="settled/cats/1.jpg", Body=b"x")
-    layout = scan("s3://photos/set")
+        s3.put_object(Bucket=BUCKET, Key=f"set/{path}", Body=(root / path).read_bytes())
+    s3.put_object(Bucket=BUCKET, Key="set/birds/", Body=b"")  # as the console makes a folder
+    s3.put_object(Bucket=BUCKET, Key="settled/cats/1.jpg", Body=b"x")
+    layout = scan("s3://bucket/set")
     assert layout.files == scan(root).files
-    assert files.read("s3://photos/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
-    assert files.read("s3://photos/set/cats/1.jpg", 3) == (b"", 13)
+    assert files.read("s3://bucket/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
+    assert files.read("s3://bucket/set/cats/1.jpg", 3) == (b"", 13)
     check_decodable(layout)
     before = fingerprint(layout)
-    assert fingerprint(scan("s3://photos/set")) == before
-    s3.put_object(Bucket="photos", Key="set/cats/1.jpg", Body=(root / "cats/1.jpg").read_bytes()[::-1])
-    assert fingerprint(scan("s3://photos/set")) != before
+    assert fingerprint(scan("s3://bucket/set")) == before
+    s3.put_object(Bucket=BUCKET, Key="set/cats/1.jpg", Body=(root / "cats/1.jpg").read_bytes()[::-1])
+    assert fingerprint(scan("s3://bucket/set")) != before
 
 
 def test_what_s3_refuses_is_told_at_once(s3: Any) -> None:
     assert "s3://nowhere/set/ cannot be read: " in refusal("s3://nowhere/set")
     assert "The specified bucket does not exist" in refusal("s3://nowhere/set")
     with pytest.raises(OSError) as caught:
-        files.read("s3://photos/gone.jpg", 100)
-    assert caught.value.strerror == "Not found: s3://photos/gone.jpg"
+        files.read("s3://bucket/gone.jpg", 100)
+    assert caught.value.strerror == "Not found: s3://bucket/gone.jpg"
 
 
 def test_missing_credentials_of_s3_are_told_at_once(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,8 +190,8 @@ def test_missing_credentials_of_s3_are_told_at_once(s3: Any, monkeypatch: pytest
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, os.devnull)
     files.use_beam_options(["--s3_region_name=us-east-1"])
-    assert refusal("s3://photos/set") == (
-        "s3://photos/set/ cannot be read: Unable to locate credentials. Check the address, the network and the "
+    assert refusal("s3://bucket/set") == (
+        "s3://bucket/set/ cannot be read: Unable to locate credentials. Check the address, the network and the "
         "credentials; credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"
     )
 
@@ -223,34 +200,25 @@ def test_missing_credentials_of_s3_are_told_at_once(s3: Any, monkeypatch: pytest
 
 
 @pytest.fixture
-def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes], None]]:
-    """Puts an object into the bucket "photos" of a GCS server."""
-    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+def put(gcs: None) -> Callable[[str, bytes], None]:
+    """Puts an object into the bucket."""
     from google.cloud import storage
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="photos")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    bucket = storage.Client.create_anonymous_client().bucket("photos")
-    yield lambda name, data: bucket.blob(name).upload_from_string(data)
-    server.stop()
+    bucket = storage.Client.create_anonymous_client().bucket(BUCKET)
+    return lambda name, data: bucket.blob(name).upload_from_string(data)
 
 
 @pytest.mark.slow
 def test_a_bucket_of_gcs_is_scanned_read_and_fingerprinted(
-    gcs: Callable[[str, bytes], None], root: pathlib.Path
+    put: Callable[[str, bytes], None], root: pathlib.Path
 ) -> None:
     for path in FOUR:
-        gcs(f"set/{path}", (root / path).read_bytes())
-    layout = scan("gs://photos/set")  # Beam takes half a minute to believe that there are no credentials
+        put(f"set/{path}", (root / path).read_bytes())
+    layout = scan("gs://bucket/set")  # Beam takes half a minute to believe that there are no credentials
     assert layout.files == scan(root).files
-    assert files.read("gs://photos/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
-    assert files.read("gs://photos/set/cats/1.jpg", 3) == (b"", 13)
+    assert files.read("gs://bucket/set/cats/1.jpg", 100) == files.read(str(root / "cats/1.jpg"), 100)
+    assert files.read("gs://bucket/set/cats/1.jpg", 3) == (b"", 13)
     before = fingerprint(layout)
-    gcs("set/cats/1.jpg", (root / "cats/1.jpg").read_bytes()[::-1])
-    assert fingerprint(scan("gs://photos/set")) != before
+    put("set/cats/1.jpg", (root / "cats/1.jpg").read_bytes()[::-1])
+    assert fingerprint(scan("gs://bucket/set")) != before
     assert "gs://nowhere/set/ cannot be read: No such file or bucket" in refusal("gs://nowhere/set")

@@ -1,69 +1,40 @@
-"""Pushes and rollbacks at a URI: Amazon's interface, spoken by moto's server, and Google's, by an emulator."""
+"""Pushes and rollbacks at a URI."""
 
 import pathlib
-import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from apache_beam.io.filesystems import FileSystems
 
-from graftline.components.storage import files, versions
+from graftline.components.storage import versions
 from graftline.errors import UserError
 from graftline.serving.versions import publish, rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
+from tests.components.storage.conftest import BUCKET
 from tests.serving.versions.saved_models import export
 
-BASE = "s3://models/ws/models/roses"
+BASE = "s3://bucket/ws/models/roses"
 
 
 class Bucket:
-    """The bucket "models", as its own client sees it."""
+    """The models in the bucket, as the store's own client sees them."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def names(self) -> list[str]:
-        found = self._client.list_objects_v2(Bucket="models").get("Contents", [])
+        found = self._client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return sorted(entry["Key"].removeprefix("ws/models/") for entry in found)
 
     def put(self, name: str, content: bytes = b"x") -> None:
-        self._client.put_object(Bucket="models", Key=f"ws/models/{name}", Body=content)
+        self._client.put_object(Bucket=BUCKET, Key=f"ws/models/{name}", Body=content)
 
     def get(self, name: str) -> bytes:
-        return self._client.get_object(Bucket="models", Key=f"ws/models/{name}")["Body"].read()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    yield "http://{}:{}".format(*running.get_host_and_port())
-    running.stop()
+        return self._client.get_object(Bucket=BUCKET, Key=f"ws/models/{name}")["Body"].read()
 
 
 @pytest.fixture
-def bucket(server: str) -> Iterator[Bucket]:
-    """An empty bucket; Beam's file systems are told where it is."""
-    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
-    earlier = FileSystems._pipeline_options
-    files.use_beam_options(
-        [
-            f"--s3_endpoint_url={server}",
-            "--s3_access_key_id=a",
-            "--s3_secret_access_key=b",
-            "--s3_region_name=us-east-1",
-        ]
-    )
-    access = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=server, **access)
-    client.create_bucket(Bucket="models")
-    yield Bucket(client)
-    for entry in client.list_objects_v2(Bucket="models").get("Contents", []):
-        client.delete_object(Bucket="models", Key=entry["Key"])
-    client.delete_bucket(Bucket="models")
-    FileSystems.set_options(earlier)
+def bucket(s3: Any) -> Bucket:
+    return Bucket(s3)
 
 
 def push(folder: pathlib.Path, keep: int | None = None) -> publish.Published:
@@ -214,23 +185,10 @@ def test_a_path_is_a_disk_and_an_unknown_uri_is_told(tmp_path: pathlib.Path) -> 
 
 
 @pytest.mark.slow
-def test_google_cloud_storage_takes_a_push_and_a_rollback(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="models")
-    running.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    try:
-        base = versions.destination("gs://models/roses")
-        publish.push(str(export(tmp_path / "a", b"a")), base)
-        publish.push(str(export(tmp_path / "b", b"b")), base)
-        assert rollback.roll_back(base).version == 3
-        assert base.digest(3) == content_digest(str(tmp_path / "a"))
-        assert withdrawals.withdrawn(base) == {content_digest(str(tmp_path / "b"))}
-    finally:
-        running.stop()
+def test_google_cloud_storage_takes_a_push_and_a_rollback(gcs: None, tmp_path: pathlib.Path) -> None:
+    base = versions.destination(f"gs://{BUCKET}/roses")
+    publish.push(str(export(tmp_path / "a", b"a")), base)
+    publish.push(str(export(tmp_path / "b", b"b")), base)
+    assert rollback.roll_back(base).version == 3
+    assert base.digest(3) == content_digest(str(tmp_path / "a"))
+    assert withdrawals.withdrawn(base) == {content_digest(str(tmp_path / "b"))}
