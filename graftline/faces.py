@@ -3,7 +3,7 @@
 import ast
 import functools
 import importlib
-import inspect
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +28,7 @@ def face(package: str) -> Callable[[str], Any]:
 @functools.cache
 def _origins(package: str) -> dict[str, tuple[str, str]]:
     """Return the module and the name there of each public name."""
-    tree = ast.parse(inspect.getsource(importlib.import_module(package)))
+    tree = ast.parse(pathlib.Path(str(importlib.import_module(package).__file__)).read_bytes())
     blocks = [
         node
         for node in tree.body

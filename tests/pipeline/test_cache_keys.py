@@ -9,6 +9,7 @@ import pytest
 from tfx.orchestration.data_types import RuntimeParameter
 
 import graftline
+from graftline import faces
 from graftline.components.image_example_gen import quarantine
 from graftline.pipeline import cache_keys, config_file, dag
 from graftline.pipeline.config import Config
@@ -141,6 +142,15 @@ def test_a_process_that_a_node_starts_is_part_of_its_code() -> None:
                 started = text.removeprefix("graftline.")
                 if cache_keys._file(started):
                     assert {started, f"{started}.__main__"} & closure, f"{node}: {module} starts {started}"
+
+
+def test_no_node_imports_a_name_of_a_face() -> None:
+    """A face hides the module that the name comes from, and the node's code would lack it."""
+    for module in {module for modules in cache_keys.MODULES.values() for module in cache_keys.closure(*modules)} - {""}:
+        for statement in ast.walk(ast.parse(cache_keys._source(module))):
+            if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("graftline"):
+                names = {alias.name for alias in statement.names}
+                assert not names & set(faces._origins(str(statement.module))), f"{module}: {ast.unparse(statement)}"
 
 
 # --- what lies beside -------------------------------------------------------------------------------------------------
