@@ -66,7 +66,7 @@ def test_the_model_that_was_rolled_back_from_is_refused_until_it_is_allowed(work
     assert str(caught.value).startswith(
         "not pushed: this very model was version 3 and was rolled back from, to version 2"
     )
-    assert str(caught.value).endswith("; train another, or allow it with --set push.allow_withdrawn=true")
+    assert str(caught.value).endswith("; train another model, or allow this one with --set push.allow_withdrawn=true")
     assert max(contents(workspace)) == 4
     assert publish(str(workspace.parent / "export3"), base, allow_withdrawn=True).version == 5
     assert withdrawals.withdrawn(base_of(workspace)) == set()
@@ -143,7 +143,7 @@ def test_what_is_no_workspace_and_a_single_model_are_told(workspace: pathlib.Pat
 def test_after_a_rollback_both_labels_are_on_what_is_served(workspace: pathlib.Path) -> None:
     base = base_of(workspace)
     roll_back(base)
-    assert labels.canary(base) == 4
+    assert labels.canary_version(base) == 4
     assert 'key: "stable"\n      value: 4' in (workspace / "models/models.config").read_text()
 
 

@@ -234,6 +234,6 @@ class ObjectStore:
         if self._system.exists(path):
             self._system.delete([path])
 
-    def holding(self, folder: str) -> AbstractContextManager[None]:
-        """As `BasePath.holding`, but keeps nobody out."""
+    def locked(self, folder: str) -> AbstractContextManager[None]:
+        """As `BasePath.locked`, but keeps nobody out."""
         return contextlib.nullcontext()

@@ -1,6 +1,6 @@
-"""A folder from which Docker runs the real TensorFlow Serving: `python -m graftline.serving.tf_serving WORKSPACE DIR`.
+"""Write a folder from which Docker runs TensorFlow Serving: `python -m graftline.serving.tf_serving WORKSPACE DIR`.
 
-What does not depend on the workspace lies in `files/` and is copied; `configs` writes the rest. Imports no TensorFlow.
+Files that do not depend on the workspace are copied from `files/`; `configs` writes the others. Imports no TensorFlow.
 """
 
 import importlib.util
@@ -21,20 +21,25 @@ _FILES = pathlib.Path(__file__).with_name("files")
 
 
 def write(path: str, directory: str) -> list[str]:
-    """Write the folder, over an earlier one; the names of the models that it serves.
+    """Write the folder, over an earlier one, and return the names of the models that it serves.
 
-    The container watches the folder of the models itself and the `models.config` in it, so a later push needs no new
-    folder. A model that this file does not tell of yet is added to it.
+    The container watches the folder of the models and its `models.config`, so a later push needs no new folder. A model
+    that `models.config` does not list yet is added to it.
 
-    Raises UserError: no models at `path`, a SavedModel alone, a path that Compose cannot take, a `models.config` that
-    cannot be read or is of other paths, a folder that cannot be written, or no tensorflow-serving-api here.
+    Args:
+      path: a workspace or a TF Serving base path.
+      directory: where to write; created if it is missing.
+
+    Raises:
+      UserError: there are no models at `path`, or a SavedModel alone; Compose cannot take the path; `models.config`
+        cannot be read or lists other paths; the folder cannot be written; tensorflow-serving-api is not installed.
     """
-    if importlib.util.find_spec("tensorflow_serving") is None:  # its messages are those of `models.config`
+    if importlib.util.find_spec("tensorflow_serving") is None:  # it has the messages of `models.config`
         raise UserError("this needs tensorflow_serving, which is not installed: run `pip install 'graftline[serve]'`")
     models = find_models(path)
     folder = _folder_of(models, path)
     for model in models:
-        _list(model)
+        _add_to_config(model)
     try:
         _fill(pathlib.Path(directory), folder)
     except OSError as error:
@@ -46,7 +51,7 @@ def _fill(target: pathlib.Path, folder: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in _FILES.iterdir():
         shutil.copy(file, target)
-    (target / "smoke.sh").chmod(0o755)  # which an installation may have lost
+    (target / "smoke.sh").chmod(0o755)  # an installation may lose the mode
     options = ServerOptions()
     (target / "batching.config").write_text(configs.batching(options.batching))
     (target / "monitoring.config").write_text(configs.monitoring(True, options.monitoring_path))
@@ -54,7 +59,7 @@ def _fill(target: pathlib.Path, folder: str) -> None:
 
 
 def _folder_of(models: list[Model], path: str) -> str:
-    """The folder that holds the base paths; all have the same."""
+    """Return the folder that holds the base paths, which is the same for all."""
     base_path = models[0].base_path
     if base_path is None:
         raise UserError(
@@ -67,14 +72,14 @@ def _folder_of(models: list[Model], path: str) -> str:
     return folder
 
 
-def _list(model: Model) -> None:
-    """See to it that `models.config` tells of a model, under the path that it has."""
+def _add_to_config(model: Model) -> None:
+    """Add a model to `models.config` unless it is listed. Raises UserError if it is listed under another path."""
     base = Disk(str(model.base_path))
-    if labels.canary(base) is None:
+    if labels.canary_version(base) is None:
         newest_two = sorted(model.versions)[-2:]
         labels.update(base, stable=newest_two[0], canary=newest_two[-1])
-    path = labels.path_of(base)
-    if base.path not in {listed.base_path for listed in model_config.read(path)}:
+    path = labels.config_path(base)
+    if base.path not in {config.base_path for config in model_config.read(path)}:
         raise UserError(
-            f"{path} tells of no model at {base.path}, as when a workspace was moved: remove it, then try again"
+            f"{path} lists no model at {base.path}; the workspace may have been moved: remove the file, then try again"
         )

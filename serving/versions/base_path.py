@@ -1,4 +1,4 @@
-"""Where versions of a model lie, seen by who pushes: what a push, a rollback and retention ask of a file system.
+"""Where versions of a model lie: the operations of a file system that a push, a rollback and retention need.
 
 `Disk` is a folder of a POSIX file system. `components.storage.versions` has the same for the URIs that Beam opens.
 Standard library only.
@@ -27,53 +27,53 @@ _CHUNK = 1 << 20  # bytes read at once
 
 
 class BasePath(Protocol):
-    """A TF Serving base path that one pusher at a time writes to. Small files are named by their whole path."""
+    """A TF Serving base path that one pusher at a time writes to. Small files are named by their full path."""
 
     path: str
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Make the base path if need be, hold it against other pushers, and clean up after those that crashed."""
+        """Create the base path if it is missing, lock it against other pushers, and clean up after crashed ones."""
 
     def versions(self) -> dict[int, str]:
-        """Version number → place, of every complete version."""
+        """Return version number → folder or URI of every complete version."""
 
     def highest_number(self) -> int:
-        """The highest number in use by anything, complete version or not; 0 when there is none."""
+        """Return the highest number that a version has, complete or not; 0 when there is none."""
 
     def digest(self, version: int) -> str:
-        """`content_digest` of a version."""
+        """Return the `content_digest` of a version."""
 
     def local(self, version: int) -> AbstractContextManager[str]:
-        """A folder on disk that holds the version."""
+        """Provide a folder on disk that holds the version."""
 
     def add(self, saved_model_dir: str, digest: str) -> int:
-        """Add a version that readers see whole or not at all; its number. Raises as `publish.push`."""
+        """Add a version that readers see complete or not at all. Returns its number. Raises as `publish.push`."""
 
     def remove(self, version: int) -> None:
-        """Remove a version; it vanishes at once."""
+        """Remove a version; readers no longer see it from the first moment on."""
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder, sorted; none when it is not there."""
+        """Return the sorted names of the files in a folder; none for a missing folder."""
 
     def read(self, path: str) -> bytes | None:
-        """A small file; None when it is not there."""
+        """Return the content of a small file; None for a missing file."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file, completely or not at all."""
 
     def delete(self, path: str) -> None:
-        """Remove a small file, if it is there."""
+        """Remove a small file; do nothing for a missing one."""
 
-    def holding(self, folder: str) -> AbstractContextManager[None]:
-        """Hold a folder of small files against other writers."""
+    def locked(self, folder: str) -> AbstractContextManager[None]:
+        """Lock a folder of small files against other writers."""
 
 
 def files_under(root: str) -> list[str]:
-    """Paths of all files under `root`, relative to it, with "/" between parts, sorted."""
-    found = []
+    """Return the sorted paths of all files under `root`, relative to it, with "/" between parts."""
+    paths = []
     for folder, _, names in os.walk(root, followlinks=True):
-        found += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names]
-    return sorted(found)
+        paths += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names]
+    return sorted(paths)
 
 
 def copy_and_digest(reader: IO[bytes], writer: IO[bytes] | None = None) -> bytes:
@@ -92,7 +92,7 @@ def changed_while_pushed(saved_model_dir: str) -> RuntimeError:
 
 
 def _file_digest(source: str, copy: str | None = None) -> bytes:
-    """Return the sha256 digest of a file; with `copy`, the file is also copied there and brought to disk."""
+    """Return the sha256 digest of a file; with `copy`, the file is also copied there and flushed to disk."""
     with open(source, "rb") as reader:
         if copy is None:
             return copy_and_digest(reader)
@@ -104,7 +104,7 @@ def _file_digest(source: str, copy: str | None = None) -> bytes:
 
 
 def content_digest(saved_model_dir: str) -> str:
-    """Hex sha256 over the relative path and the bytes of every file: equal when a push would change nothing."""
+    """Return the hex sha256 over every file's relative path and bytes: equal when a push would change nothing."""
     return tree_digest(
         (os.fsencode(relative), _file_digest(os.path.join(saved_model_dir, relative)))
         for relative in files_under(saved_model_dir)
@@ -120,7 +120,7 @@ def _sync_folder(path: str) -> None:
 
 
 def _copy_tree(source: str, target: str) -> str:
-    """Copy `source` into the new folder `target`, brought to disk; returns the copy's content digest."""
+    """Copy `source` into the new folder `target`, flush it to disk, and return the copy's content digest."""
     os.mkdir(target)  # not mkdtemp: its mode 0700 would hide the model from a server of another user
     folders = [target]
     for folder, names, _ in os.walk(source, followlinks=True):
@@ -138,7 +138,7 @@ def _copy_tree(source: str, target: str) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """Hold a folder against other processes. The kernel drops the lock when the process dies, however it dies."""
+    """Lock a folder against other processes. The kernel releases the lock however the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -150,12 +150,12 @@ def _locked(folder: str) -> Iterator[None]:
 class Disk:
     """A base path on a mounted POSIX file system.
 
-    A version is written aside under a hidden name, which TF Serving ignores because it is no number, brought to disk,
-    and renamed; rename is atomic there.
+    A version is written under a hidden name, which TF Serving ignores because it is no number. Then it is flushed to
+    disk and renamed, which is atomic.
     """
 
     def __init__(self, path: str) -> None:
-        """Raises UserError when `path` is a URI."""
+        """Take a path on disk. Raises UserError for a URI."""
         if is_uri(path):
             raise UserError(f"{path} is a URI, but a push from here goes to a mounted file system: give a path")
         self.path = os.path.abspath(path)
@@ -165,7 +165,7 @@ class Disk:
         """As `BasePath.exclusive`."""
         os.makedirs(self.path, exist_ok=True)
         with _locked(self.path):
-            for name in os.listdir(self.path):  # under the lock: whatever is there has no living owner
+            for name in os.listdir(self.path):  # the lock is held, so the owner of these has crashed
                 if name.startswith((_ASIDE, _DROPPED)):
                     shutil.rmtree(os.path.join(self.path, name))
             yield
@@ -198,7 +198,7 @@ class Disk:
                 try:
                     os.rename(aside, os.path.join(self.path, str(version)))
                 except OSError as error:
-                    # A pusher that knows no lock (TFX's own) took the number in this moment: take the one after it.
+                    # A pusher without locks (TFX's own) has just taken the number: try the next one.
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                         raise
                 else:
@@ -231,7 +231,7 @@ class Disk:
             return None
 
     def write(self, path: str, content: bytes) -> None:
-        """As `BasePath.write`. The caller holds the folder or the base path, so one name for what is new will do."""
+        """As `BasePath.write`. The caller holds a lock, so one name for the new file suffices."""
         folder, name = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
         aside = os.path.join(folder, f".{name.lstrip('.')}{_NEW}")
@@ -247,6 +247,6 @@ class Disk:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
-    def holding(self, folder: str) -> AbstractContextManager[None]:
-        """As `BasePath.holding`."""
+    def locked(self, folder: str) -> AbstractContextManager[None]:
+        """As `BasePath.locked`."""
         return _locked(folder)

@@ -1,7 +1,7 @@
-"""What is to be served and how: TF Serving's `models.config`, its version policies and labels, as typed values.
+"""TF Serving's `models.config`, its version policies and labels, as typed values.
 
-Called by the server (`--model_config_file`, HandleReloadConfigRequest) and the manager. Importing this costs nothing;
-reading a config imports the generated protos, and with them TensorFlow.
+The server (`--model_config_file`, HandleReloadConfigRequest) and its model manager call it. Importing this module costs
+nothing; reading a config imports the generated protos, and with them TensorFlow.
 """
 
 import os
@@ -18,27 +18,27 @@ _INT64_MAX = (1 << 63) - 1
 
 
 class ConfigError(ValueError):
-    """A config that TF Serving would refuse; the message is TF Serving's."""
+    """A config that TF Serving refuses. The message is TF Serving's."""
 
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which of the versions found are served: the `latest` so many, `all`, or exactly those in `specific`."""
+    """Which of a model's versions are served: the `latest` N, `all`, or exactly those in `specific`."""
 
     kind: str = "latest"
     latest: int = 1
     specific: frozenset[int] = frozenset()
 
-    def choose(self, found: Iterable[int]) -> list[int]:
-        """The versions to serve out of those found, the highest first."""
-        ranked = sorted(set(found), reverse=True)
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """Return those of the versions that are served, the highest first."""
+        ranked = sorted(set(versions), reverse=True)
         if self.kind == "latest":
             return ranked[: max(self.latest, 1)]
         return [version for version in ranked if self.kind == "all" or version in self.specific]
 
     @classmethod
     def parse(cls, text: str) -> "VersionPolicy":
-        """`latest`, `latest:2`, `all` or `specific:1,3`, as a command line says it. Raises UserError."""
+        """Parse `latest`, `latest:2`, `all` or `specific:1,3` of a command line. Raises UserError."""
         kind, _, rest = text.strip().partition(":")
         numbers = [part.strip() for part in rest.split(",")] if rest else []
         whole = all(number.isascii() and number.isdecimal() for number in numbers)
@@ -51,6 +51,7 @@ class VersionPolicy:
         raise UserError(f"version policy '{text}': give latest, latest:2, all or specific:1,3")
 
     def __str__(self) -> str:
+        """Return the text that `parse` reads."""
         if self.kind == "latest":
             return f"latest:{self.latest}"
         return "all" if self.kind == "all" else "specific:" + ",".join(map(str, sorted(self.specific)))
@@ -58,9 +59,14 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model to serve: where its versions lie, which of them are served, and labels that name some of them.
+    """One model to serve.
 
-    `fixed` is for SavedModels that were named directly: version → directory, which is not polled; otherwise None.
+    Attributes:
+      name: the model's name.
+      base_path: the folder of its versions; "" with `fixed`.
+      policy: which versions are served.
+      labels: label → version.
+      fixed: version → folder of a SavedModel that was named directly and is not polled; None for others.
     """
 
     name: str
@@ -71,16 +77,16 @@ class ModelConfig:
 
     @classmethod
     def of(cls, model: Model, policy: VersionPolicy | None = None) -> "ModelConfig":
-        """The config of a model that was found by its path."""
+        """Return the config of a model that was found by its path."""
         chosen = policy or VersionPolicy()
         if model.base_path is None:
             return cls(model.name, "", chosen, fixed=dict(model.versions))
         return cls(model.name, model.base_path, chosen)
 
     def find(self) -> dict[int, str]:
-        """Version → directory of all complete versions that are there now; empty when the base path is gone."""
-        found = self.fixed if self.fixed is not None else scan_versions(self.base_path)
-        return {version: path for version, path in found.items() if version <= _INT64_MAX}
+        """Return version → folder of all complete versions at this moment; empty for a missing base path."""
+        versions = self.fixed if self.fixed is not None else scan_versions(self.base_path)
+        return {version: path for version, path in versions.items() if version <= _INT64_MAX}
 
 
 def _policy(proto: Any) -> VersionPolicy:
@@ -93,7 +99,7 @@ def _policy(proto: Any) -> VersionPolicy:
 
 
 def _check_platform(proto: Any, served: bool) -> None:
-    """Raise ConfigError unless the model is TensorFlow's, as every one `served` is.
+    """Raise ConfigError unless the model is TensorFlow's. The message depends on whether the model is `served` already.
 
     Source: GetPlatform and ValidateNoModelsChangePlatforms in TF Serving's server_core.cc.
     """
@@ -120,10 +126,15 @@ def _check_platform(proto: Any, served: bool) -> None:
 
 
 def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
-    """The models of a `tensorflow.serving.ModelServerConfig`; `served` are the names of those served till now.
+    """Return the models of a `tensorflow.serving.ModelServerConfig`.
 
-    Raises ConfigError, in the words of TF Serving's server_core.cc, for a name that is listed twice, a relative base
-    path, a platform other than TensorFlow, or a config that is no list of models.
+    Args:
+      config: the proto.
+      served: the names of the models that are served now.
+
+    Raises:
+      ConfigError: a name is listed twice, a base path is relative, a platform is not TensorFlow, or the config is no
+        list of models. The message is that of TF Serving's server_core.cc.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise ConfigError(
@@ -132,7 +143,7 @@ def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
         )
     listed = config.model_config_list.config
     names: set[str] = set()
-    # One look after the other over all models, and those served before the new ones: so TF Serving names its faults.
+    # TF Serving makes each check over all models before the next, and looks at served models before new ones.
     for proto in listed:
         if proto.name in names:
             raise ConfigError(f"Illegal to list model {proto.name} multiple times in config list")
@@ -151,7 +162,7 @@ def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
 
 
 def parse(text: str, source: str) -> list[ModelConfig]:
-    """The models of a `models.config`, TF Serving's text proto. `source` is what an error names. Raises UserError."""
+    """Return the models of a `models.config`, a text proto. Errors name its `source`. Raises UserError."""
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
@@ -167,12 +178,12 @@ def parse(text: str, source: str) -> list[ModelConfig]:
 
 
 def read(path: str) -> list[ModelConfig]:
-    """The models of the `models.config` at `path`. Raises UserError."""
+    """Return the models of the `models.config` at `path`. Raises UserError."""
     return decode(read_bytes(path), path)
 
 
 def read_bytes(path: str) -> bytes:
-    """What the file at `path` holds. Raises UserError."""
+    """Return the bytes of the file at `path`. Raises UserError."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -181,9 +192,9 @@ def read_bytes(path: str) -> bytes:
 
 
 def decode(data: bytes, source: str) -> list[ModelConfig]:
-    """As `parse`, of the file's bytes."""
+    """Return the models of a `models.config` by its bytes, as `parse` does."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot read the models config {source}: it is no text") from error
+        raise UserError(f"cannot read the models config {source}: it is not UTF-8 text") from error
     return parse(text, source)

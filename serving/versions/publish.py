@@ -1,6 +1,6 @@
-"""The push: a new numbered version under a TF Serving base path, seen whole or not at all.
+"""Push a model: a new numbered version under a TF Serving base path, which readers see complete or not at all.
 
-Called by the Pusher; `serving.versions.rollback` shares its parts. Standard library only, but for `models.config`.
+The Pusher calls it. Standard library only, except for `models.config`.
 """
 
 import os
@@ -16,7 +16,7 @@ __all__ = ["Published", "content_digest", "publish", "push"]
 
 @dataclass(frozen=True)
 class Published:
-    """What a push came to: the version that now holds the model, its directory, and whether this push added it."""
+    """The outcome of a push: the version that now holds the model, its folder, and whether this push added it."""
 
     version: int
     path: str
@@ -24,22 +24,22 @@ class Published:
 
 
 def publish(saved_model_dir: str, base_path: str, keep: int | None = None, allow_withdrawn: bool = False) -> Published:
-    """`push` to a folder on disk, which is made if need be. Raises UserError also when `base_path` is a URI."""
+    """Push to a folder on disk, which is created if it is missing. Raises UserError also for a URI."""
     return push(saved_model_dir, Disk(base_path), keep, allow_withdrawn)
 
 
 def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_withdrawn: bool = False) -> Published:
     """Push a SavedModel as the next version under `base`.
 
-    When the highest version there has the same bytes under the same names, none is added and `new` is False.
-    A reader sees the new version whole or not at all, also if this process is killed. Several pushers may call at
-    once: they take turns (on a disk; an object store has no locks and wants one pusher at a time).
+    When the highest version has the same bytes under the same names, none is added and `new` is False. A reader sees
+    the new version complete or not at all, also if this process is killed. On a disk, several pushers take turns. An
+    object store has no locks, so only one pusher at a time may use it.
 
     Args:
-      saved_model_dir: on disk.
-      base: where to.
-      keep: so many versions stay, the newest, and those that `models.config` names; None: all.
-      allow_withdrawn: push also a model that was rolled back from, which takes its withdrawal back.
+      saved_model_dir: the model's folder, on disk.
+      base: where to push.
+      keep: how many of the newest versions stay, besides those that `models.config` names; None keeps all.
+      allow_withdrawn: also push a model that was rolled back from, and end its withdrawal.
 
     Raises:
       UserError: `saved_model_dir` holds no SavedModel.
@@ -56,7 +56,7 @@ def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_wi
         withdrawal = withdrawals.find(base, digest)
         if withdrawal and not allow_withdrawn:
             raise withdrawals.WithdrawnError(
-                f"not pushed: {withdrawal}; train another, or allow it with --set push.allow_withdrawn=true"
+                f"not pushed: {withdrawal}; train another model, or allow this one with --set push.allow_withdrawn=true"
             )
         highest = base.highest_number()
         new = highest not in base.versions() or base.digest(highest) != digest
@@ -64,7 +64,7 @@ def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_wi
             highest = base.add(saved_model_dir, digest)
         if withdrawal:
             withdrawals.reinstate(base, digest)
-        if labels.canary(base) != highest:  # also after a push that was killed just before this
+        if labels.canary_version(base) != highest:  # an earlier push may have been killed before it set them
             labels.update(base, stable=_stable(base, highest), canary=highest)
         if keep is not None:
             _retain(base, keep)
@@ -72,8 +72,8 @@ def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_wi
 
 
 def _retain(base: BasePath, keep: int) -> None:
-    """Remove all but the `keep` highest versions and those that `models.config` names, which a server may hold."""
-    pinned = labels.pinned(base)
+    """Remove all but the `keep` highest versions and those that `models.config` names: a server may use them."""
+    pinned = labels.pinned_versions(base)
     if pinned is None:
         return
     for version in sorted(base.versions())[:-keep]:
@@ -82,15 +82,15 @@ def _retain(base: BasePath, keep: int) -> None:
 
 
 def _stable(base: BasePath, newest: int) -> int:
-    """The version that was served before the newest, passing over those that were rolled back from.
+    """Return the version that was served before the newest, without those that were rolled back from.
 
-    The newest itself when there is none, or when it has the content of an earlier one, as after a rollback.
+    Returns the newest itself when there is no other, or when it has an earlier one's content, as after a rollback.
     """
-    gone, newest_digest = withdrawals.withdrawn(base), base.digest(newest)
+    withdrawn, newest_digest = withdrawals.withdrawn(base), base.digest(newest)
     for version in sorted(base.versions(), reverse=True)[1:]:
         digest = base.digest(version)
         if digest == newest_digest:
             return newest
-        if digest not in gone:
+        if digest not in withdrawn:
             return version
     return newest

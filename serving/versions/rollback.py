@@ -1,7 +1,7 @@
-"""Rollback: an earlier version becomes the newest again, and the model that it replaces is withdrawn.
+"""Roll back: an earlier version becomes the newest again, and the model that it replaces is withdrawn.
 
-Called by `graftline rollback`. The earlier model is published once more under the next number, for a server follows the
-highest: nothing that clients are using is taken away. Standard library only, but for `models.config`.
+`graftline rollback` calls it. The earlier model is pushed again under the next number, since a server serves the
+highest. No version that clients use is removed. Standard library only, except for `models.config`.
 """
 
 import datetime
@@ -14,9 +14,15 @@ from graftline.serving.versions.base_path import BasePath
 
 @dataclass(frozen=True)
 class RolledBack:
-    """From which version to a copy of which, and the number, place and content digest that the copy has now.
+    """The outcome of a rollback.
 
-    `withdrawn` is the digest of the model that was withdrawn; None when the rollback took an earlier one back.
+    Attributes:
+      before: the version that was the newest.
+      of: the version that was copied.
+      version: the copy's number.
+      path: the copy's folder or URI.
+      digest: the copy's content digest.
+      withdrawn: the digest of the model that was withdrawn; None when this rollback ended an earlier one.
     """
 
     before: int
@@ -30,13 +36,14 @@ class RolledBack:
 def roll_back(base: BasePath, to: int | None = None) -> RolledBack:
     """Publish an earlier version as the newest, and withdraw the model that was the newest.
 
-    Without `to` it is the last version whose content differs from the newest's and that was not rolled back from
-    itself. With `to` it is that one; if it had been withdrawn, this takes that rollback back: its withdrawal ends, and
-    nothing else is withdrawn.
+    The withdrawal is written before the copy. So a rollback that is killed can be repeated, and at no moment can
+    another rollback or a nightly run take the bad model up again. If `to` is served but withdrawn, as after a kill, it
+    is not published again: its withdrawal ends.
 
-    The withdrawal is written first: killed before the copy is there and called again, it comes to the same, and no
-    moment leaves the model that was rolled back from where a rollback or a nightly run would take it up again. A `to`
-    whose content is served but withdrawn, as a kill leaves it, is not published again: its withdrawal ends.
+    Args:
+      base: where the versions lie.
+      to: the version to go back to. If it was withdrawn, this rollback ends an earlier one: its withdrawal ends, and no
+        other model is withdrawn. None stands for the last version that was not withdrawn and differs from the newest.
 
     Raises:
       UserError: no version, no such version, none to go back to, or `to` has the very content that is served.
@@ -47,39 +54,39 @@ def roll_back(base: BasePath, to: int | None = None) -> RolledBack:
             raise UserError(f"nothing to roll back: {base.path} holds no version; push a model first")
         newest = max(versions)
         served = base.digest(newest)
-        target, digest = _earlier(base, newest, served) if to is None else _named(base, newest, served, to)
-        undone = withdrawals.find(base, digest) is not None
-        if digest == served:  # killed earlier, between the copy and the end of its withdrawal: only that is left
+        target, digest = _find_earlier(base, newest, served) if to is None else _find_named(base, newest, served, to)
+        is_undo = withdrawals.find(base, digest) is not None
+        if digest == served:  # an earlier rollback was killed before it ended the withdrawal
             withdrawals.reinstate(base, digest)
             labels.update(base, stable=newest, canary=newest)
             return RolledBack(newest, target, newest, versions[newest], digest, None)
-        if not undone:
+        if not is_undo:
             now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             withdrawals.withdraw(base, served, withdrawals.Withdrawal(newest, target, now))
         with base.local(target) as folder:
             version = base.add(folder, digest)
-        if undone:
+        if is_undo:
             withdrawals.reinstate(base, digest)
         labels.update(base, stable=version, canary=version)
-        return RolledBack(newest, target, version, base.versions()[version], digest, None if undone else served)
+        return RolledBack(newest, target, version, base.versions()[version], digest, None if is_undo else served)
 
 
-def _earlier(base: BasePath, newest: int, served: str) -> tuple[int, str]:
-    gone = withdrawals.withdrawn(base)
-    passed = []
+def _find_earlier(base: BasePath, newest: int, served: str) -> tuple[int, str]:
+    withdrawn = withdrawals.withdrawn(base)
+    skipped = []
     for version in sorted(base.versions(), reverse=True)[1:]:
         digest = base.digest(version)
-        if digest != served and digest not in gone:
+        if digest != served and digest not in withdrawn:
             return version, digest
-        passed.append(f"{version} ({'the same model' if digest == served else 'itself rolled back from'})")
-    others = f"; there is {', '.join(passed)}" if passed else " and it is the only one"
+        skipped.append(f"{version} ({'the same model' if digest == served else 'itself rolled back from'})")
+    others = f"; there is {', '.join(skipped)}" if skipped else " and it is the only one"
     raise UserError(
         f"nothing to go back to in {base.path}: version {newest} is served{others}; name one with --to VERSION, or "
         "train and push another model"
     )
 
 
-def _named(base: BasePath, newest: int, served: str, to: int) -> tuple[int, str]:
+def _find_named(base: BasePath, newest: int, served: str, to: int) -> tuple[int, str]:
     versions = base.versions()
     if to not in versions:
         known = ", ".join(str(version) for version in sorted(versions))

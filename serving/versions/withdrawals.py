@@ -1,8 +1,8 @@
-"""Models that were rolled back from: they are not served again unless somebody says so.
+"""Withdrawals: models that were rolled back from, and are not served again unless a user allows it.
 
-A withdrawal is a small file `<base path>/.withdrawn/<digest of the model's content>`. It is kept with the versions, and
-not in ML Metadata alone, for Vertex lets nobody edit that. The Pusher, the serving validation before the gate and the
-warm start look here. Standard library only.
+A withdrawal is a small file `<base path>/.withdrawn/<digest of the model's content>`. It lies with the versions, and
+not in ML Metadata alone, since Vertex does not let anyone edit that. The Pusher, the serving validation before the gate
+and the warm start read it. Standard library only.
 """
 
 import json
@@ -25,6 +25,7 @@ class Withdrawal:
     time: str
 
     def __str__(self) -> str:
+        """Return a sentence for a user."""
         back = f"rolled back from, to version {self.replaced_by}, on {self.time}"
         return f"this very model was version {self.version} and was {back}"
 
@@ -38,30 +39,30 @@ def _file(base: BasePath, digest: str) -> str:
 
 
 def withdrawn(base: BasePath) -> set[str]:
-    """Digests of all models that were withdrawn."""
+    """Return the digests of all withdrawn models."""
     return {name for name in base.names(f"{base.path}/{FOLDER}") if _DIGEST.fullmatch(name)}
 
 
 def find(base: BasePath, digest: str) -> Withdrawal | None:
-    """The withdrawal of the model with this digest; None when there is none. Raises UserError for a broken file."""
+    """Return the withdrawal of the model with this digest, or None. Raises UserError for a damaged file."""
     content = base.read(_file(base, digest))
     if content is None:
         return None
     try:
-        told = json.loads(content)
-        return Withdrawal(told["version"], told["replaced_by"], told["time"])
+        fields = json.loads(content)
+        return Withdrawal(fields["version"], fields["replaced_by"], fields["time"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{_file(base, digest)} says that a model was rolled back from, but is no withdrawal that Graftline wrote: "
-            "remove it if the model may be served again, or else put back what was in it"
+            f"{_file(base, digest)} marks a model that was rolled back from, but Graftline did not write its content: "
+            "remove the file if the model may be served again, or restore its content"
         ) from error
 
 
 def withdraw(base: BasePath, digest: str, withdrawal: Withdrawal) -> None:
-    """Withdraw a model; the caller holds the base path."""
+    """Withdraw a model. The caller holds the base path's lock."""
     base.write(_file(base, digest), json.dumps(asdict(withdrawal)).encode())
 
 
 def reinstate(base: BasePath, digest: str) -> None:
-    """Take a withdrawal back; the caller holds the base path."""
+    """End a withdrawal. The caller holds the base path's lock."""
     base.delete(_file(base, digest))

@@ -36,7 +36,7 @@ def act(what: str, root: pathlib.Path) -> None:
 def warm() -> None:
     """What is imported when it is first needed is imported now: its steps are no steps of the push."""
     labels._parse(b"")
-    labels._text(labels._parse(b""))
+    labels._to_text(labels._parse(b""))
 
 
 def dying_at(step: int) -> Callable[[FrameType, str, Any], None]:
@@ -116,7 +116,7 @@ def main(what: str, root: pathlib.Path) -> dict[str, Any]:
             reader.look()
             done, status = os.waitpid(child, os.WNOHANG)
         found = reader.forget()
-        config = labels.pinned(Disk(str(base)))
+        config = labels.pinned_versions(Disk(str(base)))
         gone = {whole[digest] for digest in withdrawals.withdrawn(Disk(str(base)))}
         if what == "push":
             act(what, root)  # who comes next cleans up and ends it

@@ -148,5 +148,5 @@ def test_a_withdrawal_that_cannot_be_read_is_named(models: pathlib.Path, content
     roll_back(Disk(str(models / "roses")))
     (file,) = (models / "roses/.withdrawn").iterdir()
     file.write_text(content)
-    with pytest.raises(UserError, match=f"^{file} says that a model was rolled back from, but is no withdrawal"):
+    with pytest.raises(UserError, match=f"^{file} marks a model that was rolled back from, but Graftline did not"):
         push(models, "b")
