@@ -8,12 +8,12 @@ from graftline.serving.tf_serving import write
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the folder; the exit status: 0, or 2 for a UserError."""
+    """Write the folder and return the exit status: 0, or 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m graftline.serving.tf_serving", description=__doc__.partition(": ")[2]
     )
     parser.add_argument("path", metavar="WORKSPACE", help="a workspace, or a TF Serving base path")
-    parser.add_argument("directory", metavar="DIR", help="where to write; it is made if need be")
+    parser.add_argument("directory", metavar="DIR", help="where to write; created if it is missing")
     options = parser.parse_args(arguments)
     try:
         names = write(options.path, options.directory)
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stderr.write(
-        f"written, to serve {', '.join(names)}: cd {options.directory} && docker compose up --detach --wait\n"
+        f"wrote a folder that serves {', '.join(names)}: cd {options.directory} && docker compose up --detach --wait\n"
     )
     return 0
 

@@ -1,7 +1,8 @@
-"""`graftline serve --engine tensorflow`: this machine's `tensorflow_model_server` in place of our own, same flags.
+"""`graftline serve --engine tensorflow`: run this machine's `tensorflow_model_server` instead of our own server.
 
-This process becomes it (exec), so that a supervisor's signals reach it. The files that it reads by name are kept in
-memory (memfd) and stay open over the exec: there is nothing to clean up. Imports no TensorFlow.
+`--engine tensorflow` replaces the process (exec), so that a supervisor's signals reach the server. The files that the
+server reads by name are kept in memory (memfd) and stay open over the exec, so nothing is left to clean up. Imports no
+TensorFlow.
 """
 
 import logging
@@ -23,16 +24,17 @@ from graftline.serving.versions.model_config import PLATFORM, VersionPolicy
 
 EXECUTABLE = "tensorflow_model_server"
 _INT32_MAX = (1 << 31) - 1
-# Our own, with nothing in TensorFlow Serving to translate them to: to drop them unsaid would be a limit that is none.
+# Options of our own. TensorFlow Serving has no such limits, so they are refused rather than ignored.
 _UNTRANSLATED = ("max_request_bytes", "max_image_pixels", "max_in_flight", "shutdown_grace_seconds")
 
 _logger = logging.getLogger(__name__)
 
 
 def run_tensorflow_model_server(models: Sequence[Model], options: ServerOptions) -> NoReturn:
-    """Become a `tensorflow_model_server` that serves `models`.
+    """Replace this process by a `tensorflow_model_server` that serves `models`.
 
-    Raises UserError when there is none on PATH, or when `options` or `models` ask for what it cannot do.
+    Raises:
+      UserError: there is none on PATH, or it has no equivalent of an option or a model.
     """
     program = shutil.which(EXECUTABLE)
     if program is None:
@@ -43,20 +45,21 @@ def run_tensorflow_model_server(models: Sequence[Model], options: ServerOptions)
         )
     arguments = command(models, options)
     if options.host in ("127.0.0.1", "::1", "localhost"):
-        _logger.warning("%s listens on every address of this machine, and asks nobody for a password", EXECUTABLE)
+        _logger.warning("%s listens on every address of this machine, without authentication", EXECUTABLE)
     os.execv(program, [program, *arguments])
 
 
 def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
-    """The flags, as in TensorFlow Serving 2.16's model_servers/main.cc; files that are made for it stay open.
+    """Return the flags of TensorFlow Serving 2.16's model_servers/main.cc. Files in memory stay open.
 
-    Raises UserError.
+    Raises:
+      UserError: an option or a model has no equivalent.
     """
     defaults = ServerOptions()
     for name in _UNTRANSLATED:
         if getattr(options, name) != getattr(defaults, name):
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} is Graftline's own: {EXECUTABLE} has nothing like it; leave one of both out")
+            raise UserError(f"{flag} and --engine tensorflow exclude each other: {EXECUTABLE} has no such option")
     flags: dict[str, object] = {
         "port": options.port or _free_port(),
         "rest_api_port": options.rest_api_port or _free_port(),
@@ -65,27 +68,27 @@ def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
         "enable_model_warmup": options.enable_model_warmup,
         "tensorflow_intra_op_parallelism": options.tensorflow_intra_op_parallelism,
         "tensorflow_inter_op_parallelism": options.tensorflow_inter_op_parallelism,
-        "model_config_file": options.model_config_file or _in_memory("models", models_config(models, options)),
-        "allow_version_labels_for_unavailable_models": True,  # a config's labels come before its versions are loaded
+        "model_config_file": options.model_config_file or _write_in_memory("models", models_config(models, options)),
+        "allow_version_labels_for_unavailable_models": True,  # a config gives labels before versions are loaded
         "enable_batching": options.enable_batching,
-        "monitoring_config_file": _in_memory(
+        "monitoring_config_file": _write_in_memory(
             "monitoring", configs.monitoring(options.enable_monitoring, options.monitoring_path)
         ),
     }
     if options.model_config_file:
         flags["model_config_file_poll_wait_seconds"] = math.ceil(options.config_poll_seconds)
     if options.enable_batching:
-        flags["batching_parameters_file"] = options.batching_parameters_file or _in_memory(
+        flags["batching_parameters_file"] = options.batching_parameters_file or _write_in_memory(
             "batching", configs.batching(options.batching)
         )
-    return [f"--{name}={_text(value)}" for name, value in flags.items()]
+    return [f"--{name}={_flag_value(value)}" for name, value in flags.items()]
 
 
 def models_config(models: Sequence[Model], options: ServerOptions) -> str:
-    """A `tensorflow.serving.ModelServerConfig` of the models, with the version policy that the options ask for.
+    """Return a `tensorflow.serving.ModelServerConfig` of the models, with the version policy of the options.
 
-    Raises UserError for a version policy that is none, and for a SavedModel whose folder is no numbered version:
-    TensorFlow Serving finds it by its number.
+    Raises:
+      UserError: the version policy is not valid, or a SavedModel's folder is no numbered version.
     """
     config = model_server_config_pb2.ModelServerConfig()
     for model in models:
@@ -111,8 +114,8 @@ def _set_policy(proto: Any, policy: VersionPolicy) -> None:
         proto.specific.versions.extend(sorted(policy.specific))
 
 
-def _in_memory(name: str, text: str) -> str:
-    """A path under which this process, and what it becomes, can open a file with that text."""
+def _write_in_memory(name: str, text: str) -> str:
+    """Return a path under which this process, also after exec, can open a file with this text."""
     descriptor = os.memfd_create(f"graftline-{name}", 0)  # 0: not closed by exec
     with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
         file.write(text)
@@ -120,10 +123,10 @@ def _in_memory(name: str, text: str) -> str:
 
 
 def _free_port() -> int:
-    """Port 0 is any free one for our server, and none at all for TensorFlow Serving."""
-    with socket.create_server(("", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """Return a free port. Our server takes port 0 for any free one; TensorFlow Serving takes it for none."""
+    with socket.create_server(("", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
-def _text(value: object) -> str:
+def _flag_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

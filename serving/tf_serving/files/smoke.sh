@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Asks a model server everything once, by curl and over gRPC, and says what it found. Exit status 0: all is as it should be.
+# Makes each kind of call to a model server once, by curl and over gRPC, and prints the results. Exit status 0: all passed.
 #   ./smoke.sh MODEL IMAGE...             starts the containers of the compose file beside this script first
-#   ./smoke.sh --running MODEL IMAGE...   asks a server that is up already
-# SERVING_REST and SERVING_GRPC say where it is (localhost:8501, localhost:8500), GRAFTLINE which command is the gRPC client.
+#   ./smoke.sh --running MODEL IMAGE...   calls a server that runs already
+# SERVING_REST and SERVING_GRPC are its addresses (localhost:8501, localhost:8500), GRAFTLINE is the gRPC client's command.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,7 +18,7 @@ trap 'rm -rf "$work"' EXIT
 
 fail() { echo "FAILED: $1" >&2; if [ -s "$work/answer" ]; then head -c 500 "$work/answer" >&2; echo >&2; fi; exit 1; }
 
-# ask STATUS WHAT CURL-ARGUMENTS...: the answer, in $work/answer, has to come with that status
+# ask STATUS WHAT CURL-ARGUMENTS...: store the answer in $work/answer, and require that status
 ask() {
   local want=$1 what=$2 got
   shift 2
@@ -27,7 +27,7 @@ ask() {
   echo "ok: $what"
 }
 
-# The first image's label
+# Print the label of the first image.
 label() { grep -o '"label": *"[^"]*"' "$work/answer" | head -n 1 | cut -d '"' -f 4 || true; }
 
 has() { grep -q -e "$1" "$work/answer" || fail "the answer has no $1"; }
@@ -56,7 +56,7 @@ for label in stable canary; do
   ask 200 "predict by the label $label" --data-binary "@$work/request" "$url/labels/$label:predict"
 done
 
-# Sixteen at once, which the server may put together; each has to get its own answer.
+# Sixteen requests at once, which the server may batch. Each must get its own answer.
 sixteen=()
 for number in $(seq 16); do
   curl --silent --fail --max-time 60 --output "$work/$number" --data-binary "@$work/request" "$url:predict" &
@@ -66,8 +66,8 @@ for job in "${sixteen[@]}"; do wait "$job" || fail "one of sixteen requests at o
 for number in $(seq 16); do grep -q "\"label\": *\"$by_rest\"" "$work/$number" || fail "one of sixteen answers has another label"; done
 echo "ok: sixteen requests at once"
 
-ask 400 "what is no image is refused" --data-binary '{"instances": [{"b64": "AAAA"}]}' "$url:predict"
-ask 404 "a model that is not there is refused" --data-binary "@$work/request" "http://$rest/v1/models/no-such-model:predict"
+ask 400 "bytes that are no image are refused" --data-binary '{"instances": [{"b64": "AAAA"}]}' "$url:predict"
+ask 404 "a model that does not exist is refused" --data-binary "@$work/request" "http://$rest/v1/models/no-such-model:predict"
 ask 200 "and the server still answers" --data-binary "@$work/request" "$url:predict"
 ask 200 "metrics" "http://$rest/monitoring/prometheus/metrics"
 has ':tensorflow:serving:request_count'

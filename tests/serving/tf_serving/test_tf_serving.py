@@ -154,7 +154,9 @@ def test_models_that_were_not_pushed_by_us_get_their_labels(workspace, tmp_path)
 
 def test_a_workspace_that_was_moved_is_told(pushed, tmp_path):
     pushed.rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"models\.config tells of no model at .*elsewhere/models/colours, as when"):
+    with pytest.raises(
+        UserError, match=r"models\.config lists no model at .*elsewhere/models/colours; the workspace may"
+    ):
         write(str(tmp_path / "elsewhere"), str(tmp_path / "docker"))
 
 
@@ -302,7 +304,9 @@ def test_one_version_that_was_named_directly_is_served_alone(pushed):
 
 def test_what_tensorflow_serving_cannot_do_is_refused(pushed, colour_model, monkeypatch):
     models = locate.find_models(str(pushed))
-    with pytest.raises(UserError, match="--max-in-flight is Graftline's own: tensorflow_model_server has nothing like"):
+    with pytest.raises(
+        UserError, match="--max-in-flight and --engine tensorflow exclude each other: tensorflow_model_server has no"
+    ):
         engine.command(models, ServerOptions(max_in_flight=3))
     with pytest.raises(UserError, match=r"serves numbered versions only: move .*/export to .*/export/1"):
         engine.command(locate.find_models(colour_model), ServerOptions())
@@ -315,7 +319,7 @@ def test_the_command_runs_it_and_says_that_it_listens_on_every_address(pushed, r
     command = [GRAFTLINE, "serve", pushed, "--engine", "tensorflow", "--max_batch_size=4", "--rest-port", "18501"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 7
-    said = "tensorflow_model_server listens on every address of this machine, and asks nobody for a password"
+    said = "tensorflow_model_server listens on every address of this machine, without authentication"
     assert done.stderr.strip() == said
     started = json.loads(record.read_text())
     assert "--rest_api_port=18501" in started["argv"]
