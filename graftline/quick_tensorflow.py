@@ -1,6 +1,7 @@
-"""Import TensorFlow without Keras: a third of the time that `graftline serve` and `predict` take to start.
+"""Import TensorFlow without Keras, so that `graftline serve` and `graftline predict` start sooner.
 
-Measured on two cores, TensorFlow 2.16.2: 8.0 s of CPU with Keras (which brings pandas and scikit-learn), 4.9 s without.
+Measured on two cores with TensorFlow 2.16.2: 8.0 s of CPU with Keras, which imports pandas and scikit-learn, and 4.9 s
+without.
 """
 
 import contextlib
@@ -14,10 +15,10 @@ from graftline.errors import UserError
 
 
 @contextlib.contextmanager
-def _kept_out(*packages: str) -> Iterator[None]:
-    """Let `import` of these packages fail for the length of the `with`, unless they have been imported already."""
+def _blocked(*packages: str) -> Iterator[None]:
+    """Make `import` of these packages fail inside the `with`, unless they have been imported already."""
     absent = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None is how Python marks a refused import
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None makes an import fail
     try:
         yield
     finally:
@@ -26,13 +27,16 @@ def _kept_out(*packages: str) -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, unless that has been done, quietly and without Keras.
+    """Import TensorFlow quietly and without Keras, unless it is imported already.
 
-    `tensorflow/__init__.py` imports Keras for the sake of `tf.saved_model.load` on models saved by `Model.save`, and
-    goes on without when it is missing. A SavedModel run in a session needs none. Keras can be imported as usual later;
-    no other thread should be importing it during this call. Raises UserError where there is no TensorFlow.
+    `tensorflow/__init__.py` imports Keras for `tf.saved_model.load` on models that `Model.save` wrote, and continues
+    when Keras is missing. A SavedModel that runs in a session needs no Keras. Keras can be imported as usual
+    afterwards; no other thread may import it during this call.
+
+    Raises:
+      UserError: TensorFlow is not installed.
     """
-    # TensorFlow reports on the CPU and on CUDA plugins otherwise; what fails still comes as an exception.
+    # Otherwise TensorFlow logs about the CPU and about CUDA plugins. Failures still raise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
         if importlib.util.find_spec("tensorflow") is None:
@@ -40,5 +44,5 @@ def import_tensorflow() -> None:
                 "this needs TensorFlow, which is not installed: run `pip install 'graftline[serve]'`, or ask a running "
                 "server with `graftline predict --server`"
             )
-        with imports.exempt_from_gc(), _kept_out("keras", "tf_keras"):
+        with imports.exempt_from_gc(), _blocked("keras", "tf_keras"):
             import tensorflow  # noqa: F401
