@@ -2,7 +2,7 @@
 
 Strings are object arrays of bytes. Sources: the comments of TensorFlow's tensor.proto and types.proto;
 https://www.tensorflow.org/tfx/serving/api_rest, "Encoding binary values".
-The server has a codec of its own: its answers need typed fields, its bounds and errors are TensorFlow's.
+The server has a codec of its own: it answers in typed fields, bounds what it pads, and refuses in TensorFlow's words.
 """
 
 import base64
