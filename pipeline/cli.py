@@ -101,8 +101,9 @@ def run(
 @server_flags.server_flags
 @click.pass_context
 def serve(context: click.Context, models: str | None, name: str | None, engine: str, **flags: Any) -> None:
-    """Serve the models of a workspace, or a SavedModel, over TensorFlow Serving's API, until Ctrl-C.
+    """Serve models over TensorFlow Serving's API.
 
+    Serves the models of a workspace, or one SavedModel, until Ctrl-C.
     Underscores in the names of flags work as well as dashes: TensorFlow Serving uses underscores.
     """
     from graftline.serving import server
@@ -175,7 +176,14 @@ def predict(
 @click.argument("images", metavar="IMAGES...", nargs=-1, required=True)
 @_model_options
 @click.option("-o", "--output", metavar="PREFIX", required=True, help="Write the rows to PREFIX-00000-of-0000N.csv.")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    default="csv",
+    show_default=True,
+    help="Format of the rows.",
+)
 @click.option("--shards", default=0, type=click.IntRange(0), help="How many files; 0: Beam's runner decides.")
 @click.option(
     "--beam", "beam_options", metavar="FLAG", multiple=True, help="A flag of Beam, such as --beam=--runner=FlinkRunner."
@@ -190,9 +198,9 @@ def bulk(
     shards: int,
     beam_options: Sequence[str],
 ) -> int:
-    """Classify any number of images with Beam: files, folders and patterns such as gs://bucket/photos/**.jpg.
+    """Classify any number of images with Beam.
 
-    The rows are those of `predict`, in no particular order. The exit status is 2 if no image can be classified.
+    Takes files, folders and patterns such as gs://bucket/photos/**.jpg. The rows are those of `predict`, in no particular order. The exit status is 2 if no image can be classified.
     """
     _require_model_or_server(model, server)
     app.require_package("apache_beam", "pipeline")
@@ -229,8 +237,15 @@ def _output(path: str | None) -> Iterator[IO[str]]:
 
 @main.command("compile")
 @click.argument("path", metavar="CONFIG")
-@click.option("--target", required=True, type=click.Choice(["kubeflow", "vertex"]))
-@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(dir_okay=False))
+@click.option(
+    "--target",
+    required=True,
+    type=click.Choice(["kubeflow", "vertex"]),
+    help="Kubeflow Pipelines (YAML) or Vertex AI (JSON).",
+)
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", type=click.Path(dir_okay=False), help="The file to write."
+)
 @_set
 def compile_command(path: str, target: Literal["kubeflow", "vertex"], output: str, overrides: Sequence[str]) -> None:
     """Write the pipeline as a job for a cluster."""
@@ -255,7 +270,10 @@ def compile_command(path: str, target: Literal["kubeflow", "vertex"], output: st
 )
 @_json
 def rollback(models: str, name: str | None, to: int | None, as_json: bool) -> None:
-    """Serve the last good version again as the newest version, and withdraw the version that is served now."""
+    """Serve the last good version again.
+
+    It becomes the newest version. The version that is served now is withdrawn.
+    """
     from graftline.jsonable import to_json
     from graftline.pipeline import rollback as rolling_back
 

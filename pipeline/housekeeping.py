@@ -87,7 +87,7 @@ def clean_up(workspace: pathlib.Path, keep_runs: int, pushed_to: str | None = No
 
     Args:
       workspace: its root.
-      keep_runs: so many latest runs are kept.
+      keep_runs: the number of latest runs to keep.
       pushed_to: another base path whose versions are kept, in addition to those under the workspace's `models/`.
 
     Raises:
