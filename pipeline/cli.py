@@ -200,7 +200,8 @@ def bulk(
 ) -> int:
     """Classify any number of images with Beam.
 
-    Takes files, folders and patterns such as gs://bucket/photos/**.jpg. The rows are those of `predict`, in no particular order. The exit status is 2 if no image can be classified.
+    Takes files, folders and patterns such as gs://bucket/photos/**.jpg. The rows are those of `predict`, in no
+    particular order. The exit status is 2 if no image can be classified.
     """
     _require_model_or_server(model, server)
     app.require_package("apache_beam", "pipeline")
