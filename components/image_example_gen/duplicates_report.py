@@ -1,7 +1,6 @@
-"""What to look at about copies: `duplicates.csv`, all groups, and `duplicates.html`, the first with their pictures.
+"""The report on copies: `duplicates.csv` with all groups, and `duplicates.html` with the pictures of the first.
 
-The page is one file without scripts and without anything from outside. Memory: the plan's groups and one picture at a
-time.
+The page is one file without scripts and without external resources. Memory: the plan's groups and one picture.
 """
 
 import base64
@@ -25,32 +24,33 @@ _SHOWN_GROUPS = 100
 _SHOWN_MEMBERS = 6
 _SIDE = 96  # pixels
 _MAX_PIXELS = 25_000_000  # 75 MB as RGB
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # what is stored; the decoders of others stay out of this process
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # the stored formats; the decoders of others stay out of this process
 _GREY = (128, 128, 128)
-# Pillow's plugins raise all of these on bad files.
+# Pillow's plugins raise all of these for bad files.
 _PICTURE_ERRORS = (
     OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError, struct.error, OverflowError, EOFError,
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-_TOLD: dict[Kind, tuple[str, str]] = {
+_KIND_TEXTS: dict[Kind, tuple[str, str]] = {
     "leak": (
         "In several splits",
-        "Copies, near copies or images of one group that are on both sides of a split: what is measured on them "
-        "flatters the model. The folders or a manifest gave them these splits, or earlier runs did before it showed. "
-        "Of exact copies only the one that is not in train is kept.",
+        "Copies, near copies or images of one group are in several splits, so metrics on them flatter the model. The "
+        "folders or a manifest give these splits, or an earlier run chose them before the images were alike. Of exact "
+        "copies only the one outside train is kept.",
     ),
     "conflict": (
         "One content under several labels",
-        "Kept once for each label, all in one split. At most one of the labels is right: remove the other files.",
+        "The content is kept once for each label, all in one split. At most one of the labels is right: remove the "
+        "files with the wrong labels.",
     ),
     "near": (
         "Near copies",
-        "Different files that show nearly the same, all kept, in one split unless told above. Look twice where the "
-        "labels differ.",
+        "Different files show nearly the same. All are kept, in one split unless the page lists them above. If their "
+        "labels differ, check them.",
     ),
     "exact": (
         "Exact copies",
-        "The same bytes several times: the first file of each class is kept, the others count as duplicates.",
+        "Several files have the same bytes. The first file of each class is kept, the others count as duplicates.",
     ),
 }
 _STYLE = """
@@ -66,16 +66,16 @@ img { display: block; margin-bottom: .3rem; }
 
 
 def write(report_uri: str, plan: Plan, read: Callable[[str], bytes | None]) -> None:
-    """Write both files into the folder `report_uri`, which is there.
+    """Write both files.
 
     Args:
-        report_uri: folder or URI.
-        plan: its `copies` are told; its shards are not needed.
-        read: gives the bytes of an image by its path in the plan, as they are stored (JPEG, PNG, GIF or BMP), None when
-            it can't be read. It is called for the pictures of the page alone: those of 100 groups, 6 in each.
+        report_uri: an existing folder, or a URI.
+        plan: its `copies` are reported; its shards are not read.
+        read: returns the stored bytes (JPEG, PNG, GIF or BMP) of an image by its path in the plan, or None if the image
+            cannot be read. It is called only for the pictures of the page: 100 groups, 6 pictures each.
     """
-    # Of each kind those first of which one label at most can be right.
-    copies = sorted(plan.copies, key=lambda group: (list(_TOLD).index(group.kind), not group.in_several_classes))
+    # Within a kind, groups with different labels come first.
+    copies = sorted(plan.copies, key=lambda group: (list(_KIND_TEXTS).index(group.kind), not group.in_several_classes))
     with tf.io.gfile.GFile(os.path.join(report_uri, CSV_NAME), "w") as file:
         for line in _csv_lines(copies):
             file.write(line)
@@ -107,14 +107,14 @@ def _page(copies: Sequence[Copies], read: Callable[[str], bytes | None]) -> Iter
     yield "<body><h1>Copies among the images</h1>\n"
     counts = Counter(group.kind for group in copies)
     if not copies:
-        yield "<p>None were found.</p>\n"
+        yield "<p>No copies were found.</p>\n"
     elif len(copies) > _SHOWN_GROUPS:
         yield f"<p>The first {_SHOWN_GROUPS} of {len(copies):,} groups. All of them are in {CSV_NAME}.</p>\n"
     shown = 0
-    for kind, (title, told) in _TOLD.items():
+    for kind, (title, explanation) in _KIND_TEXTS.items():
         if not counts[kind]:
             continue
-        yield f"<section><h2>{title}: {counts[kind]:,}</h2><p>{told}</p>\n"
+        yield f"<section><h2>{title}: {counts[kind]:,}</h2><p>{explanation}</p>\n"
         for number, group in enumerate(copies, 1):
             if group.kind == kind and shown < _SHOWN_GROUPS:
                 shown += 1
@@ -146,12 +146,12 @@ def _picture(member: Member, read: Callable[[str], bytes | None]) -> str:
 
 
 def _thumbnail(data: bytes | None) -> bytes:
-    """A small JPEG of an image, upright; a grey tile for what can't be read."""
+    """Return a small upright JPEG of an image, or a grey tile if the image cannot be read."""
     small = Image.new("RGB", (_SIDE, _SIDE), _GREY)
     if data is not None:
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                image.draft("RGB", (_SIDE, _SIDE))  # a JPEG of 12 megapixels in a tenth of the time
+                image.draft("RGB", (_SIDE, _SIDE))  # decodes a JPEG of 12 megapixels in a tenth of the time
                 if image.width * image.height > _MAX_PIXELS:
                     raise ValueError(image.size)
                 upright = ImageOps.exif_transpose(image).convert("RGB")

@@ -1,13 +1,14 @@
-"""The Beam stages of ImageExampleGen: check every file, plan, write the shards, report. No TFX in here, so that Beam's
-workers, which import this module, start fast.
+"""The Beam stages of ImageExampleGen: check every file, plan, write the shards, report.
 
-Only rows of a few hundred bytes cross a shuffle. Image bytes live inside one call of one DoFn: the in-memory runner
-keeps everything that is grouped or reshuffled, and 5,000 phone photos are 20 GB. So each file is read twice: to hash
-and decode it, and, once the plan is made, to write it. In return the plan knows which images are good: every split and
+Beam's workers import this module; it imports no TFX, so that they start fast.
+
+Only rows of a few hundred bytes cross a shuffle. Image bytes stay within one call of one DoFn: the in-memory runner
+keeps everything that is grouped or reshuffled, and 5,000 phone photos are 20 GB. So each file is read twice: first to
+hash and decode it, and after planning to write it. In return the plan knows which images are good: every split and
 shard gets its exact share, and a class never loses its only training image to a bad file.
 
-What crosses a shuffle is pickled by the hundred and not left to Beam's coders, which take 0.1 ms for each row, and
-packed by zlib, as the in-memory runner keeps all of it: that halves it in 5 us for each row.
+Rows cross a shuffle in pickled batches, because Beam's coders take 0.1 ms for each row. The batches are compressed by
+zlib, because the in-memory runner keeps all of them: this halves the memory and takes 5 us for each row.
 """
 
 import hashlib
@@ -29,16 +30,16 @@ from graftline import features
 from graftline.components.image_example_gen import assignments, decoding, duplicates_report, quarantine
 from graftline.components.image_example_gen.decoding import Decoded, Quarantined
 from graftline.components.image_example_gen.layouts import File, Layout, Roots
-from graftline.components.image_example_gen.plan import IMAGES_PER_SHARD, Plan, Row, Shard, make_plan
-from graftline.components.image_example_gen.quarantine import Written
+from graftline.components.image_example_gen.plan import IMAGES_PER_SHARD, CheckedFile, Plan, Shard, make_plan
+from graftline.components.image_example_gen.quarantine import WrittenShard
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.components.storage import files
 from graftline.serving.images import isolated
 
-_BATCH = 512  # files a Beam element: enough to keep a thread pool busy, few enough to spread over workers
-_CHUNK = 32  # files that a thread takes at once; fewer where they are large
+_BATCH = 512  # files in a Beam element: enough to keep a thread pool busy, few enough to spread over workers
+_CHUNK = 32  # files that a thread takes at once; fewer if they are large
 _CHUNK_BYTES = 16 << 20
-_ASIDE = "aside"  # folder for unfinished shards; beside Split-*, as everything inside those is read as data
+_ASIDE = "aside"  # folder of unfinished shards, beside Split-*: everything inside Split-* is read as data
 _PLAN = "plan"
 
 In = TypeVar("In")
@@ -54,15 +55,22 @@ def ingest(
     state: str = "",
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> None:
-    """Add the stages that turn `layout` into `examples_uri/Split-{train,eval}/` and a report under `report_uri`.
+    """Add the stages that write `examples_uri/Split-{train,eval}/` and a report under `report_uri`.
 
-    `state` is where the splits of images of earlier runs are kept; nowhere when empty. They are read, not written.
+    Args:
+        pipeline: gets the stages.
+        layout: the files.
+        examples_uri: folder or URI of the shards.
+        report_uri: folder or URI of the report.
+        settings: see `IngestSettings`.
+        state: folder or URI with the splits of the images of earlier runs, which are only read; "" for none.
+        images_per_shard: largest number of images in a shard.
     """
-    pathed = [_packed(layout.files[i : i + _BATCH]) for i in range(0, len(layout.files), _BATCH)]
-    refused = [Row(File(path, label), "", 0, Quarantined(reason)) for path, label, reason in layout.refused]
+    batches = [_packed(layout.files[i : i + _BATCH]) for i in range(0, len(layout.files), _BATCH)]
+    refused = [CheckedFile(File(path, label), "", 0, Quarantined(reason)) for path, label, reason in layout.refused]
     checked = (
         pipeline
-        | "Files" >> beam.Create(pathed)
+        | "Files" >> beam.Create(batches)
         | "SpreadFiles" >> beam.Reshuffle()
         | "Check" >> beam.ParDo(CheckFiles(layout.roots, settings))
     )
@@ -93,15 +101,17 @@ class _Threaded(beam.DoFn):
         self._roots, self._settings = roots, settings
 
     def setup(self) -> None:
+        """Start the pool."""
         self._pool = ThreadPoolExecutor(files.REMOTE_THREADS if self._roots.remote else files.cpus())
 
     def teardown(self) -> None:
+        """Stop the pool and the isolated decoder."""
         self._pool.shutdown()
         isolated.close()
 
 
 class CheckFiles(_Threaded):
-    """A packed batch of files -> a packed list of a `Row` for each: hash and verdict."""
+    """A packed batch of files -> a packed list of `CheckedFile`, with hash and verdict."""
 
     def process(self, packed: bytes) -> Iterator[bytes]:
         """Yield the list."""
@@ -112,13 +122,13 @@ class CheckFiles(_Threaded):
 
 
 class PlanShards(beam.DoFn):
-    """All lists of rows -> the shards to write, each packed; the plan without its shards goes to the output "plan"."""
+    """All lists of rows -> the packed shards. The plan without its shards goes to the output "plan"."""
 
     def __init__(self, settings: IngestSettings, state: str, images_per_shard: int) -> None:
         self._settings, self._state, self._images_per_shard = settings, state, images_per_shard
 
-    def process(self, packed: list[bytes]) -> Iterator[Any]:  # Beam takes a tagged output in a union for an element
-        """Yield shards and one tagged plan."""
+    def process(self, packed: list[bytes]) -> Iterator[Any]:  # in a union Beam takes a tagged output for an element
+        """Yield the shards and one tagged plan."""
         known = assignments.load(self._state, self._settings) if self._state else {}
         rows = chain.from_iterable(map(_unpacked, packed))
         plan = make_plan(rows, self._settings, self._images_per_shard, known=known)
@@ -127,14 +137,14 @@ class PlanShards(beam.DoFn):
 
 
 class WriteShard(_Threaded):
-    """A packed `Shard` -> its file, whole or not at all; tells what was `Written`."""
+    """A packed `Shard` -> its file, whole or not at all, and a `WrittenShard`."""
 
     def __init__(self, roots: Roots, settings: IngestSettings, examples_uri: str) -> None:
         super().__init__(roots, settings)
         self._examples_uri = examples_uri
 
-    def process(self, packed: bytes) -> Iterator[Written]:
-        """Write aside and rename. A bundle that Beam runs again writes the same bytes to the same name."""
+    def process(self, packed: bytes) -> Iterator[WrittenShard]:
+        """Write to a temporary name, then rename. A bundle that Beam repeats writes the same bytes."""
         shard: Shard = _unpacked(packed)
         folder = os.path.join(self._examples_uri, f"Split-{shard.split}")
         aside = os.path.join(self._examples_uri, _ASIDE)
@@ -152,30 +162,33 @@ class WriteShard(_Threaded):
                         writer.write(record)
                         labels[row.label] += 1
         tf.io.gfile.rename(unfinished, os.path.join(folder, shard.name), overwrite=True)
-        yield Written(shard.split, tuple(sorted(labels.items())), tuple(lost))
+        yield WrittenShard(shard.split, tuple(sorted(labels.items())), tuple(lost))
 
-    def _map(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], list[bytes | Quarantined]]]:
-        """`_records` of all rows, by the pool where they wait or decode. A plain copy is so little work that threads
-        would only hand the interpreter to and fro, in twice the time."""
+    def _map(self, rows: Sequence[CheckedFile]) -> Iterator[tuple[Sequence[CheckedFile], list[bytes | Quarantined]]]:
+        """Yield `_records` of all rows.
+
+        The pool makes them if they are remote or transcoded. For plain copies threads take twice the time: they only
+        hand the interpreter to each other.
+        """
         if self._roots.remote or any(isinstance(row.verdict, Decoded) and row.verdict.transcoded for row in rows):
             return _ahead(self._pool, self._records, _chunks(rows))
         return map(self._records, _chunks(rows))
 
-    def _records(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[bytes | Quarantined]]:
+    def _records(self, rows: Sequence[CheckedFile]) -> tuple[Sequence[CheckedFile], list[bytes | Quarantined]]:
         return rows, [record_of(self._roots, row, self._settings) for row in rows]
 
 
 class WriteReport(beam.DoFn):
-    """The plan and every `Written` -> quarantine.csv, summary.json, the splits and what is told of copies."""
+    """The plan and every `WrittenShard` -> quarantine.csv, summary.json, the splits and the reports on copies."""
 
     def __init__(self, report_uri: str, layout: Layout, settings: IngestSettings) -> None:
         self._report_uri, self._roots, self._warnings = report_uri, layout.roots, layout.warnings
         self._max_side = settings.max_side
 
-    def process(self, outcomes: list[Plan | Written]) -> Iterator[quarantine.Summary]:
-        """Write the files; yields the summary."""
+    def process(self, outcomes: list[Plan | WrittenShard]) -> Iterator[quarantine.Summary]:
+        """Write the files and yield the summary."""
         (plan,) = (outcome for outcome in outcomes if isinstance(outcome, Plan))
-        written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+        written = [outcome for outcome in outcomes if isinstance(outcome, WrittenShard)]
         summary = quarantine.summarize(plan, written, self._warnings)
         tf.io.gfile.makedirs(self._report_uri)
         for name, text in (
@@ -185,11 +198,11 @@ class WriteReport(beam.DoFn):
             with tf.io.gfile.GFile(os.path.join(self._report_uri, name), "w") as file:
                 file.write(text)
         assignments.write(os.path.join(self._report_uri, quarantine.SPLITS_NAME), plan.splits)
-        duplicates_report.write(self._report_uri, plan, self._picture)
+        duplicates_report.write(self._report_uri, plan, self._read_stored)
         yield summary
 
-    def _picture(self, path: str) -> bytes | None:
-        """As it is stored: a WebP's decoder, for one, stays out of this process."""
+    def _read_stored(self, path: str) -> bytes | None:
+        """Return an image's bytes as they are stored, so that other formats' decoders stay out of this process."""
         try:
             data, _ = files.read(self._roots.locate(path), decoding.MAX_BYTES)
         except OSError:
@@ -202,32 +215,32 @@ class WriteReport(beam.DoFn):
 
 
 def clean_up(examples_uri: str) -> None:
-    """Remove what killed attempts left aside."""
+    """Remove the unfinished shards of killed attempts."""
     aside = os.path.join(examples_uri, _ASIDE)
     if tf.io.gfile.isdir(aside):
         tf.io.gfile.rmtree(aside)
 
 
-def check(roots: Roots, chunk: Sequence[File], settings: IngestSettings) -> list[Row]:
-    """Read, hash and decode some files. Bad ones are rows too; this never raises for what a file holds or is."""
-    rows: list[Row] = []
+def check(roots: Roots, chunk: Sequence[File], settings: IngestSettings) -> list[CheckedFile]:
+    """Read, hash and decode some files. Bad files get a row too: no type or content of a file raises."""
+    rows: list[CheckedFile] = []
     waiting: list[tuple[File, bytes]] = []
     held = 0  # bytes
 
     def decode() -> None:
         verdicts = decoding.decode_many([data for _, data in waiting], settings.max_side)
         for (file, data), verdict in zip(waiting, verdicts, strict=True):
-            rows.append(Row(file, hashlib.sha256(data).hexdigest(), len(data), verdict))
+            rows.append(CheckedFile(file, hashlib.sha256(data).hexdigest(), len(data), verdict))
         waiting.clear()
 
     for file in chunk:
         try:
             data, size = files.read(roots.locate(file.path), decoding.MAX_BYTES)
         except OSError as error:
-            rows.append(Row(file, "", 0, Quarantined(f"unreadable: {error.strerror}")))
+            rows.append(CheckedFile(file, "", 0, Quarantined(f"unreadable: {error.strerror}")))
             continue
         if size > decoding.MAX_BYTES:
-            rows.append(Row(file, "", size, decoding.too_many_bytes(size)))
+            rows.append(CheckedFile(file, "", size, decoding.too_many_bytes(size)))
             continue
         waiting.append((file, data))
         held += len(data)
@@ -238,8 +251,8 @@ def check(roots: Roots, chunk: Sequence[File], settings: IngestSettings) -> list
     return rows
 
 
-def record_of(roots: Roots, row: Row, settings: IngestSettings) -> bytes | Quarantined:
-    """The serialized tf.Example of a row that was found good, unless its file has changed since."""
+def record_of(roots: Roots, row: CheckedFile, settings: IngestSettings) -> bytes | Quarantined:
+    """Return the serialized tf.Example of a good file, or a refusal if the file has changed since it was checked."""
     try:
         data, _ = files.read(roots.locate(row.path), decoding.MAX_BYTES)
     except OSError as error:
@@ -253,13 +266,13 @@ def record_of(roots: Roots, row: Row, settings: IngestSettings) -> bytes | Quara
     return to_example(row, stored).SerializeToString(deterministic=True)
 
 
-def to_example(row: Row, data: bytes) -> tf.train.Example:
-    """The features that `graftline.features` names, from a good row and the bytes to store."""
+def to_example(row: CheckedFile, data: bytes) -> tf.train.Example:
+    """Return the features that `graftline.features` names, from a good file and the bytes to store."""
     good = row.verdict
     assert isinstance(good, Decoded), row.path
     sha256 = hashlib.sha256(data).hexdigest() if good.transcoded else row.sha256
     example = tf.train.Example()
-    # Filled in place: half the time of handing parts over, as each of those is copied.
+    # Filled in place: protobuf copies parts that are passed to it, which takes twice the time.
     feature = example.features.feature
     for name, text in (
         (features.IMAGE, data),
@@ -288,8 +301,8 @@ def _unpacked(packed: bytes) -> Any:
     return pickle.loads(zlib.decompress(packed))
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
+def _chunks(rows: Sequence[CheckedFile]) -> Iterator[list[CheckedFile]]:
+    chunk: list[CheckedFile] = []
     for row in rows:
         if chunk and (len(chunk) == _CHUNK or sum(one.size for one in chunk) + row.size > _CHUNK_BYTES):
             yield chunk
@@ -300,7 +313,7 @@ def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """`map` in order, with no more than a few results waiting: `pool.map` would read a whole shard into memory."""
+    """Map in order with few results waiting: `pool.map` would read a whole shard into memory."""
     waiting: deque[Future[Out]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

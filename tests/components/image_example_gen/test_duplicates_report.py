@@ -105,7 +105,7 @@ def test_pictures_are_small_upright_and_grey_where_there_is_none(tmp_path: pathl
 def test_without_copies_the_page_says_so(tmp_path: pathlib.Path) -> None:
     duplicates_report.write(str(tmp_path), NONE, lambda path: pytest.fail(path))
     assert table(tmp_path) == []
-    assert any("None were found" in text for text in Page(tmp_path).texts)
+    assert any("No copies were found" in text for text in Page(tmp_path).texts)
 
 
 def test_many_and_large_groups_are_pictured_in_part_the_gravest_first(tmp_path: pathlib.Path) -> None:

@@ -266,10 +266,10 @@ def test_a_bad_file_never_costs_a_class_its_side(tmp_path: pathlib.Path) -> None
 def test_a_refused_run_leaves_the_list_where_the_message_says(tmp_path: pathlib.Path) -> None:
     images = write_noise_folder(tmp_path / "photos", cats=4, dogs=4)
     write_file(images, "cats/page.jpg", b"<html>404</html>")
-    with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) can't be used") as error:
+    with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) cannot be used") as error:
         execute(images, tmp_path / "run", report_dir=tmp_path / "reports")
     kept = tmp_path / "reports/quarantine.csv"
-    assert f"The whole list: {kept}." in str(error.value)
+    assert f"The full list is in {kept}." in str(error.value)
     assert "cats/page.jpg" in kept.read_text()
 
 
@@ -328,7 +328,7 @@ def test_a_webp_and_a_large_photo_are_stored_as_what_the_serving_graph_reads(tmp
 def test_a_folder_of_broken_images_is_a_users_error(tmp_path: pathlib.Path) -> None:
     for i in range(4):
         write_file(tmp_path, f"photos/{'ab'[i % 2]}/{i}.jpg", encode_noise(i)[:-100])
-    with pytest.raises(UserError, match=r"none of 4 files is an image that can be decoded\. Why: truncated JPEG"):
+    with pytest.raises(UserError, match=r"none of 4 files is an image that can be decoded\. Reasons: truncated JPEG"):
         execute(tmp_path / "photos", tmp_path, max_bad_fraction=1.0)
 
 
@@ -424,7 +424,7 @@ def test_as_a_node_it_is_cached_until_the_content_of_a_file_changes(tmp_path: pa
     assert len(second) == 2
 
     picture.write_bytes(b"<html>")  # one bad file of nine is more than the default allows
-    with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) can't be used"):
+    with pytest.raises(UserError, match=r"1 of 9 files \(11.1%\) cannot be used"):
         run()
     assert "cats/picture.bmp" in (tmp_path / "reports/quarantine.csv").read_text()
     assert sorted(os.listdir(executions), key=int) == second

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from graftline.components.image_example_gen.decoding import Decoded, Quarantined
 from graftline.components.image_example_gen.layouts import File
-from graftline.components.image_example_gen.plan import Plan, Row, make_plan
+from graftline.components.image_example_gen.plan import CheckedFile, Plan, make_plan
 from graftline.components.image_example_gen.quarantine import (
     Summary,
-    Written,
+    WrittenShard,
     quarantined_rows,
     require_usable,
     summarize,
@@ -36,8 +36,8 @@ def row(
     size: int = 10,
     split: str = "",
     group: str = "",
-) -> Row:
-    return Row(File(path, path.split("/")[0], split, group), content, size, verdict)
+) -> CheckedFile:
+    return CheckedFile(File(path, path.split("/")[0], split, group), content, size, verdict)
 
 
 def looks(phash: int, contrast: float = 0.1) -> Decoded:
@@ -50,7 +50,7 @@ def spread(number: int) -> int:
 
 
 @st.composite
-def rows_of_folders(draw: st.DrawFn) -> list[Row]:
+def rows_of_folders(draw: st.DrawFn) -> list[CheckedFile]:
     """Files of few contents in few classes, so that copies and conflicts abound; odd contents are bad.
 
     Some have splits or groups of the layout's, and some look alike.
@@ -85,25 +85,25 @@ knowns = st.dictionaries(
 SETTINGS = IngestSettings(eval_fraction=0.3)
 
 
-def planned(rows: Sequence[Row], known: dict[str, str] | None = None) -> Plan:
+def planned(rows: Sequence[CheckedFile], known: dict[str, str] | None = None) -> Plan:
     return make_plan(rows, SETTINGS, images_per_shard=5, known=known)
 
 
 def written_as_planned(plan: Plan) -> Summary:
     """The first row of each shard is lost on writing."""
     written = [
-        Written(shard.split, tuple((kept.label, 1) for kept in shard.rows[1:]), lost(shard.rows[:1]))
+        WrittenShard(shard.split, tuple((kept.label, 1) for kept in shard.rows[1:]), lost(shard.rows[:1]))
         for shard in plan.shards
     ]
     return summarize(plan, written)
 
 
-def lost(rows: Sequence[Row]) -> tuple[Row, ...]:
+def lost(rows: Sequence[CheckedFile]) -> tuple[CheckedFile, ...]:
     return tuple(replace(r, verdict=Quarantined("changed during the run")) for r in rows)
 
 
 @given(rows_of_folders(), knowns)
-def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Row], known: dict[str, str]) -> None:
+def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[CheckedFile], known: dict[str, str]) -> None:
     plan = planned(rows, known)
     kept = [kept for shard in plan.shards for kept in shard.rows]
     assert sorted([*kept, *plan.quarantined, *plan.duplicates], key=lambda r: r.path) == sorted(
@@ -124,7 +124,7 @@ def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Row],
 
 @given(rows_of_folders(), knowns, st.randoms())
 def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(
-    rows: list[Row], known: dict[str, str], random: object
+    rows: list[CheckedFile], known: dict[str, str], random: object
 ) -> None:
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(
 
 
 @given(rows_of_folders(), knowns)
-def test_what_the_layout_gives_is_kept_and_then_what_is_known(rows: list[Row], known: dict[str, str]) -> None:
+def test_what_the_layout_gives_is_kept_and_then_what_is_known(rows: list[CheckedFile], known: dict[str, str]) -> None:
     plan = planned(rows, known)
     tests = any(r.file.split == TEST for r in rows if isinstance(r.verdict, Decoded))
     for shard in plan.shards:
@@ -148,7 +148,9 @@ def test_what_the_layout_gives_is_kept_and_then_what_is_known(rows: list[Row], k
 
 
 @given(rows_of_folders(), knowns)
-def test_what_belongs_together_is_in_one_split_or_told_as_a_leak(rows: list[Row], known: dict[str, str]) -> None:
+def test_what_belongs_together_is_in_one_split_or_told_as_a_leak(
+    rows: list[CheckedFile], known: dict[str, str]
+) -> None:
     plan = planned(rows, known)
     split_by_path = {kept.path: shard.split for shard in plan.shards for kept in shard.rows}
     leaks = set(plan.leaks)
@@ -164,7 +166,9 @@ def test_what_belongs_together_is_in_one_split_or_told_as_a_leak(rows: list[Row]
 
 
 @given(rows_of_folders(), rows_of_folders(), knowns)
-def test_an_image_once_planned_stays_where_it_is(old: list[Row], new: list[Row], known: dict[str, str]) -> None:
+def test_an_image_once_planned_stays_where_it_is(
+    old: list[CheckedFile], new: list[CheckedFile], known: dict[str, str]
+) -> None:
     before = planned([replace(r, file=r.file._replace(split="")) for r in old], known)
     added = [replace(r, file=File(f"new/{r.path}", r.label, group=r.file.group)) for r in new]
     after = planned([replace(r, file=r.file._replace(split="")) for r in old] + added, {**known, **before.splits})
@@ -172,7 +176,7 @@ def test_an_image_once_planned_stays_where_it_is(old: list[Row], new: list[Row],
 
 
 @given(rows_of_folders())
-def test_one_content_is_never_on_both_sides(rows: list[Row]) -> None:
+def test_one_content_is_never_on_both_sides(rows: list[CheckedFile]) -> None:
     split_of: dict[str, str] = {}
     for shard in planned(rows).shards:
         for kept in shard.rows:
@@ -229,13 +233,13 @@ def test_files_lost_on_writing_are_listed_too() -> None:
     plan = make_plan(
         [row("b/1.jpg", "s", Quarantined("empty file")), row("a/1.jpg", "t")], IngestSettings(eval_fraction=0.5)
     )
-    written = [Written("train", (), lost([row("a/1.jpg", "t")]))]
+    written = [WrittenShard("train", (), lost([row("a/1.jpg", "t")]))]
     assert [r.path for r in quarantined_rows(plan, written)] == ["a/1.jpg", "b/1.jpg"]
 
 
-def summary_of(*rows: Row) -> Summary:
+def summary_of(*rows: CheckedFile) -> Summary:
     plan = make_plan(rows, IngestSettings(eval_fraction=0.5))
-    return summarize(plan, [Written(s.split, tuple((r.label, 1) for r in s.rows), ()) for s in plan.shards])
+    return summarize(plan, [WrittenShard(s.split, tuple((r.label, 1) for r in s.rows), ()) for s in plan.shards])
 
 
 FOUR = (row("a/1.jpg", "1"), row("a/2.jpg", "2"), row("b/1.jpg", "3"), row("b/2.jpg", "4"))
@@ -247,9 +251,9 @@ def test_too_many_bad_files_are_refused_with_counts_reasons_and_what_to_do() -> 
     with pytest.raises(UserError) as error:
         require_usable(summary, "photos", IngestSettings(), "reports/quarantine.csv")
     assert str(error.value) == (
-        "photos: 3 of 7 files (42.9%) can't be used, more than data.max_bad_fraction (0.05) allows. "
-        "Why: not an image (2, such as a/bad0.jpg); truncated JPEG (1, such as b/0.jpg). "
-        "The whole list: reports/quarantine.csv. Mend or remove them, or raise data.max_bad_fraction."
+        "photos: 3 of 7 files (42.9%) cannot be used; data.max_bad_fraction is 0.05. "
+        "Reasons: not an image (2, such as a/bad0.jpg); truncated JPEG (1, such as b/0.jpg). "
+        "The full list is in reports/quarantine.csv. Repair or remove these files, or raise data.max_bad_fraction."
     )
     require_usable(summary, "photos", IngestSettings(max_bad_fraction=3 / 7), "")
 
@@ -260,20 +264,21 @@ def test_strict_allows_not_one() -> None:
     with pytest.raises(UserError) as error:
         require_usable(summary_of(*FOUR, BAD[0]), "photos", strict, "reports/quarantine.csv")
     assert str(error.value) == (
-        "photos: 1 of 5 files can't be used, and data.strict allows none. Why: not an image (1, such as a/bad0.jpg). "
-        "The whole list: reports/quarantine.csv. Mend or remove them, or set data.strict=false."
+        "photos: 1 of 5 files cannot be used, and data.strict allows no such file. "
+        "Reasons: not an image (1, such as a/bad0.jpg). "
+        "The full list is in reports/quarantine.csv. Repair or remove these files, or set data.strict=false."
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (BAD, "none of 2 files is an image that can be decoded. Why: not an image (2, such as a/bad0.jpg)."),
-        (FOUR[:2], "only class 'a' has images that can be decoded, two classes are needed at least."),
-        ((FOUR[0], FOUR[2]), "class 'a' is left with 1 usable image, but needs at least 2 different ones"),
+        (BAD, "none of 2 files is an image that can be decoded. Reasons: not an image (2, such as a/bad0.jpg)."),
+        (FOUR[:2], "only class 'a' has images that can be decoded; at least two classes are needed."),
+        ((FOUR[0], FOUR[2]), "class 'a' has 1 usable image left; it needs at least 2 different images"),
     ],
 )
-def test_data_that_can_train_nothing_is_refused(rows: tuple[Row, ...], told: str) -> None:
+def test_data_that_can_train_nothing_is_refused(rows: tuple[CheckedFile, ...], told: str) -> None:
     with pytest.raises(UserError) as error:
         require_usable(summary_of(*rows), "photos", IngestSettings(max_bad_fraction=1.0), "")
     assert told in str(error.value)
@@ -284,7 +289,7 @@ def test_a_class_that_lost_all_its_images_is_warned_of() -> None:
     assert summary.warnings == ["class 'c' has no image that can be decoded and is left out"]
 
 
-def in_splits(**splits: str) -> list[Row]:
+def in_splits(**splits: str) -> list[CheckedFile]:
     """Images of two classes: `in_splits(a="train train eval", b=...)`."""
     return [
         row(f"{label}/{i}.jpg", f"{label}{i}", split=split)
@@ -321,7 +326,7 @@ def test_of_one_content_in_two_splits_the_copy_in_train_is_dropped_and_told() ->
     assert (summary.leaks, summary.leak_paths) == (2, [list(paths) for paths in plan.leaks])
 
 
-def alike(*hashes: int, label: str = "a", split: str = "") -> list[Row]:
+def alike(*hashes: int, label: str = "a", split: str = "") -> list[CheckedFile]:
     return [row(f"{label}/{h:x}.jpg", f"{h:064x}", looks(h), split=split) for h in hashes]
 
 
@@ -393,7 +398,7 @@ def test_a_class_whose_images_all_look_alike_is_split_and_told() -> None:
     plan = planned(drawn + OTHERS)
     assert {plan.splits[r.sha256] for r in drawn} == {TRAIN, EVAL}
     assert plan.near == ()
-    assert plan.warnings[0].startswith("30 images look so much alike")
+    assert plan.warnings[0].startswith("30 images look so similar")
     assert written_as_planned(plan).warnings == list(plan.warnings)
 
 
