@@ -18,7 +18,7 @@ from tests.images import image_of
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Good and bad files and clutter, more than one batch of them."""
+    """A folder of good and bad files and clutter, more than one batch."""
     folder = tmp_path_factory.mktemp("bulk") / "photos [1]"
     (folder / "deep" / ".hidden").mkdir(parents=True)
     for number in range(40):

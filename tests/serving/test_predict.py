@@ -1,4 +1,4 @@
-"""Classifying files, by a server and in this process, which must say the same."""
+"""Files are classified by a server and in this process, with the same answers."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ Predict = Callable[..., list[Prediction]]
 
 @pytest.fixture
 def photos(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Three images and what lies about beside them."""
+    """A folder of three images and clutter."""
     folder = tmp_path / "photos"
     (folder / "deep/__MACOSX").mkdir(parents=True)
     (folder / "b red.png").write_bytes(image_of("red"))
@@ -126,7 +126,7 @@ def test_a_pipe_is_no_image(photos: pathlib.Path) -> None:
         find_images([str(photos / "pipe.jpg")])
 
 
-# What the model says of them
+# Rows
 
 
 def test_every_file_gets_its_row_in_order(ask: Predict, photos: pathlib.Path) -> None:
@@ -179,13 +179,13 @@ def test_batches_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [[one.path for one in batch] for batch in classifying.batches(images)] == [["4", "4"], ["4"], ["20"], ["1"]]
 
 
-# What can be wrong with server and model
+# Errors of server and model
 
 
 @pytest.mark.parametrize(("scheme", "api"), [("", "gRPC"), ("http://", "REST")])
 def test_no_server_is_told(photos: pathlib.Path, monkeypatch: pytest.MonkeyPatch, scheme: str, api: str) -> None:
     monkeypatch.setattr(predict, "CONNECT_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         target = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UserError) as caught:
             predict_with_server(target, "colours", [str(photos / "a.JPG")])
@@ -204,7 +204,7 @@ def test_no_server_is_told(photos: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_usual_port_of_the_other_protocol_is_told(target: str, hint: str) -> None:
-    # What is at these ports of this machine is not known, so that no connection is made.
+    # No connection is made: anything may listen on these ports of this machine.
     assert predict._other_port(target) == hint
 
 
@@ -294,7 +294,7 @@ def test_several_models_ask_for_a_name(workspace: pathlib.Path) -> None:
         predict_with_model(str(workspace), [])
 
 
-# What it needs
+# Requirements
 
 
 def test_a_prediction_is_made_without_keras_which_can_be_imported_after(

@@ -1,4 +1,4 @@
-"""Rows of predictions as text, JSON and CSV, the way from the command to a file, and the bar on a terminal."""
+"""Rows of predictions as text, JSON and CSV, in files, and the progress bar on a terminal."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def test_no_name_breaks_a_line(kind: str) -> None:
     out, _, _ = written(kind, ODD)
     assert len(out.splitlines()) == (2 if kind == "csv" else 1)
     assert "new\\nline" in out and "\x1b" not in out
-    out.encode()  # a name that is no UTF-8 would not pass
+    out.encode()  # raises for a name that is no UTF-8
 
 
 def test_csv_quotes_commas() -> None:
@@ -161,7 +161,7 @@ def test_mistakes_are_told_before_anything_is_written(
 
 
 def _on_a_terminal(command: list[str], own_output: pathlib.Path | None) -> str:
-    """What a terminal shows that is standard error, and standard output too without `own_output`."""
+    """Return what a terminal on standard error shows, and on standard output too without `own_output`."""
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
 
@@ -169,7 +169,7 @@ def _on_a_terminal(command: list[str], own_output: pathlib.Path | None) -> str:
         while True:
             try:
                 data = os.read(ours, 1 << 16)
-            except OSError:  # what Linux gives once the other side is closed
+            except OSError:  # Linux raises this once the other side is closed
                 return
             shown.append(data)
 

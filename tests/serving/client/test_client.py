@@ -1,4 +1,4 @@
-"""The client library against a real server: both protocols, blocking and not, all saying the same."""
+"""The client library against a real server: both protocols, blocking and async, with the same answers."""
 
 import asyncio
 import os
@@ -54,13 +54,13 @@ def addresses(server: ModelServer) -> dict[str, str]:
 
 @pytest.fixture(params=["grpc", "rest"])
 def address(request: pytest.FixtureRequest, server: ModelServer) -> str:
-    """Where the server is, for each protocol."""
+    """The server's address, for each protocol."""
     return addresses(server)[request.param]
 
 
 @pytest.fixture(params=[Client, _Awaited], ids=["blocking", "async"])
 def connect(request: pytest.FixtureRequest, address: str) -> Iterator[Open]:
-    """Opens a client of a model, in each of the four ways."""
+    """A function that opens a client of a model, in each of the four ways."""
     opened = []
 
     def open_client(model: str | None, **options: Any) -> Any:
@@ -209,7 +209,7 @@ def test_a_version_can_be_asked_for(connect: Open) -> None:
         connect("colours", version=4).classify([image_of("red")])
 
 
-# What can be wrong
+# Errors
 
 
 def test_a_label_that_is_not_there_is_no_images_fault(connect: Open) -> None:
@@ -238,7 +238,7 @@ def test_a_server_that_is_busy_is_no_images_fault() -> None:
 
 def test_a_model_of_another_origin_is_named_as_one(connect: Open) -> None:
     client = connect("numbers")
-    client.predict({"x": [[1.0, 2.0]]})  # it is known by now, and must be looked at all the same
+    client.predict({"x": [[1.0, 2.0]]})  # the signatures are cached now, and must be checked all the same
     with pytest.raises(ServiceError, match=r"model 'numbers' at .* is no image classifier that Graftline exported"):
         client.classify([image_of("red")])
 
@@ -318,7 +318,7 @@ def test_tasks_may_share_a_client(address: str) -> None:
     assert asyncio.run(ask()) == colours
 
 
-# What it costs
+# Imports
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])

@@ -1,4 +1,4 @@
-"""What goes with a call of the client: headers, and TLS."""
+"""What the client sends with a call: headers, over TLS where the address asks for it."""
 
 import http.server
 import os
@@ -18,7 +18,7 @@ from graftline.serving.client import Client, ServiceError
 
 
 class Recorder(grpc.GenericRpcHandler):
-    """Servers of both protocols, with TLS where there is a certificate, that refuse all and keep what came with it."""
+    """Servers of both protocols that refuse every call and record its headers; with TLS if they have a certificate."""
 
     def __init__(self, certificate: tuple[bytes, bytes] | None = None) -> None:
         self.seen: list[dict[str, str]] = []
@@ -40,19 +40,19 @@ class Recorder(grpc.GenericRpcHandler):
                 self.send_error(403)
 
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Log nothing."""
 
         return Handler
 
     def service(self, details: Any) -> grpc.RpcMethodHandler:
-        """gRPC's way to ask for a method."""
+        """Handle any method."""
         self.seen.append(dict(details.invocation_metadata))
         return grpc.unary_unary_rpc_method_handler(
             lambda _, context: context.abort(grpc.StatusCode.PERMISSION_DENIED, "")
         )
 
     def secured(self, certificate: pathlib.Path, key: pathlib.Path) -> None:
-        """REST's part of TLS, which wants files."""
+        """Wrap the REST server in TLS, which reads its certificate from files."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         self._rest.socket = context.wrap_socket(self._rest.socket, server_side=True)

@@ -1,6 +1,6 @@
-"""A model that Graftline exported, called by clients that are not ours, and by ours where nothing else is installed.
+"""A model that Graftline exported, called by other clients, and by ours in an environment of its own.
 
-The picture is drawn in all eight EXIF orientations; who sends the file as the camera wrote it gets one answer.
+The picture is written in all eight EXIF orientations. All of them, sent as a camera writes them, get one answer.
 """
 
 import base64
@@ -30,7 +30,7 @@ from tests.images import CLASSES
 
 ROOT = pathlib.Path(__file__).parents[3]
 _CLOSE = 1e-3
-# What turns an upright picture into the pixels that a camera writes with this orientation; CIPA DC-008, 4.6.4.
+# Orientation → the operation that makes a camera's pixels from an upright picture; CIPA DC-008, 4.6.4.
 _AS_WRITTEN = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,7 +65,7 @@ def served(
 
 
 def _picture() -> Image.Image:
-    """Another colour in each corner, and nothing that JPEG changes."""
+    """A picture with another colour in each corner, and without detail that JPEG changes."""
     return images.draw_noise(3, (4, 3)).resize((64, 48), Image.Resampling.BICUBIC)
 
 
@@ -103,7 +103,7 @@ def test_all_eight_orientations_get_the_answer_of_the_upright_picture(served: Mo
 
 
 def test_a_picture_that_is_not_turned_back_gets_another_answer(served: ModelServer) -> None:
-    """Or the test above would show nothing."""
+    """Otherwise the test above would prove nothing."""
     answers = _by_requests(served, [_written(orientation, tell=False) for orientation in _AS_WRITTEN])
     assert all(np.abs(answers[1:] - answers[0]).max(axis=1) > 10 * _CLOSE)
 
@@ -128,7 +128,7 @@ def test_a_turned_png_and_a_tiff_get_the_answer_of_the_upright_picture(served: M
 
 
 def _environment(folder: pathlib.Path, python: str, *packages: str) -> str:
-    """A virtual environment with these packages alone; its Python."""
+    """Create a virtual environment with these packages alone, and return its Python."""
     uv = shutil.which("uv", path=str(pathlib.Path(sys.executable).parent)) or shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not installed")
@@ -142,7 +142,7 @@ def _environment(folder: pathlib.Path, python: str, *packages: str) -> str:
     return str(folder / "bin" / "python")
 
 
-# Its `predict_request` takes text for strings, so that images go in its own messages.
+# Its `predict_request` takes strings for text, so images need its own messages.
 _MIN_TFS = """
 import json, sys
 import numpy as np
@@ -184,7 +184,7 @@ def test_min_tfs_client_gets_the_same_answers(served: ModelServer, tmp_path: pat
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The `bin` of an environment with what `pip install graftline` brings, installed from a copy of the sources."""
+    """The `bin` of an environment with `pip install graftline` from a copy of the sources."""
     root = tmp_path_factory.mktemp("light")
     shutil.copytree(ROOT / "graftline", root / "source" / "graftline", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md"):

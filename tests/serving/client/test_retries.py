@@ -1,4 +1,4 @@
-"""When a call is made again, and when not: the rule by itself, and over connections that really break."""
+"""When a call is repeated, and when not: the rule alone, and over connections that really break."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ ECHO: Call[bytes] = Call("", "/echo", b"request", bytes)
 
 
 class World:
-    """Answers sends from a script, on a clock that only its pauses and answers move."""
+    """Answers calls from a script, on a clock that only pauses and answers move."""
 
     def __init__(self, *answers: bytes | ServiceError, seconds_each: float = 0.0) -> None:
         self.now = 100.0
@@ -120,7 +120,7 @@ def test_an_answer_that_is_not_the_apis_is_an_error_of_the_server() -> None:
 
 
 class Flaky:
-    """A TCP proxy that hangs up on the first connections, once it has seen what is sent, and passes the others on."""
+    """A TCP proxy that closes the first connections after it received the request, and forwards the others."""
 
     def __init__(self, port: int, broken: int) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def _pass_on(one: socket.socket, other: socket.socket) -> None:
 
 @pytest.fixture(params=["grpc", "rest"])
 def flaky(request: pytest.FixtureRequest, server: ModelServer) -> Iterator[Callable[[int], tuple[Flaky, str]]]:
-    """Makes a proxy that breaks so many connections, and its address."""
+    """A function that starts a proxy which breaks this many connections, and returns its address."""
     made = []
 
     def make(broken: int) -> tuple[Flaky, str]:

@@ -1,4 +1,4 @@
-"""What travels: our messages against TensorFlow's own, and arrays there and back."""
+"""Our messages against TensorFlow's own, and arrays there and back."""
 
 import pathlib
 import re
@@ -41,7 +41,7 @@ _INT32, _ENUM = 5, 14  # FieldDescriptor's types: an enum travels as an int32
 
 
 def differences(ours: Any, theirs: Any, seen: frozenset[str] = frozenset()) -> list[str]:
-    """Where a message of ours does not travel as TensorFlow's does, at any depth."""
+    """List the fields of our message that do not travel as TensorFlow's do, at any depth."""
     found = []
     for field in ours.fields:
         other = theirs.fields_by_number.get(field.number)
@@ -104,7 +104,7 @@ def test_tensorflows_tensors_are_read_in_both_of_their_forms(array: np.ndarray) 
 
 
 def _typed(array: np.ndarray, proto: Any) -> Any:
-    """With its values in the typed fields, as TensorFlow Serving answers."""
+    """Fill a proto's typed fields, as TensorFlow Serving does in its answers."""
     flat = array.ravel()
     if array.dtype == np.float16:
         proto.half_val.extend(flat.view(np.uint16).tolist())

@@ -1,4 +1,4 @@
-"""The process that decodes what may harm it: its limits, its crashes, its end. All with real processes."""
+"""The child that decodes files which may harm it: its limits, its crashes and its end, with real processes."""
 
 import io
 import os
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def no_children() -> Iterator[None]:
-    """Each test begins and ends without any."""
+    """Begin and end each test without children."""
     isolated.close()
     yield
     isolated.close()
@@ -31,14 +31,14 @@ def no_children() -> Iterator[None]:
 
 
 def children() -> set[int]:
-    """Ids of this process' child processes that run this module."""
+    """Return the ids of this process' children that run the module."""
     tasks = pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children")
     pids = [int(pid) for task in tasks for pid in content(task).split()]
     return {pid for pid in pids if b"isolated" in content(pathlib.Path(f"/proc/{pid}/cmdline"))}
 
 
 def content(file: pathlib.Path) -> bytes:
-    """Empty for a thread or process that has ended, also one that nobody has waited for."""
+    """Return a file's content; b"" for a process that has ended, even if it was not waited for."""
     try:
         return file.read_bytes()
     except OSError:
@@ -53,7 +53,7 @@ def wait_until(condition: object, seconds: float = 30) -> bool:
 
 
 def slow() -> bytes:
-    """A JPEG that takes minutes: a flat progressive image whose last scan comes 20,000 times."""
+    """Return a JPEG that takes minutes: a flat progressive image with its last scan 20,000 times."""
     data = encode(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * 20_000 + data[-2:]
@@ -131,7 +131,7 @@ def test_a_crash_costs_one_file() -> None:
 
 
 def is_busy(pid: int) -> bool:
-    """Whether the process has spent half a second of processor time, which starting it does not take."""
+    """Return whether the process has used 0.5 s of processor time, more than its start takes."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12]) > os.sysconf("SC_CLK_TCK")
 
@@ -140,7 +140,7 @@ def test_a_child_that_was_killed_while_idle_costs_nothing() -> None:
     assert works()
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, which is still to be found out
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # the child has ended, and the module does not know yet
     assert works() and children() != {pid}
 
 

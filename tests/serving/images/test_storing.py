@@ -1,4 +1,4 @@
-"""What a client sends of a file is what ImageExampleGen stores of it."""
+"""A client sends the bytes of a file that ImageExampleGen would store."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from tests.images import draw_scene, encode
 
 
 def stored(data: bytes) -> bytes | str:
-    """What ingest stores, or why it stores nothing."""
+    """Return what ingest stores, or why it stores nothing."""
     verdict = decoding.decode(data)
     if isinstance(verdict, decoding.Decoded):
         kept = decoding.to_store(data, verdict)
@@ -29,7 +29,7 @@ def stored(data: bytes) -> bytes | str:
 
 
 def sent(path: pathlib.Path) -> bytes | str:
-    """What a client sends, or why it sends nothing."""
+    """Return what a client sends, or why it sends nothing."""
     loaded = classifying.load(path)
     return loaded.error or loaded.data
 
@@ -63,7 +63,7 @@ def test_of_other_projects_awkward_images_each_is_sent_as_it_is_stored_or_refuse
             assert to_send == to_store, file
             transcoded += to_send != data
         else:
-            # What only a decoder of TensorFlow finds bad is sent, and the model refuses it.
+            # A client sends files that only TensorFlow's decoder finds bad; the model refuses them.
             assert to_send == to_store or not _decodes(to_send), file
     assert transcoded > 10
 

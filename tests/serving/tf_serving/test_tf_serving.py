@@ -1,4 +1,4 @@
-"""The real TensorFlow Serving: what is written for Docker, and the command that `--engine tensorflow` becomes."""
+"""TensorFlow Serving itself: the folder for Docker, and the command that replaces `--engine tensorflow`."""
 
 import importlib.util
 import json
@@ -199,7 +199,7 @@ def test_the_smoke_script_passes_on_a_server_and_fails_on_a_wrong_one(pushed, tm
 # The engine
 
 STAND_IN = """#!{python}
-# In the place of tensorflow_model_server: leaves what it was started with, and what is in the files that it was given.
+# Stands in for tensorflow_model_server: records its arguments, and the content of the files that they name.
 import json, os, sys
 files = {{}}
 for argument in sys.argv[1:]:
@@ -215,7 +215,7 @@ sys.exit(7)
 
 @pytest.fixture
 def record(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Where the executable on PATH that stands in for TensorFlow Serving leaves what it was started with."""
+    """The file in which the stand-in for TensorFlow Serving on PATH records how it was started."""
     program = tmp_path / "bin" / engine.EXECUTABLE
     program.parent.mkdir()
     program.write_text(STAND_IN.format(python=sys.executable, record=str(tmp_path / "record.json")))

@@ -1,8 +1,8 @@
-"""Kills a push, a rollback or a retention at each of its steps, while a reader looks; run by `test_publish_killed`.
+"""Kill a push, a rollback or a retention at each of its steps, while a reader looks. `test_publish_killed` runs it.
 
-A process of its own, without TensorFlow, so that hundreds of forks take seconds. A step is a call that changes what is
-on the disk, or who may change it, wherever it is made: in `serving/` or, on its behalf, in Python's library. Between
-two of them nothing changes that a reader or the next pusher could see.
+It is a process of its own, without TensorFlow, so that hundreds of forks take seconds. A step is a call, in `serving/`
+or in Python's library, that changes the disk or a lock on it. Between two steps nothing changes that a reader or the
+next pusher could see.
 
     python -m tests.serving.versions.push_every_step WHAT FOLDER
 """
@@ -21,12 +21,12 @@ from graftline.serving.versions import labels, publish, rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
 from tests.serving.versions.saved_models import export
 
-KEPT = 2  # versions, by the retention
+KEPT = 2  # versions that the retention keeps
 STEPS = {"open", "write", "flush", "close", "fsync", "flock", "mkdir", "rename", "unlink", "rmdir"}
 
 
 def act(what: str, root: pathlib.Path) -> None:
-    """The thing that is killed. Three versions are there; the retention removes one or two of them."""
+    """Do what is to be killed. There are three versions; the retention removes one or two of them."""
     if what == "push":
         publish.publish(str(root / "new"), str(root / "models/roses"), keep=KEPT)
     else:
@@ -34,13 +34,13 @@ def act(what: str, root: pathlib.Path) -> None:
 
 
 def warm() -> None:
-    """What is imported when it is first needed is imported now: its steps are no steps of the push."""
+    """Import what a push imports lazily, so that steps of the import do not count as steps of the push."""
     labels._parse(b"")
     labels._to_text(labels._parse(b""))
 
 
 def dying_at(step: int) -> Callable[[FrameType, str, Any], None]:
-    """A profiler that kills the process before the call of that number."""
+    """Return a profiler that kills the process before the call of this number."""
     count = 0
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
@@ -54,7 +54,7 @@ def dying_at(step: int) -> Callable[[FrameType, str, Any], None]:
 
 
 class Reader:
-    """Looks at the base path as a model server does, and notes every version that is not one of the whole models."""
+    """Looks at the base path as a model server does, and records every version that is no complete model."""
 
     def __init__(self, base: pathlib.Path, whole: dict[str, str]) -> None:
         self._base, self._whole = base, whole
@@ -63,7 +63,7 @@ class Reader:
         self.looks = 0
 
     def look(self) -> None:
-        """Once. A version that vanishes while it is read was removed, at once."""
+        """Look once. A version that vanishes while it is read was removed, which is allowed."""
         self.looks += 1
         for name in os.listdir(self._base):
             if name.isdecimal() and name not in self._known:
@@ -79,14 +79,14 @@ class Reader:
                     self.torn.append(name)
 
     def forget(self) -> dict[str, str]:
-        """The versions there, by what they are."""
+        """Return the models of the versions that are there."""
         self._known.clear()
         self.look()
         return dict(self._known)
 
 
 def main(what: str, root: pathlib.Path) -> dict[str, Any]:
-    """Kills at step 1, 2, 3, ... until one comes through; what was seen."""
+    """Kill at step 1, 2, 3, ... until one run completes, and return what was seen."""
     models = [
         export(root / "old", b"old", files=1),
         export(root / "other", b"other", files=1),
@@ -119,10 +119,10 @@ def main(what: str, root: pathlib.Path) -> dict[str, Any]:
         config = labels.pinned_versions(Disk(str(base)))
         gone = {whole[digest] for digest in withdrawals.withdrawn(Disk(str(base)))}
         if what == "push":
-            act(what, root)  # who comes next cleans up and ends it
+            act(what, root)  # the next run cleans up and completes it
         else:
             refused = False
-            try:  # the next night's run brings the model that is rolled back from
+            try:  # the next nightly run pushes the withdrawn model again
                 publish.publish(str(root / "good"), str(base), keep=KEPT)
             except withdrawals.WithdrawnError:
                 refused = True

@@ -1,10 +1,10 @@
-"""Folders shaped as SavedModels, for tests of what only moves them about."""
+"""Folders in the form of SavedModels, for tests of code that only moves them."""
 
 import pathlib
 
 
 def export(path: pathlib.Path, content: bytes = b"weights", files: int = 3) -> pathlib.Path:
-    """A folder shaped as a SavedModel."""
+    """Write a folder in the form of a SavedModel."""
     (path / "variables").mkdir(parents=True)
     (path / "assets").mkdir()
     (path / "saved_model.pb").write_bytes(b"graph")

@@ -1,4 +1,4 @@
-"""What a path given by a user means."""
+"""Which models a user's path names."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from graftline.serving.versions.locate import find_model, find_models, scan_vers
 
 
 def saved_model(path: pathlib.Path) -> pathlib.Path:
-    """Something that looks like a SavedModel to whoever does not load it."""
+    """Write a folder that looks like a SavedModel until it is loaded."""
     path.mkdir(parents=True)
     (path / "saved_model.pb").write_bytes(b"")
     return path

@@ -1,4 +1,4 @@
-"""The push format: whole or not at all, whatever happens to the pusher."""
+"""A pushed version is seen complete or not at all, whatever happens to the pusher."""
 
 import os
 import pathlib
@@ -125,7 +125,7 @@ def test_a_killed_push_shows_no_version_and_the_next_one_cleans_up(tmp_path):
     source, base = export(tmp_path / "export", os.urandom(4 << 20), files=30), tmp_path / "roses"
     pusher = subprocess.Popen([sys.executable, "-c", PUSH, str(source), str(base)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
-    while not any(base.glob(".push-*/variables/5")):  # in the midst of copying
+    while not any(base.glob(".push-*/variables/5")):  # until it is copying
         assert pusher.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     pusher.send_signal(signal.SIGKILL)
@@ -160,7 +160,7 @@ def test_a_reader_never_sees_a_version_in_part(tmp_path):
     done.set()
     reader.join()
     assert not torn
-    assert len(seen) >= 6  # it did look while versions came
+    assert len(seen) >= 6  # the reader did look while versions were added
 
 
 def test_pushers_at_once_take_turns(tmp_path):

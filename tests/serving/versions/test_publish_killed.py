@@ -1,4 +1,4 @@
-"""Killed at each of its steps, with a reader that looks all the while, a push or rollback leaves nothing half done."""
+"""A push or rollback that is killed at any of its steps leaves nothing half done, as a constant reader sees."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-# A kill loses nothing that was written, so memory does for a disk: what a disk takes for an fsync, times 2,000.
+# A kill loses nothing that was written, so memory can stand in for a disk, whose 2,000 fsyncs would take long.
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -24,7 +24,7 @@ def kill_at_each_step(what: str) -> dict[str, Any]:
 
 
 def in_order(ends: list[dict[str, Any]], key: str) -> list[Any]:
-    """What the kills left, each thing once, in the order of the steps: time goes one way."""
+    """Return the states that kills left, each once, in the order of the steps."""
     seen: list[Any] = []
     for end in ends:
         if not seen or seen[-1] != end[key]:
@@ -50,7 +50,7 @@ def test_a_push_that_is_killed_at_any_step_shows_the_version_whole_or_not_at_all
         {"3": "good", "4": "new"},
     ]
     assert in_order(seen["ends"], "named") == [[2, 3], [3, 4]], "models.config, whole as well"
-    # Each step was one of many, and the reader looked many times at each.
+    # There were many steps, and the reader looked many times at each.
     assert len(seen["ends"]) > 80
     assert seen["looks"] > 10 * len(seen["ends"])
 

@@ -1,4 +1,4 @@
-"""`models.config` beside the base paths: what TensorFlow Serving loads, and which version has which label."""
+"""`models.config` beside the base paths: which versions TensorFlow Serving loads, and which labels they have."""
 
 import logging
 import pathlib
@@ -29,7 +29,7 @@ def push(models: pathlib.Path, content: str, name: str = "roses", keep: int | No
 
 
 def config(models: pathlib.Path) -> "model_server_config_pb2.ModelServerConfig":
-    """As TensorFlow Serving parses it: an unknown field fails."""
+    """Parse the file as TensorFlow Serving does: an unknown field is an error."""
     return text_format.Parse((models / FILE).read_text(), model_server_config_pb2.ModelServerConfig())
 
 
@@ -125,7 +125,7 @@ def test_a_rollback_that_was_taken_back_and_killed_before_its_end_is_ended_by_th
     base = Disk(str(models / "roses"))
     assert roll_back(base).version == 3
 
-    def killed(*_: object) -> None:  # where the copy is there, and its withdrawal is to end
+    def killed(*_: object) -> None:  # at the moment between the copy and the end of its withdrawal
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
