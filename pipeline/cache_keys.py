@@ -24,7 +24,7 @@ from graftline.components.storage.versions import destination
 from graftline.pipeline.config import Config
 from graftline.pipeline.site import Site
 from graftline.serving.versions import withdrawals
-from graftline.trainer import backbones
+from graftline.trainer import weights_file
 
 _PACKAGE = pathlib.Path(graftline.__file__).parent
 
@@ -42,7 +42,7 @@ MODULES = {
 # What makes pixels of an image's bytes, and activations of pixels. The modules left out change no number: the values of
 # the settings are in the name of the activations' store themselves.
 ACTIVATIONS = ("components.transform.preprocessing", "trainer.inputs", "trainer.augmentation", "trainer.boundary")
-_NO_NUMBERS = ("errors", "settings", "trainer.settings")
+_NO_NUMBERS = ("errors", "faces", "settings", "trainer.settings")
 # Their versions decide which files can be decoded.
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")
 
@@ -206,5 +206,5 @@ def _served_digest(base_path: str, served: str | None) -> str:
 
 def _weights_hash(weights: str) -> str:
     """Return the hash of a weights file, so that another file of that name is another run; "" for anything else."""
-    file = backbones.weights_file(weights)
+    file = weights_file(weights)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""

@@ -12,7 +12,7 @@ from graftline.errors import UserError
 from graftline.pipeline import preflight
 from graftline.pipeline.config import BYTE_BATCHES, Config
 from graftline.pipeline.site import Site
-from graftline.trainer import backbones
+from graftline.trainer import WEIGHTS
 from graftline.uri import is_uri
 from graftline.workspace import Workspace
 
@@ -103,7 +103,7 @@ def warnings(config: Config) -> list[str]:
         "push.path": config.push.path,
     }
     paths = {key: path for key, path in settings.items() if path and not is_uri(path)}
-    if config.backbone.weights not in backbones.WEIGHTS:
+    if config.backbone.weights not in WEIGHTS:
         paths["backbone.weights"] = config.backbone.weights
     return [
         f"{key} is '{path}': every node of the cluster must find it under that path, on a volume that all mount"

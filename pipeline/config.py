@@ -18,7 +18,7 @@ from graftline.components.pusher import PushSettings
 from graftline.components.serving_validator import ServingValidationSettings
 from graftline.components.transform import TransformSettings
 from graftline.settings import Settings
-from graftline.trainer.settings import (
+from graftline.trainer import (
     AugmentationSettings,
     BackboneSettings,
     BoundaryCacheSettings,

@@ -18,6 +18,8 @@ from graftline.pipeline.cache_keys import cache_keys
 from graftline.pipeline.config import Config
 from graftline.pipeline.site import Site, pipeline_name
 
+RUN_FN = "graftline.trainer.run_fn.run_fn"
+
 
 def create_pipeline(config: Config, site: Site, reset_baseline: bool = False, **more: Any) -> Pipeline:
     """Return the pipeline from a folder of images to a pushed model.
@@ -80,7 +82,7 @@ def create_pipeline(config: Config, site: Site, reset_baseline: bool = False, **
     # A new head on the frozen trunk, then the upper trunk at a very low learning rate, then the SavedModel. By TFX's
     # default the split "train" is trained on, and "eval" decides when to stop.
     trainer = Trainer(
-        run_fn="graftline.trainer.run_fn.run_fn",
+        run_fn=RUN_FN,
         examples=example_gen.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],

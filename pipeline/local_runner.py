@@ -1,6 +1,7 @@
 """Run the DAG on this machine: TFX's LocalDagRunner, Beam's direct runner, ML Metadata on SQLite in the workspace."""
 
 import contextlib
+import importlib
 import logging
 import pathlib
 import time
@@ -50,9 +51,12 @@ def run(
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
         from graftline.pipeline import housekeeping
-        from graftline.pipeline.dag import create_pipeline
-        from graftline.trainer import run_fn  # noqa: F401 - the Trainer looks for it by name
-    _check_trunk(config)
+        from graftline.pipeline.dag import RUN_FN, create_pipeline
+        from graftline.trainer import check_trunk
+
+        importlib.import_module(RUN_FN.rpartition(".")[0])  # by its name, as the Trainer does
+    # Wrong weights are reported in seconds, not after ingest.
+    check_trunk(config.backbone, config.head, config.fine_tuning)
 
     workspace = Workspace(str(pathlib.Path(config.workspace).resolve()))
     site = Site(workspace, fingerprint, readable=True)
@@ -82,19 +86,6 @@ def _with_absolute_paths(config: Config) -> Config:
     manifest = config.data.manifest and absolute(config.data.manifest)
     data = config.data.model_copy(update={"manifest": manifest})
     return config.model_copy(update={"images": [absolute(path) for path in config.image_folders], "data": data})
-
-
-def _check_trunk(config: Config) -> None:
-    """Build the trunk and find the layers to unfreeze: wrong weights are reported in seconds, not after ingest."""
-    import keras
-
-    from graftline.trainer import models
-
-    trunk = models.build_trunk(config.backbone, config.head.cut_at)
-    if config.fine_tuning.epochs > 0:
-        models.layers_to_unfreeze(trunk, config.fine_tuning.unfreeze_from)
-    # Keras numbers the layers that it names itself. The Trainer, in this process, must find the same names.
-    keras.utils.clear_session()
 
 
 @contextlib.contextmanager

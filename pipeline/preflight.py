@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from graftline import features
 from graftline.components.evaluator import always_one, check_classes, check_folders
 from graftline.errors import UserError, did_you_mean
-from graftline.trainer import backbones, unfreezing
-from graftline.trainer.settings import BackboneSettings
+from graftline.trainer import WEIGHTS, BackboneSettings, check_unfreezing, get_backbone, warn_of_unfreezing
 from graftline.uri import is_uri
 from graftline.workspace import Workspace
 
@@ -87,18 +86,18 @@ def check_runner(config: "Config") -> None:
 
 def check_backbone(backbone: BackboneSettings) -> None:
     """Raise UserError for an input that is too small for the backbone, or a file that holds no weights."""
-    least = backbones.get(backbone.name).min_size
+    least = get_backbone(backbone.name).min_size
     if backbone.size < least:
         raise UserError(f"backbone.input_size is {backbone.size}, but {backbone.name} needs at least {least} pixels")
-    if backbone.weights not in backbones.WEIGHTS:
+    if backbone.weights not in WEIGHTS:
         _check_weights(pathlib.Path(backbone.weights))
 
 
 def _check_weights(path: pathlib.Path) -> None:
-    advice = f"give {', '.join(backbones.WEIGHTS)}, or the path of a .keras, .weights.h5 or .h5 file"
+    advice = f"give {', '.join(WEIGHTS)}, or the path of a .keras, .weights.h5 or .h5 file"
     if not path.exists():
         # A path is no misspelt keyword: to suggest `none` for one could cost a training run.
-        near = "" if path.suffix or len(path.parts) > 1 else did_you_mean(str(path), list(backbones.WEIGHTS))
+        near = "" if path.suffix or len(path.parts) > 1 else did_you_mean(str(path), list(WEIGHTS))
         raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {advice}")
     if path.is_dir():
         raise UserError(f"backbone.weights: {path} is a folder; {advice}")
@@ -127,7 +126,7 @@ def _check_weights(path: pathlib.Path) -> None:
 
 def check_phases(config: "Config") -> None:
     """Raise UserError for phases that train nothing, or a value of unfreeze_from that can name no layer."""
-    unfreezing.check(config.feature_extraction, config.fine_tuning)
+    check_unfreezing(config.feature_extraction, config.fine_tuning)
     if config.training.transfer_images_per_class and config.backbone.weights == "none":
         raise UserError(
             "training.transfer_images_per_class compares the backbone's weights with random weights, but "
@@ -144,7 +143,7 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
             "feature_extraction.epochs is 0: the trunk is trained together with an untrained head, whose large "
             "gradients can spoil the pretrained features"
         )
-    sentences += unfreezing.warn(config.fine_tuning)
+    sentences += warn_of_unfreezing(config.fine_tuning)
     sentences += [
         f"{key} is always 1 for {len(classes)} classes: it judges nothing"
         for key in (always_one(config.gate, len(classes)) if classes else ())

@@ -127,7 +127,7 @@ def _data(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
 
 
 def _training(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
-    from graftline.trainer.run_fn import REPORT, TRAINING_FILE
+    from graftline.trainer import REPORT, TRAINING_FILE
 
     model = _output(nodes, "Trainer", "model")
     training = json.loads((model / TRAINING_FILE).read_text())

@@ -13,7 +13,9 @@ from graftline import components, faces
 _NODES = sorted(path.parent.name for path in pathlib.Path(str(components.__file__)).parent.glob("*/component.py"))
 
 
-@pytest.mark.parametrize("package", ["graftline", *(f"graftline.components.{node}" for node in _NODES)])
+@pytest.mark.parametrize(
+    "package", ["graftline", "graftline.trainer", *(f"graftline.components.{node}" for node in _NODES)]
+)
 def test_every_name_of_a_face_is_there(package: str) -> None:
     names = faces._origins(package)
     assert names

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from graftline.errors import UserError, did_you_mean
 from graftline.trainer import backbones, unfreezing
-from graftline.trainer.settings import BackboneSettings, HeadSettings
+from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
 
 # Bytes of weights that become constants; a graph holds at most 2 GB.
 _MAX_CONSTANTS = 1 << 30
@@ -188,6 +188,19 @@ def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[ker
     """
     names = [layer.name for layer in trunk.layers]
     return list(trunk.layers[unfreezing.first_layer(unfreeze_from, names, trunk.name) :])
+
+
+def check_trunk(backbone: BackboneSettings, head: HeadSettings, fine_tuning: FineTuningSettings) -> None:
+    """Build the trunk and find the layers to unfreeze, to raise before any work is done what the Trainer would raise.
+
+    Raises:
+      UserError: as `build_trunk` and `layers_to_unfreeze`.
+    """
+    trunk = build_trunk(backbone, head.cut_at)
+    if fine_tuning.epochs > 0:
+        layers_to_unfreeze(trunk, fine_tuning.unfreeze_from)
+    # Keras numbers the layers that it names itself. The Trainer, in this process, must find the same names.
+    keras.utils.clear_session()
 
 
 def inference(model: keras.Model) -> tuple[Callable[[tf.Tensor], list[tf.Tensor]], list[tf.Variable]]:
