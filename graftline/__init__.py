@@ -23,17 +23,8 @@ if TYPE_CHECKING:
         VersionStatus,
     )
 
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "Prediction",
-    "Retry",
-    "ServiceError",
-    "Signature",
-    "TensorSpec",
-    "VersionStatus",
-    "__version__",
-]
+__all__ = ["AsyncClient", "Client", "Prediction", "Retry", "ServiceError", "Signature", "TensorSpec", "VersionStatus"]
+__all__ += ["__version__"]
 
 __version__ = "0.1.0"
 

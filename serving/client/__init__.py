@@ -16,13 +16,4 @@ from graftline.serving.client.clients import AsyncClient, Client
 from graftline.serving.client.exchange import Retry
 from graftline.serving.client.results import Prediction, ServiceError, Signature, TensorSpec, VersionStatus
 
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "Prediction",
-    "Retry",
-    "ServiceError",
-    "Signature",
-    "TensorSpec",
-    "VersionStatus",
-]
+__all__ = ["AsyncClient", "Client", "Prediction", "Retry", "ServiceError", "Signature", "TensorSpec", "VersionStatus"]

@@ -10,29 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from graftline import signatures as names
 from graftline.serving.client.exchange import Steps
 from graftline.serving.client.results import Prediction, ServiceError, Signature, TensorSpec
 from graftline.serving.images import formats, storing
 from graftline.serving.images.transcoding import Refused
-from graftline.signatures import (
-    CLASSIFICATION,
-    IMAGE_BYTES,
-    LABEL,
-    PROBABILITIES,
-    SCORE,
-    SERVING_DEFAULT,
-    TOP_K_LABELS,
-    TOP_K_SCORES,
-)
 
 CLASSIFIER = Signature(
-    {IMAGE_BYTES: TensorSpec("bytes", (-1,))},
+    {names.IMAGE_BYTES: TensorSpec("bytes", (-1,))},
     {
-        LABEL: TensorSpec("bytes", (-1,)),
-        SCORE: TensorSpec("float32", (-1,)),
-        TOP_K_LABELS: TensorSpec("bytes", (-1, -1)),
-        TOP_K_SCORES: TensorSpec("float32", (-1, -1)),
-        PROBABILITIES: TensorSpec("float32", (-1, -1)),
+        names.LABEL: TensorSpec("bytes", (-1,)),
+        names.SCORE: TensorSpec("float32", (-1,)),
+        names.TOP_K_LABELS: TensorSpec("bytes", (-1, -1)),
+        names.TOP_K_SCORES: TensorSpec("float32", (-1, -1)),
+        names.PROBABILITIES: TensorSpec("float32", (-1, -1)),
     },
 )
 BATCH_IMAGES = 32  # at most; from 8 images on, a larger batch gains next to nothing on two cores
@@ -147,11 +138,11 @@ def _rows(
 
 
 def _prediction(path: str, outputs: Mapping[str, np.ndarray], row: int) -> Prediction:
-    top_k = zip(outputs[TOP_K_LABELS][row], outputs[TOP_K_SCORES][row], strict=True)
+    top_k = zip(outputs[names.TOP_K_LABELS][row], outputs[names.TOP_K_SCORES][row], strict=True)
     return Prediction(
         path,
-        _text(outputs[LABEL][row]),
-        float(outputs[SCORE][row]),
+        _text(outputs[names.LABEL][row]),
+        float(outputs[names.SCORE][row]),
         [(_text(label), float(score)) for label, score in top_k],
     )
 
@@ -162,14 +153,18 @@ def _text(value: Any) -> str:
 
 def is_classifier(signatures: Mapping[str, Signature]) -> bool:
     """Return whether a model's `serving_default` is that of a classifier that Graftline exported."""
-    default = signatures.get(SERVING_DEFAULT)
-    return default is not None and set(default.inputs) == {IMAGE_BYTES} and set(CLASSIFICATION) <= set(default.outputs)
+    default = signatures.get(names.SERVING_DEFAULT)
+    return (
+        default is not None
+        and set(default.inputs) == {names.IMAGE_BYTES}
+        and set(names.CLASSIFICATION) <= set(default.outputs)
+    )
 
 
 def no_classifier_error(model: str) -> ServiceError:
     """Return the error for a model that `is_classifier` refuses."""
     return ServiceError(
         "FAILED_PRECONDITION",
-        f"{model} is no image classifier that Graftline exported: its {SERVING_DEFAULT} must take {IMAGE_BYTES} and "
-        f"give {', '.join(CLASSIFICATION)}",
+        f"{model} is no image classifier that Graftline exported: its {names.SERVING_DEFAULT} must take "
+        f"{names.IMAGE_BYTES} and give {', '.join(names.CLASSIFICATION)}",
     )

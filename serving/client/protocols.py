@@ -7,7 +7,6 @@ import json
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -46,35 +45,15 @@ class Target:
     label: str | None = None
 
 
-class Api(Protocol):
-    """The calls that both protocols offer."""
-
-    typed: bool  # whether answers carry their types
-
-    def predict(
-        self, target: Target, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], spec: Signature
-    ) -> Call[Outputs]:
-        """Return the call of a signature for `outputs`, all when empty. `spec` has the types that answers may lack."""
-
-    def status(self, target: Target) -> Call[list[VersionStatus]]:
-        """Return the call for the states of the versions, the newest first."""
-
-    def metadata(self, target: Target) -> Call[dict[str, Signature]]:
-        """Return the call for the signatures by name."""
-
-    def models(self) -> Call[tuple[str, ...]]:
-        """Return the call for the names of the models, which only our server has; over gRPC they come in an error."""
-
-
 class GrpcApi:
     """gRPC: PredictionService and ModelService."""
 
-    typed = True
+    typed = True  # whether answers carry their types
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], spec: Signature
     ) -> Call[Outputs]:
-        """Return the call of a signature."""
+        """Return the call of a signature for `outputs`, all when empty. REST takes the types of answers from `spec`."""
         request = wire_pb2.PredictRequest(model_spec=_model_spec(target, signature), output_filter=outputs)
         for name, values in inputs.items():
             request.inputs[name].CopyFrom(tensors.to_proto(values))
@@ -86,7 +65,7 @@ class GrpcApi:
         return Call("", "/tensorflow.serving.PredictionService/Predict", request.SerializeToString(), read)
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
-        """Return the call for the states of the versions."""
+        """Return the call for the states of the versions, the newest first."""
         request = wire_pb2.GetModelStatusRequest(model_spec=_model_spec(target))
 
         def read(data: bytes) -> list[VersionStatus]:
@@ -100,7 +79,7 @@ class GrpcApi:
         return Call("", "/tensorflow.serving.ModelService/GetModelStatus", request.SerializeToString(), read)
 
     def metadata(self, target: Target) -> Call[dict[str, Signature]]:
-        """Return the call for the signatures."""
+        """Return the call for the signatures by name."""
         request = wire_pb2.GetModelMetadataRequest(model_spec=_model_spec(target), metadata_field=[_SIGNATURES])
 
         def read(data: bytes) -> dict[str, Signature]:
@@ -189,6 +168,9 @@ class RestApi:
         return Call(
             "GET", "/graftline/models.json", b"", lambda data: tuple(m["name"] for m in json.loads(data)["models"])
         )
+
+
+Api = GrpcApi | RestApi
 
 
 def _path(target: Target) -> str:

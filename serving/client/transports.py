@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from graftline.serving.client.exchange import Send
 from graftline.serving.client.protocols import http_error, service_error
@@ -25,26 +25,6 @@ _GRPC_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
-
-
-class Transport(Protocol):
-    """A way to send calls, for callers that block."""
-
-    def send(self, step: Send) -> bytes:
-        """Send a call and return the bytes of its answer. Raises ServiceError."""
-
-    def close(self) -> None:
-        """Close the connections."""
-
-
-class AsyncTransport(Protocol):
-    """A way to send calls, for an event loop."""
-
-    async def send(self, step: Send) -> bytes:
-        """Send a call and return the bytes of its answer. Raises ServiceError."""
-
-    async def close(self) -> None:
-        """Close the connections."""
 
 
 def _channel(module: Any, target: str, secure: bool) -> Any:
@@ -72,7 +52,7 @@ class GrpcTransport:
         self._metadata = tuple(metadata.items())
 
     def send(self, step: Send) -> bytes:
-        """Send a call as `Transport` does."""
+        """Send a call and return the bytes of its answer. Raises ServiceError."""
         try:
             call = self._channel.unary_unary(step.call.path)
             return call(step.call.body, timeout=step.timeout, metadata=self._metadata)
@@ -93,7 +73,7 @@ class AsyncGrpcTransport:
         self._channel: Any = None
 
     async def send(self, step: Send) -> bytes:
-        """Send a call as `AsyncTransport` does."""
+        """Send a call and return the bytes of its answer. Raises ServiceError."""
         from grpc import aio
 
         if self._channel is None:  # the channel belongs to the loop that runs now
@@ -143,7 +123,7 @@ class RestTransport:
         self._client = httpx.Client(base_url=base_url, headers=dict(headers))
 
     def send(self, step: Send) -> bytes:
-        """Send a call as `Transport` does. httpx limits each wait for bytes; the limit on the whole answer is here."""
+        """Send a call as `GrpcTransport` does. httpx limits each wait for bytes, and this the whole answer."""
         end = time.monotonic() + step.timeout
         content = bytearray()
         with _http_errors(), self._client.stream(**_request(step)) as answer:
@@ -167,7 +147,7 @@ class AsyncRestTransport:
         self._client = httpx.AsyncClient(base_url=base_url, headers=dict(headers))
 
     async def send(self, step: Send) -> bytes:
-        """Send a call as `AsyncTransport` does."""
+        """Send a call and return the bytes of its answer. Raises ServiceError."""
         import asyncio
 
         with _http_errors():
@@ -180,3 +160,7 @@ class AsyncRestTransport:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+Transport = GrpcTransport | RestTransport
+AsyncTransport = AsyncGrpcTransport | AsyncRestTransport

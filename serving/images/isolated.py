@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from PIL import Image
 
@@ -81,6 +81,8 @@ class _Child:
             env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # an arena takes 64 MiB of the address space
             start_new_session=True,  # so that Ctrl-C ends the parent alone
         )
+        assert self._process.stdin and self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     @property
     def ended(self) -> bool:
@@ -123,24 +125,14 @@ class _Child:
             with contextlib.suppress(OSError):  # there may be bytes to flush that nobody reads
                 pipe.close()
 
-    @property
-    def _stdin(self) -> BinaryIO:
-        assert self._process.stdin is not None
-        return self._process.stdin  # type: ignore[return-value]
 
-    @property
-    def _stdout(self) -> BinaryIO:
-        assert self._process.stdout is not None
-        return self._process.stdout  # type: ignore[return-value]
-
-
-def _send(pipe: BinaryIO, data: bytes, fields: dict[str, Any]) -> None:
+def _send(pipe: IO[bytes], data: bytes, fields: dict[str, Any]) -> None:
     pipe.write(json.dumps({**fields, "size": len(data)}).encode() + b"\n")
     pipe.write(data)
     pipe.flush()
 
 
-def _receive(pipe: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     """Return the next message; None when there is no complete one."""
     line = pipe.readline(_LINE)
     if not line.endswith(b"\n"):
@@ -153,7 +145,7 @@ def _receive(pipe: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
     return (fields, data) if len(data) == size else None
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests in the child until there are no more."""
     while (request := _receive(requests)) is not None:
         fields, data = request
