@@ -141,17 +141,11 @@ class StreamedBatches:
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """The activations of a split.
+    """The activations of a split."""
 
-    Attributes:
-      rows: for each tensor, as `CachedBatches` takes them.
-      computed: number of images (or views) that ran through the trunk.
-      reused: number of images (or views) that earlier runs had computed.
-    """
-
-    rows: list[Rows]
-    computed: int
-    reused: int
+    rows: list[Rows]  # for each tensor, as `CachedBatches` takes them
+    computed: int  # images (or views) that ran through the trunk
+    reused: int  # images (or views) that earlier runs had computed
 
 
 class ActivationCache:

@@ -23,21 +23,13 @@ Resize = Literal["stretch", "crop", "pad"]  # how an image becomes square before
 
 @dataclass(frozen=True)
 class Backbone:
-    """One entry.
+    """One entry."""
 
-    Attributes:
-      name: its class or function in keras.applications.
-      family: its module in keras.applications.
-      preprocessing: what its `preprocess_input` does.
-      input_size: the native side of its input in pixels.
-      min_size: the smallest side that builds.
-    """
-
-    name: str
-    family: str
+    name: str  # its function in keras.applications
+    family: str  # its module there
     preprocessing: Preprocessing
-    input_size: int
-    min_size: int = 32
+    input_size: int  # the native side in pixels
+    min_size: int = 32  # the smallest side that builds
 
     @property
     def builder(self) -> Callable[..., Any]:

@@ -5,6 +5,7 @@
 frozen trunk stay active in `fit`.
 """
 
+import collections
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -28,12 +29,8 @@ def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasT
     """
     layers_above = set(map(id, above))
     nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    uses: dict[int, int] = {}
-    for node in nodes:
-        for tensor in node.input_tensors:
-            uses[id(tensor)] = uses.get(id(tensor), 0) + 1
-    for tensor in model.outputs:
-        uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    uses = collections.Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    uses.update(map(id, model.outputs))
     open_tensors: dict[int, keras.KerasTensor] = {}
     cut = model.inputs[0]
     for node in nodes:

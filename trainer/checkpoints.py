@@ -35,25 +35,15 @@ def key(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One state of training.
+    """One state of training."""
 
-    Attributes:
-      number: counts the saves of a run.
-      meta: what JSON holds.
-      arrays: the weights by name.
-    """
-
-    number: int
-    meta: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray] = field(repr=False)
+    number: int  # counts the saves of a run
+    meta: Mapping[str, Any]  # as JSON
+    arrays: Mapping[str, np.ndarray] = field(repr=False)  # the weights by name
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Attributes:
-      trouble: why the last checkpoint could not be saved; "" when it was saved.
-    """
+    """The checkpoints of one run. `trouble` says why the last one could not be saved; "" when it was saved."""
 
     def __init__(self, root: str, key: str) -> None:
         """Use the folder `<root>/<key>/`; `root` is a path, a URI, or "" for no checkpoints at all."""

@@ -56,12 +56,8 @@ class Shards:
 class Records(Shards):
     """The raw examples of a split.
 
-    Memory holds some 200 bytes for each image. The images' bytes are read on demand.
-
-    Attributes:
-      keys: sha256 of each image's content, 32 bytes.
-      labels: label index int64 [n].
-      filenames: of the images.
+    Memory holds some 200 bytes for each image: the sha256 of its content (`keys`, 32 bytes), its label index (`labels`,
+    int64 [n]) and its name (`filenames`). The images' bytes are read on demand.
     """
 
     def __init__(self, file_patterns: Sequence[str], classes: Sequence[str]) -> None:

@@ -20,17 +20,11 @@ _MAX_CONSTANTS = 1 << 30
 
 @dataclass(frozen=True)
 class Grafted:
-    """A trunk with a head.
+    """A trunk with a head. `trunk` and `model` share layers."""
 
-    Attributes:
-      model: from pixels [N, size, size, 3] to probabilities [N, C]; its layers are the trunk's, then the head's.
-      trunk: shares its layers with `model`.
-      pooled: the tensor under the head's trainable part, [N, D].
-    """
-
-    model: keras.Model
+    model: keras.Model  # from pixels [N, size, size, 3] to probabilities [N, C]; the trunk's layers, then the head's
     trunk: keras.Model
-    pooled: keras.KerasTensor
+    pooled: keras.KerasTensor  # under the head's trainable part, [N, D]
 
     @property
     def head_layers(self) -> list[keras.Layer]:

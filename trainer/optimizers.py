@@ -79,13 +79,7 @@ class WarmUpExponentialDecay(keras.optimizers.schedules.ExponentialDecay):
     """Keras' ExponentialDecay after a linear rise from 0. A `decay_rate` of 1 keeps the rate constant after it."""
 
     def __init__(self, *args: Any, warmup_steps: int, **kwargs: Any) -> None:
-        """Create the schedule.
-
-        Args:
-          *args: of ExponentialDecay.
-          warmup_steps: length of the rise.
-          **kwargs: of ExponentialDecay.
-        """
+        """Create the schedule; the other arguments are those of ExponentialDecay."""
         super().__init__(*args, **kwargs)
         self.warmup_steps = warmup_steps
 
@@ -136,13 +130,7 @@ class _LayerRates:
     """
 
     def __init__(self, *args: Any, rate_factors: Mapping[str, float], **kwargs: Any) -> None:
-        """Create the optimizer.
-
-        Args:
-          *args: of the Keras optimizer.
-          rate_factors: by the path of each variable that is trained.
-          **kwargs: of the Keras optimizer.
-        """
+        """Create the optimizer; `rate_factors` are by the path of each trained variable."""
         super().__init__(*args, **kwargs)
         self._rate_factors = rate_factors
 

@@ -24,10 +24,8 @@ from graftline.workspace import Workspace
 class PhaseInputs:
     """The inputs of both phases.
 
-    Attributes:
-      computed: number of images (or views) that ran through the frozen part.
-      reused: number of images (or views) that earlier runs had computed.
-      notes: sentences about what is not cached.
+    `computed` images (or views) ran through the frozen part, and earlier runs had computed the `reused` ones. `notes`
+    says what is not cached.
     """
 
     def __init__(

@@ -18,67 +18,38 @@ from graftline.trainer.settings import FeatureExtractionSettings, FineTuningSett
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase that is going to be trained.
+    """A phase that is going to be trained."""
 
-    Attributes:
-      name: its section of the config.
-      settings: of the phase.
-      boundary: the tensor at which the part of the model begins that the phase trains.
-      unfrozen: layers of the trunk that the phase trains in addition to the head, and BatchNormalization among them.
-    """
-
-    name: str
+    name: str  # its section of the config
     settings: PhaseSettings
-    boundary: keras.KerasTensor
-    unfrozen: list[keras.Layer]
+    boundary: keras.KerasTensor  # where the part of the model begins that the phase trains
+    unfrozen: list[keras.Layer]  # of the trunk, with BatchNormalization among them
 
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """How a phase went.
-
-    Attributes:
-      name: of the phase.
-      epochs: number of finished epochs.
-      ended: "plateau" (the validation loss stopped falling), "epochs", or "nan" (the loss became NaN or infinite).
-      accuracy: on the train split, at the best epoch; NaN when no epoch was better than the start.
-      val_accuracy: on the eval split, of the weights that the phase ended with.
-      val_loss: on the eval split, of the weights that the phase ended with.
-      trainable_weights: how many numbers the phase trained.
-      best_epoch: the epoch, from 0, whose weights were kept; -1 when the weights from before the phase were.
-      kept: whether the phase lowered the validation loss, so that its weights were kept.
-      history: the values of each of Keras' logs, epoch by epoch.
-      note: what went wrong; "" when nothing did.
-    """
+    """How a phase went. The accuracies and the loss are those of the weights that the phase ended with."""
 
     name: str
-    epochs: int
-    ended: str
-    accuracy: float
+    epochs: int  # that were finished
+    ended: str  # "plateau" (the validation loss stopped falling), "epochs", or "nan" (the loss was NaN or infinite)
+    accuracy: float  # in training; NaN when no epoch was better than the start
     val_accuracy: float
     val_loss: float
     trainable_weights: int
-    best_epoch: int
-    kept: bool = True
-    history: dict[str, list[float]] = field(default_factory=dict)
-    note: str = ""
+    best_epoch: int  # from 0, whose weights were kept; -1 for the weights from before the phase
+    kept: bool = True  # False when no epoch lowered the validation loss, so that the phase's weights were discarded
+    history: dict[str, list[float]] = field(default_factory=dict)  # each of Keras' logs, epoch by epoch
+    note: str = ""  # what went wrong
 
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """The part of the model that a phase trains, and its batches.
-
-    Attributes:
-      model: from the boundary to the probabilities.
-      layers: the layers that train, lower to upper.
-      head: those of `layers` that make the head, at the end.
-      train: batches of the train split.
-      val: batches of the eval split.
-    """
+    """The part of the model that a phase trains, from the boundary to the probabilities, and its batches."""
 
     model: keras.Model
-    layers: Sequence[keras.Layer]
-    head: Sequence[keras.Layer]
+    layers: Sequence[keras.Layer]  # those that train, lower to upper
+    head: Sequence[keras.Layer]  # those of `layers` that make the head, at the end
     train: Batches
     val: Batches
 
@@ -148,9 +119,6 @@ def train_phase(
       finished: the phases before, which are saved with the state.
       may_discard: whether the weights from before the phase are restored when no epoch lowers the validation loss.
         False for a head that has not learned anything yet.
-
-    Returns:
-      How the phase went.
 
     Raises:
       UserError: the loss was NaN or infinite before any epoch was finished.

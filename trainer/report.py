@@ -33,17 +33,11 @@ _TIMEOUT_SECONDS = 300
 
 @dataclass(frozen=True)
 class Predictions:
-    """The model's answers for the eval split.
+    """The model's answers for the eval split."""
 
-    Attributes:
-      filenames: [n].
-      labels: label index int64 [n].
-      probabilities: float32 [n, C].
-    """
-
-    filenames: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
+    filenames: list[str]  # [n]
+    labels: np.ndarray  # label index int64 [n]
+    probabilities: np.ndarray  # float32 [n, C]
 
     @property
     def predicted(self) -> np.ndarray:

@@ -185,11 +185,7 @@ class Writer:
         self.records: list[tuple[bytes, int]] = []  # key and crc32, in the order of the file
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
-        """Write rows [b, *shape] of any float dtype.
-
-        Raises:
-          UserError: there is no room, or float16 cannot hold a number.
-        """
+        """Write rows [b, *shape] of any float dtype; raise UserError for no room or a number too large for float16."""
         store = self._store
         if rows.shape != (len(keys), *store._shape):
             raise ValueError(f"rows of shape {list(rows.shape)} for {len(keys)} keys of rows {list(store._shape)}")
@@ -295,11 +291,7 @@ def size(directory: str) -> int:
 
 @contextlib.contextmanager
 def _transaction(path: str, begin: str = "BEGIN", mode: str = "rw") -> Iterator[sqlite3.Connection]:
-    """Give a connection for one transaction, which an exception rolls back.
-
-    Raises:
-      UserError: another process holds the lock for `_LOCK_SECONDS`.
-    """
+    """Give a connection for one transaction, which an exception rolls back; raise UserError when it stays locked."""
     uri = f"{pathlib.Path(path).absolute().as_uri()}?mode={mode}"
     with contextlib.closing(sqlite3.connect(uri, _LOCK_SECONDS, isolation_level=None, uri=True)) as connection:
         connection.text_factory = bytes  # damage may turn a blob into text

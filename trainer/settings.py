@@ -50,6 +50,12 @@ NOT_OPTIMIZER_OPTIONS = {
     "name": "Keras names it",
 }
 
+# Descriptions of keys that both phases have, with defaults of their own.
+_EPOCHS = "maximum number of passes over the train split; 0 skips the phase"
+_LEARNING_RATE = "learning rate of the optimizer"
+_MIN_DELTA = "decrease of the validation loss that counts as better"
+_PATIENCE = "stop after this many epochs without a better validation loss, and keep the best weights"
+
 
 class BackboneSettings(Settings):
     """The pretrained trunk."""
@@ -127,8 +133,8 @@ class HeadSettings(Settings):
 class PhaseSettings(Settings):
     """One phase of training."""
 
-    epochs: int = Field(ge=0, description="maximum number of passes over the train split")
-    learning_rate: float = Field(gt=0, description="learning rate of the optimizer")
+    epochs: int = Field(ge=0, description=_EPOCHS)
+    learning_rate: float = Field(gt=0, description=_LEARNING_RATE)
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = Field("adam", description="adam, adamw, rmsprop or sgd")
     optimizer_options: dict[str, Any] = Field(
         {},
@@ -156,10 +162,8 @@ class PhaseSettings(Settings):
         "The head has the full rate. The trained layers of the trunk make 12 blocks of equal length (fewer than 12 "
         "layers: one block each), so the lowest block has at least layer_decay^12 of the rate",
     )
-    patience: int = Field(
-        ge=0, description="stop after this many epochs without a better validation loss, and keep the best weights"
-    )
-    min_delta: float = Field(0.0, ge=0, description="decrease of the validation loss that counts as better")
+    patience: int = Field(ge=0, description=_PATIENCE)
+    min_delta: float = Field(0.0, ge=0, description=_MIN_DELTA)
 
     @field_validator("optimizer_options")
     @classmethod
@@ -192,24 +196,20 @@ class PhaseSettings(Settings):
 class FeatureExtractionSettings(PhaseSettings):
     """Phase 1: the head is trained on a frozen trunk."""
 
-    epochs: int = Field(100, ge=0, description="maximum number of passes over the train split; 0 skips the phase")
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the optimizer")
-    patience: int = Field(
-        10, ge=0, description="stop after this many epochs without a better validation loss, and keep the best weights"
-    )
-    min_delta: float = Field(0.001, ge=0, description="decrease of the validation loss that counts as better")
+    epochs: int = Field(100, ge=0, description=_EPOCHS)
+    learning_rate: float = Field(1e-3, gt=0, description=_LEARNING_RATE)
+    patience: int = Field(10, ge=0, description=_PATIENCE)
+    min_delta: float = Field(0.001, ge=0, description=_MIN_DELTA)
 
 
 class FineTuningSettings(PhaseSettings):
     """Phase 2: the upper trunk is trained at a very low learning rate, with BatchNorm in inference mode."""
 
-    epochs: int = Field(10, ge=0, description="maximum number of passes over the train split; 0 skips the phase")
+    epochs: int = Field(10, ge=0, description=_EPOCHS)
     learning_rate: float = Field(
         1e-5, gt=0, description="learning rate of the optimizer; a higher one may destroy the pretrained features"
     )
-    patience: int = Field(
-        3, ge=0, description="stop after this many epochs without a better validation loss, and keep the best weights"
-    )
+    patience: int = Field(3, ge=0, description=_PATIENCE)
     unfreeze_from: int | str = Field(
         -30,
         description="layers of the trunk to train, as a Python slice: -30 for the last 30, 149 for all from index 149 "

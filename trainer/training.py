@@ -31,21 +31,13 @@ _IRRELEVANT_CACHE_SETTINGS = {"memory_mb"}
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a training.
-
-    Attributes:
-      transform: the Transform's output.
-      labels: class names, in the order of the model's outputs.
-      train: the split to train on.
-      val: the eval split.
-      resized: the resized images that the Transform stored; None where the image files are decoded.
-    """
+    """The images of a training."""
 
     transform: tft.TFTransformOutput
-    labels: list[str]
+    labels: list[str]  # in the order of the model's outputs
     train: Records
     val: Records
-    resized: Resized | None
+    resized: Resized | None  # as the Transform stored them; None where the image files are decoded
 
     def few(self, per_class: int) -> "Dataset":
         """Return the dataset with at most `per_class` images of each class to train on, and the whole eval split."""
@@ -54,27 +46,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """A model and the inputs of its phases, ready to train.
-
-    Attributes:
-      settings: of the run.
-      dataset: the images.
-      pixels: makes preprocessed images of records.
-      grafted: the model; it holds the trained weights afterwards.
-      head_is_trained: whether a warm start gave the head weights for every class.
-      phases: at least one, in the order in which they run.
-      inputs: what the phases train on.
-      notes: sentences for the user.
-    """
+    """A model and the inputs of its phases, ready to train."""
 
     settings: TrainerSettings
     dataset: Dataset
     pixels: Pixels
-    grafted: models.Grafted
-    head_is_trained: bool
-    phases: Sequence[Phase]
+    grafted: models.Grafted  # holds the trained weights afterwards
+    head_is_trained: bool  # by a warm start, for every class
+    phases: Sequence[Phase]  # at least one, in the order in which they run
     inputs: PhaseInputs
-    notes: Sequence[str]
+    notes: Sequence[str]  # for the user
 
     @property
     def boundary(self) -> keras.KerasTensor:
@@ -84,7 +65,7 @@ class PreparedTraining:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """How the phases went, the part that the last one trained, and its answers for the eval split."""
+    """How the phases went, the part that the last one trained, and the model's answers for the eval split."""
 
     results: list[phases.PhaseResult]
     part: phases.TrainedPart
@@ -104,13 +85,7 @@ def reset_keras(seed: int) -> None:
 def read_dataset(
     settings: TrainerSettings, transform_output: str, train_files: Sequence[str], eval_files: Sequence[str]
 ) -> Dataset:
-    """Read both splits once, without their images.
-
-    Args:
-      settings: of the run.
-      transform_output: directory or URI of the Transform's output.
-      train_files: file patterns of the train split.
-      eval_files: file patterns of the eval split.
+    """Read both splits once, without their images; the files are those of TFX's FnArgs.
 
     Raises:
       UserError: a label is not among the classes, or a resized image is missing.
@@ -131,7 +106,7 @@ def prepare(
       settings: of the run.
       dataset: the images.
       scratch: a local folder.
-      base_model: directory or URI of the last blessed SavedModel, which a warm start begins from.
+      base_model: directory or URI of the last blessed SavedModel, for a warm start.
 
     Raises:
       UserError: the model cannot be built, there is nothing to train, or the disk is full.
@@ -173,12 +148,9 @@ def open_checkpoints(settings: TrainerSettings, dataset: Dataset, base_model: st
 
 
 def train(prepared: PreparedTraining, checkpoints: Checkpoints, log_directory: str = "") -> TrainingOutcome:
-    """Train the phases in their order; a phase that a checkpoint says is finished is not trained again.
+    """Train the phases in their order, except those that a checkpoint says are finished.
 
-    Args:
-      prepared: the model and its inputs.
-      checkpoints: of this run.
-      log_directory: for TensorBoard's logs; "" for none.
+    TensorBoard's logs go to `log_directory`, unless it is "".
     """
     checkpoint = checkpoints.load()
     results = [] if checkpoint is None else [phases.PhaseResult(**result) for result in checkpoint.meta["finished"]]

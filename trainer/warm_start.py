@@ -23,26 +23,14 @@ _CHUNK = 1 << 20  # bytes read at once
 
 
 class Start(NamedTuple):
-    """How a model starts.
+    """How a model starts."""
 
-    Attributes:
-      knows_all_classes: whether the blessed model gave it weights for each of its classes.
-      note: a sentence that says what was taken over, or why nothing was.
-    """
-
-    knows_all_classes: bool
-    note: str
+    knows_all_classes: bool  # whether the blessed model had weights for each class
+    note: str  # a sentence that says what was taken over, or why nothing was
 
 
 def begin(grafted: models.Grafted, labels: Sequence[str], base_model: str, served: str) -> Start:
-    """Load the weights of the last blessed model, unless it was rolled back from.
-
-    Args:
-      grafted: the model to start.
-      labels: its class names, in the order of its outputs.
-      base_model: directory or URI of the blessed SavedModel.
-      served: the base path of the served versions; "" when it is not known.
-    """
+    """Load the weights of the blessed SavedModel at `base_model`, unless it was rolled back from; see `load`."""
     directory = os.path.dirname(base_model.rstrip("/"))
     files = [os.path.join(directory, name) for name in (KERAS_FILE, TRAINING_FILE)]
     return refuse_withdrawn(base_model, served) or load(grafted, labels, *files)
@@ -123,13 +111,10 @@ def _digest(folder: str) -> str:
 
 
 def _layer_shapes(model: keras.Model, shapes: Mapping[str, list[tuple[int, ...]]] | None = None) -> dict[str, object]:
-    """Return each layer's class and the shapes of its weights, by its name. Weights can be taken over if all are equal.
+    """Return each layer's class and the shapes of its weights, which must be equal in models that share weights.
 
     Inputs are left out, because Keras numbers them in each model anew, and so is dropout, which may come and go.
-
-    Args:
-      model: a model.
-      shapes: used in place of the shapes of the model's own weights.
+    `shapes` replace those of the model's own weights.
     """
     irrelevant = (keras.layers.InputLayer, keras.layers.Dropout)
     layers = [layer for layer in model.layers if not isinstance(layer, irrelevant)]

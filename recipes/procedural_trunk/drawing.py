@@ -12,26 +12,14 @@ from recipes.procedural_trunk.textures import SIDE
 
 @dataclass(frozen=True)
 class Drawn:
-    """All images.
+    """All images and their labels."""
 
-    Attributes:
-      images: uint8 (n, SIDE, SIDE, 3), on disk.
-      labels: int32 (n, 1 + attributes); the first is the program's number.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 (n, SIDE, SIDE, 3), on disk
+    labels: np.ndarray  # int32 (n, 1 + attributes); the first is the program's number
 
 
 def draw_all(count: int, each: int, seed: int, folder: pathlib.Path) -> Drawn:
-    """Draw `each` images of `count` programs. The same seed gives the same images.
-
-    Args:
-      count: number of programs.
-      each: number of images of each program.
-      seed: of the programs and of the images.
-      folder: where the images are written; each takes 49 KB.
-    """
+    """Draw `each` images of `count` programs into `folder`, 49 KB each. The same seed gives the same images."""
     path = folder / "images"
     images = np.memmap(path, np.uint8, "w+", shape=(count * each, SIDE, SIDE, 3))
     work = [(seed, number, each, count, path) for number in range(count)]

@@ -21,10 +21,7 @@ _SETTLING = 100  # forward batches that update the moving statistics at the end
 
 
 def use_two_cores() -> None:
-    """Use one thread for each operation and run two operations at once, as `_Pretraining._step` needs it.
-
-    Call it before TensorFlow runs an operation.
-    """
+    """Run two operations at once with a thread each, for `_Pretraining._step`; call it before TensorFlow runs."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(2)
 
@@ -174,14 +171,7 @@ class _Pretraining:
 
 
 def train(recipe: Recipe, seed: int, drawn: Drawn, every: float = 60.0) -> keras.Model:
-    """Train the trunk and print the progress.
-
-    Args:
-      recipe: how the trunk learns.
-      seed: of the training.
-      drawn: the images.
-      every: seconds between two lines.
-    """
+    """Train the trunk and print the progress, a line each `every` seconds."""
     random = np.random.default_rng((seed, 1 << 40))
     pretraining = _Pretraining(recipe, seed)
     batches = _batches(drawn, recipe.batch, random)
