@@ -131,9 +131,8 @@ class Verdict:
 
     def _figures(self) -> Iterator[str]:
         same = not self.other_classes
-        yield f"{'Metric':<28}{'value':>9}  {f'{self.level:.0%} interval':<18}" + (
-            f"{'served model':>13}" if self.baseline and same else ""
-        )
+        served = f"{'served model':>13}" if self.baseline and same else ""
+        yield f"{'Metric':<28}{'value':>9}  {f'{self.level:.0%} interval':<18}{served}".rstrip()
         for name, value in self.candidate.items():
             served = f"{self.baseline[name]:>13.4f}" if name in self.baseline and same else ""
             yield f"{name:<28}{value:>9.4f}  {_ends(self.intervals.get(name)):<18}{served}".rstrip()
