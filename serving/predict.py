@@ -248,8 +248,8 @@ class LocalClassifier:
             raise UserError(f"{error}; name another model") from error
         anything = TensorSpec("", None)  # `is_classifier` looks at the names alone
         signatures = {
-            name: Signature(dict.fromkeys(one.inputs, anything), dict.fromkeys(one.outputs, anything))
-            for name, one in self._model.signatures.items()
+            name: Signature(dict.fromkeys(proto.inputs, anything), dict.fromkeys(proto.outputs, anything))
+            for name, proto in self._model.signatures.items()
         }
         if not is_classifier(signatures):
             self._model.retire()

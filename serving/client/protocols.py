@@ -72,8 +72,8 @@ class GrpcApi:
             answer = wire_pb2.GetModelStatusResponse.FromString(data)
             state = wire_pb2.ModelVersionStatus.State.Name
             return [
-                VersionStatus(one.version, state(one.state), one.status.error_message)
-                for one in answer.model_version_status
+                VersionStatus(status.version, state(status.state), status.status.error_message)
+                for status in answer.model_version_status
             ]
 
         return Call("", "/tensorflow.serving.ModelService/GetModelStatus", request.SerializeToString(), read)
@@ -87,11 +87,11 @@ class GrpcApi:
             signatures = wire_pb2.SignatureDefMap.FromString(answer.metadata[_SIGNATURES].value).signature_def
             return {
                 name: Signature(
-                    {key: tensors.spec_of(info.dtype, info.tensor_shape) for key, info in one.inputs.items()},
-                    {key: tensors.spec_of(info.dtype, info.tensor_shape) for key, info in one.outputs.items()},
-                    one.method_name,
+                    {key: tensors.spec_of(info.dtype, info.tensor_shape) for key, info in signature.inputs.items()},
+                    {key: tensors.spec_of(info.dtype, info.tensor_shape) for key, info in signature.outputs.items()},
+                    signature.method_name,
                 )
-                for name, one in signatures.items()
+                for name, signature in signatures.items()
             }
 
         return Call("", "/tensorflow.serving.PredictionService/GetModelMetadata", request.SerializeToString(), read)
@@ -142,8 +142,8 @@ class RestApi:
 
         def read(data: bytes) -> list[VersionStatus]:
             return [
-                VersionStatus(int(one["version"]), one["state"], one["status"]["error_message"])
-                for one in json.loads(data)["model_version_status"]
+                VersionStatus(int(status["version"]), status["state"], status["status"]["error_message"])
+                for status in json.loads(data)["model_version_status"]
             ]
 
         return Call("GET", _path(target), b"", read)
@@ -154,11 +154,11 @@ class RestApi:
         def read(data: bytes) -> dict[str, Signature]:
             return {
                 name: Signature(
-                    {key: tensors.spec_of_json(info) for key, info in one["inputs"].items()},
-                    {key: tensors.spec_of_json(info) for key, info in one["outputs"].items()},
-                    one["method_name"],
+                    {key: tensors.spec_of_json(info) for key, info in signature["inputs"].items()},
+                    {key: tensors.spec_of_json(info) for key, info in signature["outputs"].items()},
+                    signature["method_name"],
                 )
-                for name, one in json.loads(data)["metadata"][_SIGNATURES][_SIGNATURES].items()
+                for name, signature in json.loads(data)["metadata"][_SIGNATURES][_SIGNATURES].items()
             }
 
         return Call("GET", _path(target) + "/metadata", b"", read)

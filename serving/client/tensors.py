@@ -69,8 +69,8 @@ def as_array(values: Any, dtype: str | None = None) -> np.ndarray:
     array = np.asarray(values, object)
     first = next(iter(array.flat), b"" if dtype == BYTES else 0.0)
     if dtype == BYTES or isinstance(first, bytes | str):
-        flat = [one.encode() if isinstance(one, str) else one for one in array.flat]
-        if not all(isinstance(one, bytes) for one in flat):
+        flat = [value.encode() if isinstance(value, str) else value for value in array.flat]
+        if not all(isinstance(value, bytes) for value in flat):
             raise ValueError("strings and other values are mixed in one tensor")
         return _strings(flat).reshape(array.shape)
     return np.asarray(values, dtype)
@@ -150,7 +150,7 @@ def to_json(array: np.ndarray) -> Any:
     if array.dtype != object:
         return array.tolist()
     encoded = np.empty(array.size, object)
-    encoded[:] = [{"b64": base64.b64encode(one).decode()} for one in array.flat]
+    encoded[:] = [{"b64": base64.b64encode(value).decode()} for value in array.flat]
     return encoded.reshape(array.shape).tolist()
 
 
@@ -168,4 +168,4 @@ def from_json(values: Any, dtype: str) -> np.ndarray:
 def _decode(values: Any) -> Any:
     if isinstance(values, dict):
         return base64.b64decode(values["b64"])
-    return [_decode(one) for one in values] if isinstance(values, list) else values
+    return [_decode(value) for value in values] if isinstance(values, list) else values

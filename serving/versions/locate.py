@@ -122,8 +122,8 @@ def _by_name(name: str, models: list[Model], path: str) -> Model:
     for model in models:
         if model.name == name:
             return model
-    known = [model.name for model in models]
-    raise UserError(f"no model '{name}' in {path}: it holds {', '.join(known)}{did_you_mean(name, known)}")
+    names = [model.name for model in models]
+    raise UserError(f"no model '{name}' in {path}: it holds {', '.join(names)}{did_you_mean(name, names)}")
 
 
 def find_model(path: str, name: str | None = None) -> Model:

@@ -89,8 +89,8 @@ def _find_earlier(base: BasePath, newest: int, served: str) -> tuple[int, str]:
 def _find_named(base: BasePath, newest: int, served: str, to: int) -> tuple[int, str]:
     versions = base.versions()
     if to not in versions:
-        known = ", ".join(str(version) for version in sorted(versions))
-        raise UserError(f"--to {to}: {base.path} holds no such version; it holds {known}")
+        numbers = ", ".join(str(version) for version in sorted(versions))
+        raise UserError(f"--to {to}: {base.path} holds no such version; it holds {numbers}")
     digest = base.digest(to)
     if digest == served and withdrawals.find(base, digest) is None:
         same = "is the one that is served" if to == newest else f"is the model that is served, as version {newest}"
