@@ -1,6 +1,6 @@
-"""Reference predictions: what the live Keras model says of some eval images, kept beside its SavedModel.
+"""Reference predictions: the answers of the live Keras model for some eval images, in a file next to its SavedModel.
 
-The Trainer writes them; the ServingValidator compares a model server's answers with them.
+The Trainer writes them. The ServingValidator compares the answers of a model server with them.
 """
 
 from collections.abc import Sequence

@@ -110,6 +110,13 @@ def test_config_prints_the_defaults_on_standard_output(tmp_path: pathlib.Path):
     assert load(str(tmp_path / "c.yaml")) == Config()
 
 
+def test_config_as_markdown_is_a_table_for_each_section():
+    result = graftline("config", "--markdown")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "## `fine_tuning`" in result.stdout
+    assert "| `seed` | `0` | " in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
