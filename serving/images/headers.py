@@ -97,7 +97,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """
     at = 2
     for _ in range(_MAX_PARTS):
-        at = data.index(b"\xff", at)  # libjpeg passes over bytes between segments
+        if data[at] != 0xFF:  # libjpeg passes over bytes between segments
+            at = data.index(b"\xff", at)
         marker = data[at + 1]
         if marker >= 0xC0 and marker not in _BARE:
             if marker != 0xFF:
