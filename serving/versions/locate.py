@@ -14,17 +14,11 @@ SAVED_MODEL = "saved_model.pb"
 
 @dataclass(frozen=True)
 class Model:
-    """A model that can be served.
-
-    Attributes:
-      name: the model's name.
-      base_path: the folder that is polled for new versions; None for a SavedModel that was named directly.
-      versions: version number → folder of the SavedModel; never empty.
-    """
+    """A model that can be served."""
 
     name: str
-    base_path: str | None
-    versions: dict[int, str]
+    base_path: str | None  # polled for new versions; None for a SavedModel that was named directly
+    versions: dict[int, str]  # version number → folder of the SavedModel; never empty
 
     @property
     def newest(self) -> tuple[int, str]:

@@ -59,21 +59,13 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model to serve.
-
-    Attributes:
-      name: the model's name.
-      base_path: the folder of its versions; "" with `fixed`.
-      policy: which versions are served.
-      labels: label → version.
-      fixed: version → folder of a SavedModel that was named directly and is not polled; None for others.
-    """
+    """One model to serve."""
 
     name: str
-    base_path: str
+    base_path: str  # "" with `fixed`
     policy: VersionPolicy = VersionPolicy()
-    labels: Mapping[str, int] = field(default_factory=dict)
-    fixed: Mapping[int, str] | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)  # label → version
+    fixed: Mapping[int, str] | None = None  # version → folder of a SavedModel that was named directly; not polled
 
     @classmethod
     def of(cls, model: Model, policy: VersionPolicy | None = None) -> "ModelConfig":

@@ -14,23 +14,14 @@ from graftline.serving.versions.base_path import BasePath
 
 @dataclass(frozen=True)
 class RolledBack:
-    """The outcome of a rollback.
+    """The outcome of a rollback."""
 
-    Attributes:
-      before: the version that was the newest.
-      of: the version that was copied.
-      version: the copy's number.
-      path: the copy's folder or URI.
-      digest: the copy's content digest.
-      withdrawn: the digest of the model that was withdrawn; None when this rollback ended an earlier one.
-    """
-
-    before: int
-    of: int
-    version: int
-    path: str
-    digest: str
-    withdrawn: str | None
+    before: int  # the version that was the newest
+    of: int  # the version that was copied
+    version: int  # the copy's number
+    path: str  # the copy's folder or URI
+    digest: str  # of the copy's content
+    withdrawn: str | None  # the digest of the withdrawn model; None when this rollback ended an earlier one
 
 
 def roll_back(base: BasePath, to: int | None = None) -> RolledBack:
