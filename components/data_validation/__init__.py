@@ -1,4 +1,4 @@
-"""Data validation: a run's statistics are held against a schema, the last run and one another, before any training."""
+"""Data validation: compares a run's statistics with a schema, with the last run and between the splits."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The checks themselves: TFDV's, of a run's statistics against a schema, the last run's statistics and one another."""
+"""The checks, by TFDV: statistics against a schema and against the last run, and the train against the eval split."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from graftline.components.data_validation import statistics
 from graftline.components.data_validation.findings import Finding
 from graftline.components.data_validation.settings import Action, ValidationSettings
 
-# Of features that a curated schema does not name, and of what `_measured` reads from the measurements.
+# Anomalies of features that a curated schema does not name, and those that `_distribution_findings` reports.
 _NOT_VIOLATIONS = frozenset(
     {
         anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN,
@@ -30,23 +30,23 @@ Splits = Mapping[str, DatasetFeatureStatisticsList]
 
 
 class Result(NamedTuple):
-    """What came of the checks."""
+    """The result of the checks."""
 
     findings: list[Finding]
-    anomalies: dict[str, anomalies_pb2.Anomalies]  # TFDV's own words, by split
+    anomalies: dict[str, anomalies_pb2.Anomalies]  # TFDV's anomalies by split
 
 
 def validate(
     now: Splits, schema: schema_pb2.Schema, schema_file: str, before: Splits | None, settings: ValidationSettings
 ) -> Result:
-    """Holds a run's statistics against everything there is to hold them against.
+    """Run all checks on a run's statistics.
 
     Args:
-      now: of this run, by split, as `statistics.stats_options` has them made; "train" and "eval" are among them.
-      schema: inferred from this run's images, or curated.
-      schema_file: the curated schema's path, for the messages; "" when it was inferred.
-      before: of the last run of other images, None when there was none.
-      settings: thresholds, and what to do about findings.
+        now: this run's statistics by split, made with `statistics.stats_options`; they include "train" and "eval".
+        schema: the schema inferred from this run's images, or the curated schema.
+        schema_file: path of the curated schema, for messages; "" for an inferred schema.
+        before: the statistics of the last run of other images; None if there was none.
+        settings: thresholds, and the action for each kind of finding.
     """
     domain = tfdv.get_domain(schema, features.LABEL) if schema_file and _has_domain(schema) else None
     expected = list(domain.value) if domain is not None else statistics.labels(before) if before else None
@@ -55,7 +55,7 @@ def validate(
     if expected is not None and domain is None:
         _of(asked, features.LABEL).string_domain.CopyFrom(schema_pb2.StringDomain(value=expected))
     train, drifted, skewed = _comparable(now, before)
-    _compare(asked, train, drifted, skewed, settings)
+    _set_thresholds(asked, train, drifted, skewed, settings)
     anomalies = {split: tfdv.validate_statistics(each, asked) for split, each in now.items() if split != features.TRAIN}
     anomalies[features.TRAIN] = tfdv.validate_statistics(
         train, asked, previous_statistics=drifted, serving_statistics=skewed
@@ -63,7 +63,7 @@ def validate(
     findings: list[Finding] = []
     if expected is not None:
         findings += _label_findings(now, anomalies, expected, source, domain is not None, settings)
-    findings += _measured(anomalies[features.TRAIN], now, before, settings)
+    findings += _distribution_findings(anomalies[features.TRAIN], now, before, settings)
     if schema_file:
         findings += _violations(anomalies, schema_file, settings)
     return Result(findings, anomalies)
@@ -84,27 +84,31 @@ def _label_findings(
     curated: bool,
     settings: ValidationSettings,
 ) -> Iterator[Finding]:
-    """New labels, as TFDV judges them, and missing ones, of which it has no notion."""
-    found = statistics.labels(now)
-    new = tuple(label for label in found if label not in set(expected))
+    """Yield the findings of new labels, which TFDV checks, and of missing labels, which TFDV does not check."""
+    present = statistics.labels(now)
+    new = tuple(label for label in present if label not in set(expected))
     if new and any(_is_new_label(path, reason) for each in anomalies.values() for path, reason in _reasons(each)):
         images = sum(statistics.counts(each, features.LABEL).get(label, 0) for each in now.values() for label in new)
         yield Finding(
             check="new_label",
-            action=settings.new_label if curated else "warn",  # without a curated schema nobody said what is allowed
+            action=settings.new_label
+            if curated
+            else "warn",  # without a curated schema there is no list of allowed classes
             feature=features.LABEL,
             message=f"{_classes(new)} ({images:,} image{'' if images == 1 else 's'}): not in {source}",
-            advice="Move or rename what is misnamed, add what is meant to that file's domain of image/class/text",
+            advice="Rename wrong classes, and add correct ones to the domain of image/class/text in the schema file",
             classes=new,
         )
-    missing = tuple(label for label in expected if label not in set(found))
+    missing = tuple(label for label in expected if label not in set(present))
     if missing:
         yield Finding(
             check="missing_class",
             action=settings.missing_class,
             feature=features.LABEL,
-            message=f"{_classes(missing)}: in {source}, but without an image now",
-            advice="Put the images back, or take the class out of that file" if curated else "Put the images back",
+            message=f"{_classes(missing)}: in {source}, but without images in this run",
+            advice="Put the images back, or remove the class from the schema file"
+            if curated
+            else "Put the images back",
             classes=missing,
         )
 
@@ -126,7 +130,7 @@ def _classes(labels: tuple[str, ...]) -> str:
 def _comparable(
     now: Splits, before: Splits | None
 ) -> tuple[DatasetFeatureStatisticsList, DatasetFeatureStatisticsList | None, DatasetFeatureStatisticsList]:
-    """Copies of the statistics of train, of the train split before and of eval, with numbers in the same ranges."""
+    """Return copies of the statistics of train, of the earlier train and of eval, with numbers in the same ranges."""
     train, skewed = copy.deepcopy(now[features.TRAIN]), copy.deepcopy(now[features.EVAL])
     drifted = copy.deepcopy(before[features.TRAIN]) if before else None
     for name in statistics.NUMBERS:
@@ -140,14 +144,14 @@ def _comparable(
     return train, drifted, skewed
 
 
-def _compare(
+def _set_thresholds(
     schema: schema_pb2.Schema,
     train: DatasetFeatureStatisticsList,
     drifted: DatasetFeatureStatisticsList | None,
     skewed: DatasetFeatureStatisticsList,
     settings: ValidationSettings,
 ) -> None:
-    """Puts thresholds into the schema, in place, but for features that have a comparator there."""
+    """Add thresholds to the schema in place, except for features that already have a comparator."""
     for name, kind in statistics.TYPES.items():
         ours = statistics.feature_of(train, name)
         for other, threshold, comparator in (
@@ -162,23 +166,23 @@ def _compare(
             feature = next((each for each in schema.feature if each.name == name), None)
             if feature is None:
                 feature = schema.feature.add(name=name, type=kind)
-            # Too few images to tell anything have no comparator; of few more is asked than the threshold.
+            # With few images the threshold is higher; with too few for any conclusion there is no comparator.
             if least < 1 and not feature.HasField(comparator):
                 getattr(feature, comparator).jensen_shannon_divergence.threshold = max(threshold, least)
 
 
-def _measured(
+def _distribution_findings(
     anomalies: anomalies_pb2.Anomalies, now: Splits, before: Splits | None, settings: ValidationSettings
 ) -> Iterator[Finding]:
-    """What TFDV measured beyond a threshold: drift first."""
-    for check, of, measurements, other, between, advice in (
+    """Yield the distributions that TFDV measured beyond a threshold: drift first."""
+    for check, action, measurements, other, between, advice in (
         (
             "drift",
             settings.drift,
             "drift_measurements",
             before and before[features.TRAIN],
             _BEFORE,
-            "Look at the images that were added and removed since",
+            "Check the images that were added and removed since then",
         ),
         (
             "skew",
@@ -186,14 +190,14 @@ def _measured(
             "skew_measurements",
             now[features.EVAL],
             "the eval split",
-            "Look at how the images were split",
+            "Check how the images were split",
         ),
     ):
         for info in anomalies.drift_skew_info:
             name = ".".join(info.path.step)
             for measured in getattr(info, measurements):
                 if measured.value > measured.threshold:
-                    yield _difference(check, of, name, measured, now[features.TRAIN], other, between, advice)
+                    yield _difference(check, action, name, measured, now[features.TRAIN], other, between, advice)
 
 
 def _difference(
@@ -207,13 +211,13 @@ def _difference(
     advice: str,
 ) -> Finding:
     ours, theirs = statistics.feature_of(train, name), statistics.feature_of(other, name)
-    told = f": {_in_words(ours, theirs)}" if ours is not None and theirs is not None else ""
+    values = f": {_in_words(ours, theirs)}" if ours is not None and theirs is not None else ""
     distance = "Jensen-Shannon divergence" if measured.type == measured.JENSEN_SHANNON_DIVERGENCE else "distance"
     return Finding(
         check=check,
         action=action,
         feature=name,
-        message=f"{name} of the train split differs from {between}{told}; {distance} {measured.value:.2f}, the "
+        message=f"{name} of the train split differs from {between}{values}; {distance} {measured.value:.2f}, the "
         f"threshold is {measured.threshold:.2f}",
         advice=advice,
         value=measured.value,
@@ -222,13 +226,13 @@ def _difference(
 
 
 def _shares(feature: FeatureNameStatistics) -> dict[str, float]:
-    """The share of each value or, after `statistics.regroup`, of each range."""
+    """Return the share of each value or, after `statistics.regroup`, of each range."""
     if feature.HasField("num_stats"):
-        found = {str(each.low_value): each.sample_count for each in feature.num_stats.histograms[0].buckets}
+        sizes = {str(each.low_value): each.sample_count for each in feature.num_stats.histograms[0].buckets}
     else:
-        found = {each.label: each.sample_count for each in feature.string_stats.rank_histogram.buckets}
-    total = sum(found.values())
-    return {value: count / total for value, count in found.items()}
+        sizes = {each.label: each.sample_count for each in feature.string_stats.rank_histogram.buckets}
+    total = sum(sizes.values())
+    return {value: count / total for value, count in sizes.items()}
 
 
 def _in_words(ours: FeatureNameStatistics, theirs: FeatureNameStatistics) -> str:
@@ -245,12 +249,12 @@ def _in_words(ours: FeatureNameStatistics, theirs: FeatureNameStatistics) -> str
 def _violations(
     anomalies: Mapping[str, anomalies_pb2.Anomalies], schema_file: str, settings: ValidationSettings
 ) -> list[Finding]:
-    """All else that TFDV says of a curated schema; what holds for several splits once."""
-    found: dict[tuple[str, int], tuple[str, list[str]]] = {}
+    """Return all other anomalies against a curated schema, each once for all splits."""
+    anomalous: dict[tuple[str, int], tuple[str, list[str]]] = {}
     for split, each in sorted(anomalies.items()):
         for path, reason in _reasons(each):
             if reason.type not in _NOT_VIOLATIONS and not _is_new_label(path, reason):
-                _, splits = found.setdefault((".".join(path.step), reason.type), (reason.description, []))
+                _, splits = anomalous.setdefault((".".join(path.step), reason.type), (reason.description, []))
                 splits.append(split)
     return [
         Finding(
@@ -259,9 +263,9 @@ def _violations(
             feature=name,
             message=f"data.schema_file {schema_file}: {name or 'the data set'} in {' and '.join(splits)}: "
             + what.rstrip(". "),
-            advice="Mend the images, or change the file",
+            advice="Correct the images, or change the schema file",
         )
-        for (name, _), (what, splits) in found.items()
+        for (name, _), (what, splits) in anomalous.items()
     ]
 
 

@@ -32,10 +32,10 @@ class ExampleValidatorSpec(ComponentSpec):
 
 
 class ExampleValidator(BaseComponent):
-    """Holds the statistics against the schema, the last run's statistics and one another; may stop the run.
+    """Compares the statistics with the schema, with the last run and between the splits; it may stop the run.
 
     Outputs:
-      anomalies: TFDV's for each split, as TFX's own ExampleValidator writes them, and `findings.FILE`.
+      anomalies: TFDV's anomalies of each split, as TFX's own ExampleValidator writes them, and `findings.FILE`.
     """
 
     SPEC_CLASS = ExampleValidatorSpec
@@ -52,18 +52,18 @@ class ExampleValidator(BaseComponent):
         reference: int = 0,
         code: str = "",
     ) -> None:
-        """Makes the node.
+        """Make the node.
 
         Args:
-          statistics: ExampleStatistics of all splits.
-          schema: inferred or curated.
-          settings: what to check, and what to do about it.
-          schema_file: where the curated schema came from; None for an inferred one.
-          history: folder or URI of what `data_validation.history` keeps from run to run; None compares with no run.
-          images: fingerprint of the images.
-          reference: `history.reference`, looked up before the run. For the cache key alone: the same statistics are
-            validated again when there are others to compare them with.
-          code: hash of this component's own sources, for the cache key only.
+            statistics: ExampleStatistics of all splits.
+            schema: an inferred or a curated schema.
+            settings: the checks and their actions.
+            schema_file: path of the curated schema; None for an inferred schema.
+            history: folder or URI of the statistics that `history` keeps from run to run; None compares with no run.
+            images: fingerprint of the images.
+            reference: `history.reference`, called before the run. Only for the cache key: the same statistics are
+                validated again if they are compared with another run.
+            code: hash of this component's own sources, only for the cache key.
         """
         given = {"schema_file": schema_file, "history": history}
         super().__init__(
@@ -89,13 +89,13 @@ class SchemaGenSpec(ComponentSpec):
 
 
 class SchemaGen(BaseComponent):
-    """Infers the schema by TFDV, and lists every class in it: see `statistics.infer_schema`."""
+    """Infers the schema by TFDV and lists every class in it: see `statistics.infer_schema`."""
 
     SPEC_CLASS = SchemaGenSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(SchemaExecutor)
 
     def __init__(self, statistics: BaseChannel, code: str = "") -> None:
-        """Makes the node; `code` is a hash of this component's own sources, for the cache key only."""
+        """Make the node; `code` is a hash of this component's own sources, only for the cache key."""
         super().__init__(
             SchemaGenSpec(
                 statistics=statistics,
@@ -106,7 +106,7 @@ class SchemaGen(BaseComponent):
 
 
 class ImportSchemaGenSpec(standard_component_specs.ImportSchemaGenSpec):
-    """TFX's, and the file's content."""
+    """The specification of TFX's ImportSchemaGen, with a hash of the file's content."""
 
     PARAMETERS = {  # noqa: RUF012
         **standard_component_specs.ImportSchemaGenSpec.PARAMETERS,
@@ -115,13 +115,13 @@ class ImportSchemaGenSpec(standard_component_specs.ImportSchemaGenSpec):
 
 
 class ImportSchemaGen(BaseComponent):
-    """TFX's ImportSchemaGen, to whose cache key a file that changed under its name is the same file."""
+    """TFX's ImportSchemaGen with the file's content in its cache key; TFX's own key holds only the file's name."""
 
     SPEC_CLASS = ImportSchemaGenSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(import_executor.Executor)
 
     def __init__(self, schema_file: str, sha256: str) -> None:
-        """Makes the node of a schema file and what `data_validation.schema_file.check` says of it."""
+        """Make the node from a schema file and the hash that `schema_file.check` returns."""
         super().__init__(
             ImportSchemaGenSpec(
                 schema_file=schema_file,
@@ -132,7 +132,7 @@ class ImportSchemaGen(BaseComponent):
 
 
 def make_statistics_gen(examples: BaseChannel) -> StatisticsGen:
-    """Return the node of the statistics that the others of this module read."""
+    """Return the node of the statistics that the other nodes of this module read."""
     return StatisticsGen(examples=examples, stats_options=stats_options())
 
 

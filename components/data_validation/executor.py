@@ -27,7 +27,10 @@ class SchemaExecutor(BaseExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Infers the schema, and writes it where TFX's SchemaGen does."""
+        """Infer the schema and write it under the name that TFX's SchemaGen uses.
+
+        TFX's own writer escapes all names that are not ASCII.
+        """
         self._log_startup(input_dict, output_dict, exec_properties)
         schema = statistics.infer_schema(_statistics(input_dict))
         path = os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), schema_gen_executor.DEFAULT_FILE_NAME)
@@ -44,10 +47,10 @@ class ValidatorExecutor(BaseExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Validates the statistics and, when nothing stops the run, keeps them for the next one to compare with.
+        """Validate the statistics, and keep them for the next run if nothing stops this one.
 
         Raises:
-          UserError: a check whose action is "stop" found something.
+            UserError: there is a finding with the action "stop".
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         now = _statistics(input_dict)
@@ -70,7 +73,7 @@ class ValidatorExecutor(BaseExecutor):
 
 
 def _statistics(input_dict: dict[str, list[Artifact]]) -> dict[str, DatasetFeatureStatisticsList]:
-    """By split, in the order of the splits' names in the artifact."""
+    """Return the statistics by split, in the order of the splits' names in the artifact."""
     artifact = artifact_utils.get_single_instance(input_dict["statistics"])
     return {
         split: stats_artifact_utils.load_statistics(artifact, split).proto()
@@ -79,7 +82,7 @@ def _statistics(input_dict: dict[str, list[Artifact]]) -> dict[str, DatasetFeatu
 
 
 def _write(artifact: Artifact, result: checks.Result) -> None:
-    """As TFX's own ExampleValidator, and the findings beside its files."""
+    """Write the files of TFX's own ExampleValidator, and the findings in addition."""
     artifact.split_names = artifact_utils.encode_split_names(sorted(result.anomalies))
     clean = {}
     for split, anomalies in result.anomalies.items():

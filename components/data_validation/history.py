@@ -1,10 +1,11 @@
-"""The statistics that this run's are compared with: those of the last run that went through, as files of the workspace.
+"""The statistics of earlier runs, kept as files of the workspace for the next run to be compared with.
 
-A Resolver would find those of a run that was stopped too, for StatisticsGen had ended well; and an unchanged run would
-have another input than the one before it, and so be no run from the cache. On Vertex metadata can't be edited either.
+Only runs that passed validation are kept. A Resolver would also find the statistics of a run that was stopped, because
+its StatisticsGen had succeeded. An unchanged run would then have another input than the run before it and would not
+come from the cache.
 
-A run of the same images as the last is compared with what that one was compared with: nothing changed since, so the
-same is found. Each number of a folder is one run that went through; of all but two the files are removed.
+A run with the images of the last run is compared with the same run as that one, so its findings are the same. Each
+number in the folder is one run that passed; all files but two are removed.
 """
 
 import json
@@ -20,20 +21,20 @@ _LAST = "last.json"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One that went through."""
+class PassedRun:
+    """A run that passed validation."""
 
     number: int  # from 1
-    images: str  # fingerprint of its images; "" when nobody knew it
-    compared_with: int  # number of another run, 0 for none
+    images: str  # fingerprint of its images; "" if unknown
+    compared_with: int  # number of another run; 0 for none
 
 
 def reference(folder: str, images: str) -> int:
-    """The number of the run to compare with, 0 when there is none.
+    """Return the number of the run to compare with; 0 if there is none.
 
     Args:
-      folder: path or URI; need not be there.
-      images: fingerprint of this run's images, "" when unknown.
+        folder: path or URI; it need not exist.
+        images: fingerprint of this run's images; "" if unknown.
     """
     last = _last(folder)
     if last is None:
@@ -42,7 +43,7 @@ def reference(folder: str, images: str) -> int:
 
 
 def load(folder: str, number: int) -> dict[str, DatasetFeatureStatisticsList] | None:
-    """The statistics of a run by split, None when there is no such run or its file is gone."""
+    """Return the statistics of a run by split; None if there is no such run or its file is missing."""
     if not number or not tf.io.gfile.exists(_file(folder, number)):
         return None
     with tf.io.gfile.GFile(_file(folder, number), "rb") as file:
@@ -53,16 +54,16 @@ def load(folder: str, number: int) -> dict[str, DatasetFeatureStatisticsList] | 
 def accept(
     folder: str, images: str, compared_with: int, statistics: Mapping[str, DatasetFeatureStatisticsList]
 ) -> None:
-    """Makes a run the last that went through. Killed at any moment, it leaves that run or the one before.
+    """Keep this run as the last that passed. If it is killed, this run or the one before is the last.
 
     Args:
-      folder: path or URI, made when it is not there.
-      images: fingerprint of the run's images, "" when unknown.
-      compared_with: what `reference` said.
-      statistics: by split.
+        folder: path or URI; it is made if necessary.
+        images: fingerprint of the run's images; "" if unknown.
+        compared_with: the result of `reference`.
+        statistics: the run's statistics by split.
     """
     last = _last(folder)
-    run = Run((last.number if last else 0) + 1, images, compared_with)
+    run = PassedRun((last.number if last else 0) + 1, images, compared_with)
     every = DatasetFeatureStatisticsList()
     for split, each in statistics.items():
         every.datasets.add().CopyFrom(each.datasets[0])
@@ -75,12 +76,12 @@ def accept(
         tf.io.gfile.remove(os.path.join(folder, name))
 
 
-def _last(folder: str) -> Run | None:
+def _last(folder: str) -> PassedRun | None:
     path = os.path.join(folder, _LAST)
     if not tf.io.gfile.exists(path):
         return None
     with tf.io.gfile.GFile(path) as file:
-        return Run(**json.loads(file.read()))
+        return PassedRun(**json.loads(file.read()))
 
 
 def _file(folder: str, number: int) -> str:
@@ -88,7 +89,7 @@ def _file(folder: str, number: int) -> str:
 
 
 def _write(path: str, data: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file as a whole or not at all."""
     aside = f"{path}-{uuid.uuid4().hex}"
     with tf.io.gfile.GFile(aside, "wb") as file:
         file.write(data)

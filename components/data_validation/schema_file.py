@@ -12,18 +12,19 @@ from graftline.uri import is_uri
 
 _KEY = "data.schema_file"
 _COPY = (
-    "begin with a copy of one that a run inferred: artifacts/SchemaGen/schema/<number>/schema.pbtxt of its workspace"
+    "start from a schema that a run inferred: copy artifacts/SchemaGen/schema/<number>/schema.pbtxt of its workspace"
 )
 
 
 def check(path: str) -> str:
-    """A hash of the file's content, once it is found good.
+    """Check the file and return a hash of its content.
 
     Args:
-      path: of this machine; nothing is asked of a URI, which only the nodes of a cluster can read, and its hash is "".
+        path: path on this machine. A URI is not checked, because only the nodes of a cluster can read it; its hash is
+            "".
 
     Raises:
-      UserError: no file, no schema, or one without the two features that every later stage reads.
+        UserError: there is no such file, it is not a schema, or it lacks a feature that every later stage reads.
     """
     if is_uri(path):
         return ""
@@ -36,7 +37,7 @@ def check(path: str) -> str:
     except OSError as error:
         raise UserError(f"{_KEY}: {path} cannot be read: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise UserError(f"{_KEY}: {path} is no TFDV schema as text: {error}; {_COPY}") from error
+        raise UserError(f"{_KEY}: {path} is not a TFDV schema in text form: {error}; {_COPY}") from error
     for name in (features.IMAGE, features.LABEL):
         _require(schema, name, path)
     domains = {domain.name for domain in schema.string_domain}
@@ -44,13 +45,13 @@ def check(path: str) -> str:
         if feature.HasField("domain") and feature.domain not in domains:
             raise UserError(
                 f"{_KEY}: {path}: the feature {feature.name} has the domain '{feature.domain}', but there is no "
-                "string_domain of that name"
+                "string_domain with this name"
             )
     return hashlib.sha256(data).hexdigest()
 
 
 def _require(schema: schema_pb2.Schema, name: str, path: str) -> None:
-    """The Transform reads both as one string for each image, which TFT makes of a fixed shape in every example."""
+    """Check a feature that the Transform reads as one string for each image; TFT needs a fixed shape for it."""
     found = [feature for feature in schema.feature if feature.name == name]
     if not found:
         raise UserError(f"{_KEY}: {path} lacks the feature {name}; {_COPY}")

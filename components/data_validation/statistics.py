@@ -1,4 +1,4 @@
-"""Which statistics StatisticsGen computes, and how two distributions of numbers are laid over one another."""
+"""The statistics that StatisticsGen computes, and the preparation of two distributions for their comparison."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 
 from graftline import features
 
-# What is compared between runs and splits.
+# The features that are compared between runs and splits.
 WORDS: Final = (features.LABEL, features.FORMAT)
 NUMBERS: Final = (features.HEIGHT, features.WIDTH, features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS)
 TYPES: Final[Mapping[str, int]] = {
@@ -20,34 +20,34 @@ TYPES: Final[Mapping[str, int]] = {
     **dict.fromkeys((features.BRIGHTNESS, features.CONTRAST, features.SHARPNESS), schema_pb2.FLOAT),
 }
 
-# No two of them are alike in a data set: a table of their values is as long as the data set, and says nothing.
+# These features are different in each example: a table of their values is as long as the data set, and useless.
 _COUNTED_ONLY = (features.IMAGE, features.FILENAME, features.SHA256)
 _MOST_CLASSES = 100_000
 _QUANTILES = 100
 _TENTHS = range(10, _QUANTILES, 10)
-_TAIL = 9.2  # chance of exceeding `chance`: exp(-9.2), 1 in 10,000
+_TAIL = 9.2  # the probability of exceeding `chance` is exp(-9.2), 1 in 10,000
 
 
 def stats_options() -> tfdv.StatsOptions:
-    """For StatisticsGen: labels, formats, sizes and quality numbers; of images, names and hashes the bytes alone."""
+    """Return the options of StatisticsGen: of images, names and hashes only the bytes are counted."""
     schema = schema_pb2.Schema()
     for name in _COUNTED_ONLY:
-        # To TFDV what has this domain is bytes, of which it counts the length. The inferred schema has the feature, and
-        # no domain; a feature_allowlist would lose it.
+        # With this domain TFDV counts only the length of the bytes. The inferred schema then has the feature, without a
+        # domain; with a feature_allowlist it would lack the feature.
         schema.feature.add(name=name, type=schema_pb2.BYTES).image_domain.SetInParent()
     return tfdv.StatsOptions(
         schema=schema,
-        num_rank_histogram_buckets=_MOST_CLASSES,  # beyond the default of 1,000 a class would seem to be missing
+        num_rank_histogram_buckets=_MOST_CLASSES,  # with the default of 1,000 further classes would seem to be missing
         num_quantiles_histogram_buckets=_QUANTILES,
-        desired_batch_size=1,  # else up to 128 batches wait until each has 1,000 images
+        desired_batch_size=1,  # otherwise up to 128 batches wait until each has 1,000 images
     )
 
 
 def infer_schema(statistics: Mapping[str, DatasetFeatureStatisticsList]) -> schema_pb2.Schema:
-    """The schema of what there is, from the statistics by split, with all classes as the domain of the label.
+    """Infer the schema from the statistics by split, with all classes as the domain of the label.
 
-    TFDV alone would make a bool_domain of the names 0 and 1, an int_domain without bounds of 1, 2 and 3, and of more
-    than 100 names none.
+    TFDV alone makes a bool_domain of the labels 0 and 1, an int_domain without bounds of the labels 1, 2 and 3, and no
+    domain of more than 100 labels.
     """
     first, *others = statistics.values()
     schema = tfdv.infer_schema(first)
@@ -62,37 +62,37 @@ def infer_schema(statistics: Mapping[str, DatasetFeatureStatisticsList]) -> sche
 
 
 def labels(statistics: Mapping[str, DatasetFeatureStatisticsList]) -> list[str]:
-    """The classes of all splits, sorted."""
+    """Return the classes of all splits, sorted."""
     return sorted({label for each in statistics.values() for label in counts(each, features.LABEL)})
 
 
 def feature_of(statistics: DatasetFeatureStatisticsList, name: str) -> FeatureNameStatistics | None:
-    """A feature's statistics, None where there are none."""
+    """Return a feature's statistics; None if there are none."""
     return next((each for each in statistics.datasets[0].features if list(each.path.step) == [name]), None)
 
 
 def counts(statistics: DatasetFeatureStatisticsList, name: str) -> dict[str, int]:
-    """How many images have each value of a feature in `WORDS`."""
+    """Return the number of images with each value of a feature in `WORDS`."""
     feature = feature_of(statistics, name)
     buckets = feature.string_stats.rank_histogram.buckets if feature is not None else []
     return {bucket.label: int(bucket.sample_count) for bucket in buckets}
 
 
 def examples(statistics: DatasetFeatureStatisticsList) -> int:
-    """How many images they are of."""
+    """Return the number of images."""
     return int(statistics.datasets[0].num_examples)
 
 
 def chance(first: int, second: int, cells: int) -> float:
-    """The Jensen-Shannon divergence that two samples of one distribution exceed once in 10,000 times.
+    """Return the Jensen-Shannon divergence that two samples of one distribution exceed once in 10,000 times.
 
-    8 ln 2 times the divergence, over 1/first + 1/second, goes as chi-squared with cells - 1 degrees of freedom; its
-    tail is bounded as in Laurent and Massart (2000), lemma 1.
+    8 ln 2 times the divergence, divided by 1/first + 1/second, approaches chi-squared with cells - 1 degrees of
+    freedom. Its tail is bounded as in Laurent and Massart (2000), lemma 1.
 
     Args:
-      first: examples of one.
-      second: examples of the other.
-      cells: values, or ranges of values, that are counted.
+        first: number of examples of the first sample.
+        second: number of examples of the second sample.
+        cells: number of values, or of ranges of values.
     """
     if not first or not second:
         return math.inf
@@ -102,19 +102,18 @@ def chance(first: int, second: int, cells: int) -> float:
 
 
 def edges(feature: FeatureNameStatistics) -> np.ndarray:
-    """The distinct tenths of a number's distribution, float [1..11], ascending: its least value to its greatest."""
+    """Return the distinct deciles of a number with its smallest and largest value, float [1..11], ascending."""
     buckets = _quantiles(feature)
     inner = [buckets[tenth].low_value for tenth in _TENTHS if tenth < len(buckets)]
     return np.unique([buckets[0].low_value, *inner, buckets[-1].high_value])
 
 
 def regroup(feature: FeatureNameStatistics, at: np.ndarray) -> None:
-    """Replaces a number's histograms by one of the ranges below, between and above `at`, in place.
+    """Replace a number's histograms in place by histograms of the ranges below, between and above `at`.
 
-    TFDV lays two histograms over one another as if values were spread evenly in each range. One large image stretches
-    the ranges of a histogram of even widths; in one of quantiles, sizes that many images share are ranges without a
-    width, whose share changes by chance. Either makes alike look different: so both are counted in the same ranges
-    first.
+    TFDV compares two histograms as if values were spread evenly in each range. In a histogram of even widths one large
+    image widens all ranges. In a histogram of quantiles a size that many images share is a range without width, whose
+    share changes by chance. Both make equal distributions look different, so they are first counted in the same ranges.
     """
     below, upto = _distribution(feature, at)
     shares = np.diff([0, below[0], *(upto[1:] if len(at) > 1 else upto), 1])
@@ -127,7 +126,7 @@ def regroup(feature: FeatureNameStatistics, at: np.ndarray) -> None:
 
 
 def _distribution(feature: FeatureNameStatistics, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The shares of values that are less than each of `at`, and at most each of them: float, of `at`'s shape."""
+    """Return the shares of values below each of `at`, and below or equal to it: floats of the shape of `at`."""
     buckets = _quantiles(feature)
     low, high, count = np.array([(each.low_value, each.high_value, each.sample_count) for each in buckets]).T
     width = high - low

@@ -4,7 +4,7 @@ from tfx.types.artifact import Artifact
 
 
 class Quarantine(Artifact):
-    """What an ingest refused: quarantine.csv (path, reason, bytes, sha256) and summary.json (all counts).
+    """The report of an ingest: quarantine.csv (path, reason, bytes, sha256) and summary.json (all counts).
 
     Custom properties, ints: found, examples, quarantined, duplicates.
     """

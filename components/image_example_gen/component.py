@@ -33,11 +33,11 @@ class ImageExampleGenSpec(ComponentSpec):
 
 
 class ImageExampleGen(BaseBeamComponent):
-    """Reads `images/<class>/**/*` into tf.Examples in the splits "train" and "eval", uncompressed TFRecords.
+    """Reads labelled images into tf.Examples in the splits "train" and "eval", as uncompressed TFRecords.
 
-    It has no driver of its own, so that it compiles for every orchestrator as it is. Outputs:
+    The node has no driver, so that it compiles for every orchestrator. Outputs:
       examples: standard_artifacts.Examples with the features of `graftline.features`.
-      quarantine: what was refused and why, and all counts.
+      quarantine: the refused files with their reasons, and all counts.
     """
 
     SPEC_CLASS = ImageExampleGenSpec
@@ -56,12 +56,12 @@ class ImageExampleGen(BaseBeamComponent):
 
         Args:
             images: the root folders or URIs.
-            fingerprint: `fingerprint.fingerprint` of the folder, computed before the run. It is read by nobody: it is
-                part of TFX's cache key, so that any change of any file runs the ingest again. "" never does.
-            settings: see `IngestSettings`; its defaults when None.
-            state: folder or URI where the splits of images are kept from run to run; none are when None.
-            report_dir: where a copy of the latest quarantine.csv is kept, also of a refused run.
-            code: hash of this component's own sources, for the cache key only, like `fingerprint`.
+            fingerprint: `fingerprint.fingerprint` of the folder, computed before the run. No executor reads it: it is
+                part of TFX's cache key, so that a change of any file runs the ingest again. "" never does.
+            settings: see `IngestSettings`; None uses its defaults.
+            state: folder or URI that keeps the splits of images from run to run; None keeps none.
+            report_dir: folder for a copy of the latest quarantine.csv, also of a refused run.
+            code: hash of this component's own sources; like `fingerprint` only for the cache key.
         """
         given = {"state": state, "report_dir": report_dir, "code": code}
         optional = {name: value for name, value in given.items() if value is not None}

@@ -1,8 +1,8 @@
-"""What decides whether the bytes of a file are a good image, and what is stored of it: `decode` and `to_store`.
+"""The verdict on a file's bytes, and the bytes to store: `decode` and `to_store`.
 
-What is stored is the file or what `serving.images.storing` makes of it, in a process with limits where it is suspect.
-Whatever is stored has been decoded here by the very op of the serving graph. (Pillow's own `verify` passes truncated
-JPEGs.)
+The stored bytes are the file itself or the image that `serving.images.storing` makes of it; a suspect file is converted
+in a process with limits. All stored bytes have been decoded here by the op of the serving graph. (Pillow's own `verify`
+accepts truncated JPEGs.)
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from graftline.serving.images.headers import Header
 from graftline.serving.images.storing import Stored
 from graftline.serving.images.transcoding import Refused
 
-_LUMA_SIDE = 256  # pixels; quality and phash are taken from at most this many a side
-_HASH_SIDE = 32  # of imagehash's phash, like the next
-_HASH_FREQUENCIES = 8  # a side
+_LUMA_SIDE = 256  # pixels; largest side of the picture that quality and phash are computed from
+_HASH_SIDE = 32  # pixels, as in imagehash's phash
+_HASH_FREQUENCIES = 8  # on each axis, as in imagehash's phash
 _MAX_JPEG_RATIO = 8  # libjpeg decodes at 1/2, 1/4 and 1/8
 # EXIF orientation -> (transposed, then mirrored left to right, then upside down); CIPA DC-008, 4.6.4.
 _TURNS = {
@@ -37,7 +37,7 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A good image, as it is stored. Height and width are as a viewer shows it, after EXIF orientation."""
+    """A good image, as it is stored. Height and width are those of the upright image, after EXIF orientation."""
 
     format: str  # "jpeg", "png", "gif", "bmp"
     height: int  # pixels
@@ -45,13 +45,13 @@ class Decoded:
     brightness: float  # mean luma, 0..1
     contrast: float  # standard deviation of luma, 0..1
     sharpness: float  # standard deviation of luma's 4-neighbour Laplacian
-    phash: int  # perceptual hash of 64 bits, upright; those of near copies differ in few bits
-    transcoded: bool = False  # the file's own bytes are not what is stored
+    phash: int  # perceptual hash of the upright image, 64 bits; hashes of near copies differ in few bits
+    transcoded: bool = False  # whether other bytes than the file's are stored
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A file that is no good image. `reason` is a short stable phrase, after ": " possibly with a detail."""
+    """A file that is not a good image. `reason` is a short stable phrase, possibly with a detail after ": "."""
 
     reason: str
 
@@ -62,10 +62,10 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What is left of an image once it has been decoded."""
+class _Measurable:
+    """A decoded image, reduced to the data that the measurements need."""
 
-    header: Header  # of what is stored
+    header: Header  # of the stored bytes
     transcoded: bool
     luma: np.ndarray  # uint8 [h, w]
 
@@ -74,38 +74,44 @@ def decode(data: bytes, max_side: int | None = None) -> Decoded | Quarantined:
     """Judge the bytes of one file. Never raises for bad bytes; safe to call from several threads.
 
     Args:
-      data: the file.
-      max_side: an image with a longer side is stored shrunk to it, in pixels; None keeps all sizes.
+        data: the file.
+        max_side: longest side of a stored image in pixels; larger images are shrunk. None keeps all sizes.
     """
     return decode_many([data], max_side)[0]
 
 
 def decode_many(batch: Sequence[bytes], max_side: int | None = None) -> list[Decoded | Quarantined]:
-    """`decode` for each of a batch, in its order and in one thread, in some three quarters of the time for 64 photos.
+    """Judge a batch as `decode` does, in order and in one thread, in three quarters of the time for 64 photos.
 
-    One step is done for all images before the next begins: the four libraries that share the work don't push each
-    other's code out of the processor's caches. Memory does not grow with the images, only 64 KB for each.
+    Each step runs for all images before the next step begins, so that the four libraries do not push each other's code
+    out of the processor's caches. Memory: 64 KB for each image, whatever its size.
     """
-    headers_found = [storing.read_header(data) for data in batch]
-    with tf.device("/CPU:0"):  # once, as this alone takes 10 us
-        looks = [_look(data, header, max_side) for data, header in zip(batch, headers_found, strict=True)]
-    found = [look for look in looks if isinstance(look, _Look)]
-    qualities = [_quality(look.luma) for look in found]
-    hashes = _phashes([_tiny(look.luma, look.header.orientation) for look in found])
+    headers = [storing.read_header(data) for data in batch]
+    with tf.device("/CPU:0"):  # once for the batch: it takes 10 us
+        looks = [_measurable(data, header, max_side) for data, header in zip(batch, headers, strict=True)]
+    good = [look for look in looks if isinstance(look, _Measurable)]
+    qualities = [_quality(look.luma) for look in good]
+    hashes = _phashes([_tiny(look.luma, look.header.orientation) for look in good])
     rest = zip(qualities, hashes, strict=True)
     return [look if isinstance(look, Quarantined) else _decoded(look, *next(rest)) for look in looks]
 
 
-def _decoded(look: _Look, quality: tuple[float, float, float], phash: int) -> Decoded:
+def _decoded(look: _Measurable, quality: tuple[float, float, float], phash: int) -> Decoded:
     header = look.header
     return Decoded(header.format, header.height, header.width, *quality, phash, look.transcoded)
 
 
 def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> bytes | Quarantined:
-    """The bytes for the record, from the file and what `decode` said of it with the same `max_side`.
+    """Return the bytes for the record: the same bytes on each call.
 
-    The same bytes each time. Quarantined only when a decoder that has just read the file can't read it again, as on a
-    machine without memory.
+    Args:
+        data: the file.
+        verdict: the result of `decode` with the same `max_side`.
+        max_side: as for `decode`.
+
+    Returns:
+        The bytes. A refusal only if a decoder that has just read the file cannot read it again, for example because the
+        machine has no memory left.
     """
     if not verdict.transcoded:
         return data
@@ -114,25 +120,25 @@ def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> byte
 
 
 def too_many_bytes(size: int) -> Quarantined:
-    """The refusal of a file above `MAX_BYTES`, for those who know its size without reading it."""
+    """Return the refusal of a file above `MAX_BYTES`, for callers that know its size without reading it."""
     return Quarantined(storing.too_many_bytes(size).reason)
 
 
-def _look(data: bytes, header: Header | Refused, max_side: int | None) -> _Look | Quarantined:
+def _measurable(data: bytes, header: Header | Refused, max_side: int | None) -> _Measurable | Quarantined:
     stored = storing.prepare_to_store(data, header, max_side)
     if isinstance(stored, Refused):
         return Quarantined(stored.reason)
     luma = _luma(stored)
-    if luma is None:  # the op's text is a C++ source line, of no use to a user
+    if luma is None:  # the op's message names a C++ source line, which does not help a user
         return Quarantined(storing.describe_damage(stored.data, stored.header.format))
-    return _Look(stored.header, stored.transcoded, luma)
+    return _Measurable(stored.header, stored.transcoded, luma)
 
 
 def _luma(stored: Stored) -> np.ndarray | None:
-    """uint8 [h, w], as stored (not upright), at most 256 a side and antialiased; None where the serving op fails.
+    """Return antialiased luma, uint8 [h, w], as stored (not upright), at most 256 a side; None if the serving op fails.
 
-    A JPEG is decoded in full, but to luma and small: that fails for the same bytes as `tf.io.decode_image` (the entropy
-    coding is read to its end in both), and takes four fifths of its time.
+    A JPEG is decoded to a small luma picture. This fails for the same bytes as `tf.io.decode_image`, because both read
+    the entropy coding to its end, and takes four fifths of its time.
     """
     header = stored.header
     ratio = 1
@@ -158,12 +164,12 @@ def _luma(stored: Stored) -> np.ndarray | None:
 
 
 def _quality(luma: np.ndarray) -> tuple[float, float, float]:
-    """(brightness, contrast, sharpness)."""
+    """Return (brightness, contrast, sharpness)."""
     brightness, contrast = _mean_and_deviation(luma)
     sharpness = 0.0
     height, width = luma.shape
     if min(height, width) > 2:
-        # Row by row in one line, which is faster; what wraps around at the sides is left out at the end.
+        # On one flat line, which is faster. The last step drops the columns that wrap around.
         line = luma.ravel().astype(np.int16)
         inner = slice(width, (height - 1) * width)
         laplacian = line[: -2 * width] + line[2 * width :]
@@ -175,9 +181,10 @@ def _quality(luma: np.ndarray) -> tuple[float, float, float]:
 
 
 def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
-    """Of whole numbers [h, w], faster than `mean` and `std`.
+    """Return mean and standard deviation of whole numbers [h, w], faster than `mean` and `std`.
 
-    Exact for luma, as a row's squares sum to less than 2**24. By einsum and not dot, as BLAS would wake threads for it.
+    They are exact for luma, because the squares of a row sum to less than 2**24. `einsum` starts no threads, unlike
+    BLAS in `dot`.
     """
     numbers = values.astype(np.float32)
     mean = float(np.einsum("ij->i", numbers).sum(dtype=np.float64)) / numbers.size
@@ -186,9 +193,9 @@ def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
 
 
 def _tiny(luma: np.ndarray, orientation: int) -> np.ndarray:
-    """uint8 [32, 32] to hash: upright, so that a turned copy is found.
+    """Return the picture to hash, uint8 [32, 32]; it is upright, so that rotated copies are found.
 
-    The resize of `imagehash.phash` (Lanczos, from any size) takes three times as long as one by way of whole factors.
+    The resize of `imagehash.phash` (Lanczos, from any size) takes three times as long as one with whole factors first.
     """
     tiny = np.asarray(
         Image.fromarray(luma).resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -201,9 +208,9 @@ def _tiny(luma: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _phashes(tiny: Sequence[np.ndarray]) -> list[int]:
-    """The DCT hashes of `imagehash.phash`, bit for bit, of many pictures at once in an eighth of its time.
+    """Return the DCT hashes of `imagehash.phash`, bit for bit, of many pictures at once in an eighth of its time.
 
-    That is: which of the lowest 8 x 8 frequencies are above their median; the first is the highest bit.
+    The bits tell which of the lowest 8 x 8 frequencies are above their median; the first is the highest bit.
     See https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html.
     """
     if not tiny:

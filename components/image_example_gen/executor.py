@@ -34,7 +34,7 @@ class Executor(BaseBeamExecutor):
         """Ingest the folder `images`.
 
         Raises:
-            UserError: the folder, or too much of what is in it, can't be used.
+            UserError: the folder, or too many of its files, cannot be used.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -45,7 +45,7 @@ class Executor(BaseBeamExecutor):
             files.use_beam_options(self._beam_pipeline_args)
         layout = scan(images, settings)
         if state:
-            assignments.load(state, settings)  # a damaged file is told here, in a few words, not out of Beam
+            assignments.load(state, settings)  # reports a damaged file in a few words, before Beam adds its own
         for warning in layout.warnings:
             logging.warning("%s", warning)
         with self._make_beam_pipeline() as pipeline:
@@ -56,7 +56,7 @@ class Executor(BaseBeamExecutor):
         # TFX removes the outputs of a failed execution, hence the copy that outlives it.
         kept = _keep_report(refused.uri, exec_properties.get("report_dir") or "")
         quarantine.require_usable(summary, layout.root, settings, kept, layout.empty_classes)
-        if state:  # only now, as the splits of a refused run bind nobody
+        if state:  # only now: a refused run must not settle any splits
             chosen = assignments.read(os.path.join(refused.uri, quarantine.SPLITS_NAME))
             assignments.save(state, settings, chosen)
         _describe(examples, refused, summary)
@@ -65,7 +65,7 @@ class Executor(BaseBeamExecutor):
 
 
 def _keep_report(report_uri: str, report_dir: str) -> str:
-    """Copy quarantine.csv to `report_dir`, where one is given; returns the copy's path or ""."""
+    """Copy quarantine.csv to `report_dir`, if it is given, and return the path of the copy or ""."""
     if not report_dir:
         return ""
     tf.io.gfile.makedirs(report_dir)
@@ -76,7 +76,7 @@ def _keep_report(report_uri: str, report_dir: str) -> str:
 
 def _describe(examples: Artifact, refused: Artifact, summary: Summary) -> None:
     examples.split_names = artifact_utils.encode_split_names(list(summary.by_split))
-    # No file_format: TFX knows only "tfrecords_gzip" by name, and its readers go by the file's suffix anyway.
+    # No file_format: TFX has a name only for "tfrecords_gzip", and its readers use the file's suffix.
     examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
     for name in COUNTS:
         refused.set_int_custom_property(name, getattr(summary, name))

@@ -125,6 +125,7 @@ class PlanShards(beam.DoFn):
     """All lists of rows -> the packed shards. The plan without its shards goes to the output "plan"."""
 
     def __init__(self, settings: IngestSettings, state: str, images_per_shard: int) -> None:
+        """Make the stage."""
         self._settings, self._state, self._images_per_shard = settings, state, images_per_shard
 
     def process(self, packed: list[bytes]) -> Iterator[Any]:  # in a union Beam takes a tagged output for an element
@@ -140,6 +141,7 @@ class WriteShard(_Threaded):
     """A packed `Shard` -> its file, whole or not at all, and a `WrittenShard`."""
 
     def __init__(self, roots: Roots, settings: IngestSettings, examples_uri: str) -> None:
+        """Make the stage."""
         super().__init__(roots, settings)
         self._examples_uri = examples_uri
 
@@ -182,6 +184,7 @@ class WriteReport(beam.DoFn):
     """The plan and every `WrittenShard` -> quarantine.csv, summary.json, the splits and the reports on copies."""
 
     def __init__(self, report_uri: str, layout: Layout, settings: IngestSettings) -> None:
+        """Make the stage."""
         self._report_uri, self._roots, self._warnings = report_uri, layout.roots, layout.warnings
         self._max_side = settings.max_side
 

@@ -1,8 +1,9 @@
-"""Which images are near copies of one another: the same picture saved again, resized, a little brighter.
+"""Groups of near copies: the same picture saved again, resized or made a little brighter.
 
-Two images are near when their 64-bit perceptual hashes differ in at most a few bits; near copies of near copies belong
-together. The hash is imagehash's `phash`: the signs of the 64 lowest frequencies of a 32 x 32 luma picture against
-their median, so nearly always 32 bits are set and distances are even: 3 finds what 2 finds. Numbers only, no images.
+Two images are near if their 64-bit perceptual hashes differ in at most a few bits. Near copies of near copies belong to
+the same group. The hash is imagehash's `phash`: for each of the 64 lowest frequencies of a 32 x 32 luma picture,
+whether it is above their median. So nearly always 32 bits are set and distances are even: 3 finds the same as 2.
+This module works on numbers, not on images.
 """
 
 from collections import Counter, defaultdict
@@ -22,19 +23,19 @@ _CLASS_SHARE = 0.5
 
 
 def groups(hashes: Sequence[int] | np.ndarray, distance: int) -> list[np.ndarray]:
-    """Images that are linked by hashes which differ in at most `distance` bits. Exact.
+    """Return the groups of images that hashes link which differ in at most `distance` bits. The search is exact.
 
     The pigeonhole principle finds candidates (Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing",
     2012): of `distance` + k bands of bits at least k are equal in two near hashes, so only hashes with k equal bands
-    are compared. For 100,000 spread hashes that is some of 1,000 of all pairs. Memory grows with the number of hashes
-    alone, whatever number of pairs is near.
+    are compared. For 100,000 random hashes this is about one pair in 1,000. Memory grows with the number of hashes, not
+    with the number of near pairs.
 
     Args:
         hashes: unsigned 64-bit numbers [n].
         distance: 0 .. 8.
 
     Returns:
-        int64 index arrays of two or more, each ascending, ordered by their first index.
+        int64 index arrays of two or more images, each ascending, ordered by their first index.
     """
     distinct, which = np.unique(np.asarray(hashes, np.uint64), return_inverse=True)
     component = np.arange(len(distinct))
@@ -51,22 +52,22 @@ def groups(hashes: Sequence[int] | np.ndarray, distance: int) -> list[np.ndarray
 def join(
     hashes: np.ndarray, tied: np.ndarray, labels: Sequence[Collection[str]], distance: int
 ) -> tuple[list[np.ndarray], int]:
-    """Groups of near copies that are to stay together, each small enough to be believed.
+    """Return the groups of near copies that stay together, each small enough to be plausible.
 
-    Copies of one picture are few. Where links chain on and on, as among scans of one digit or drawings of one shape,
-    images are alike without being copies, and a split would lose a class to one side. So whatever links bring together
-    may hold, beside what belongs together anyway, at most 50 images or a hundredth of all, whichever is more, and half
-    of any class. A larger group falls apart into those of the next smaller distance, at last of equal hashes; what is
-    too large even then is no group.
+    Copies of one picture are few. Among scans of one digit or drawings of one shape, links form long chains: the images
+    are similar without being copies, and the split would put a whole class on one side. So a group may add to the
+    images that are tied anyway at most 50 images or a hundredth of all, whichever is more, and at most half of any
+    class. A larger group is divided by the next smaller distance, down to equal hashes; if it is still too large, it is
+    not a group.
 
     Args:
-        hashes: uint64 [n]; 0 is none and links nothing: such is the hash of a flat picture, which says nothing.
-        tied: int64 [n], a number for each image, the same for images that belong together anyway.
+        hashes: uint64 [n]; 0 stands for no hash and links nothing, because a flat picture's hash is not meaningful.
+        tied: int64 [n], a number for each image; images that belong together anyway have the same number.
         labels: the classes of each image [n].
-        distance: bits, at most.
+        distance: largest number of different bits.
 
     Returns:
-        The groups as ascending index arrays, ordered by first index; how many images were in groups too large.
+        The groups as ascending index arrays, ordered by first index; and the number of images in too large groups.
     """
     sizes = Counter(label for own in labels for label in own)
     near: list[np.ndarray] = []
@@ -87,7 +88,7 @@ def join(
 
 
 def connect(component: np.ndarray, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Merge components: the new number of each, int64 [n], from the old ones and pairs of indices that are linked."""
+    """Return new component numbers, int64 [n], after merging the components of linked pairs of indices."""
     pairs = list(pairs)
     if not pairs:
         return component
@@ -98,7 +99,7 @@ def connect(component: np.ndarray, pairs: Iterable[tuple[np.ndarray, np.ndarray]
 
 
 def members(component: np.ndarray) -> list[np.ndarray]:
-    """The indices of each component of two or more, ascending, ordered by their first."""
+    """Return the indices of each component of two or more, ascending, ordered by their first index."""
     shared = np.flatnonzero(np.bincount(component)[component] > 1) if len(component) else component
     order = shared[np.argsort(component[shared], kind="stable")]
     found = np.split(order, np.flatnonzero(np.diff(component[order])) + 1) if len(order) else []
@@ -106,22 +107,22 @@ def members(component: np.ndarray) -> list[np.ndarray]:
 
 
 def star(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs that link all of a group with its first."""
+    """Return the pairs that link the first index of a group with all others."""
     return np.full(len(group) - 1, group[0]), group[1:]
 
 
 def bits_between(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How many bits differ, int64, of uint64 arrays of one shape [n]."""
+    """Return the number of different bits, int64 [n], of two uint64 arrays [n]."""
     return _BITS_SET[(hashes ^ others).view(np.uint16)].reshape(-1, 4).sum(axis=1, dtype=np.int64)
 
 
 def _close_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every pair of distinct hashes within `distance`, some of them several times, a few at a time."""
+    """Yield batches of all pairs of distinct hashes within `distance`; a pair may come several times."""
     for mask in _masks(distance):
         masked = hashes & mask
         order = np.argsort(masked)
         masked = masked[order]
-        # Sorted, each hash is compared with the next, the next but one, ..., as long as there is one in its bucket.
+        # Each sorted hash is compared with those after it, as long as they are in the same bucket.
         position, step = np.arange(len(hashes)), 0
         while len(position):
             step += 1
@@ -134,9 +135,9 @@ def _close_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray
 
 
 def _masks(distance: int) -> Iterator[np.uint64]:
-    """Masks of which one at least leaves near hashes equal, with so many bits that 100,000 fall into small buckets."""
+    """Yield bit masks. Two near hashes are equal under at least one mask; 100,000 hashes fall into small buckets."""
     equal = 1 if distance <= 3 else 2
-    # Neighbouring bits of a phash are neighbouring frequencies and go together: scattered ones fill buckets evenly.
+    # Neighbouring bits of a phash are neighbouring frequencies and correlate: scattered bits fill buckets evenly.
     scattered = np.random.default_rng(0).permutation(_BITS)
     bands = [sum(1 << int(bit) for bit in band) for band in np.array_split(scattered, distance + equal)]
     for chosen in combinations(bands, equal):
@@ -146,9 +147,9 @@ def _masks(distance: int) -> Iterator[np.uint64]:
 def _linked(
     hashes: np.ndarray, tied: np.ndarray, indices: np.ndarray, distance: int
 ) -> tuple[list[np.ndarray], list[tuple[np.ndarray, list[int]]]]:
-    """Groups among `indices`, and each unit that they make with what is tied, with the numbers of its groups."""
-    telling = indices[hashes[indices] != 0]
-    found = [telling[group] for group in groups(hashes[telling], distance)]
+    """Return the groups among `indices`, and the units of groups and tied images, each with its groups' numbers."""
+    hashed = indices[hashes[indices] != 0]
+    found = [hashed[group] for group in groups(hashes[hashed], distance)]
     own = np.unique(tied[indices], return_inverse=True)[1]
     unit_of = connect(own, [star(np.searchsorted(indices, group)) for group in found])
     inside: dict[int, list[int]] = defaultdict(list)
@@ -160,7 +161,7 @@ def _linked(
 
 def _is_too_large(unit: np.ndarray, tied: np.ndarray, labels: Sequence[Collection[str]], sizes: Counter[str]) -> bool:
     numbers = np.unique(tied[unit], return_inverse=True)[1]
-    added = unit[numbers != np.bincount(numbers).argmax()]  # a large group of the user's own is no chain
+    added = unit[numbers != np.bincount(numbers).argmax()]  # a large group from the layout is not a chain
     if len(added) >= max(_LARGE, _LARGE_SHARE * len(tied)):
         return True
     counts = Counter(label for index in added for label in labels[index])

@@ -1,8 +1,8 @@
-"""The Transform: TFX's own and, where it is asked to materialize, the resized images as its transformed examples.
+"""The Transform: TFX's own, and with `materialize` also the resized images as its transformed examples.
 
-TFX would write what `preprocessing_fn` gives, which is float32, int64 or strings, in gzipped files: an image of 224 px
-is half a megabyte then, and nothing can be read out of order. Here it is the uint8 pixels in front of the backbone's
-preprocessing, compressed by themselves, 120 KB for a photo.
+TFX would write the outputs of `preprocessing_fn`, which are float32, int64 or strings, in gzipped files. An image of
+224 px would take half a megabyte, and could not be read out of order. This node writes the uint8 pixels before the
+backbone's preprocessing and compresses each image by itself: 120 KB for a photo.
 """
 
 import os
@@ -26,7 +26,7 @@ from graftline.components.transform.settings import TransformSettings
 
 # Images in one call of the Transform's graph; calls run in parallel.
 _GRAPH_BATCH = 16
-# The first level takes two thirds of the default's time and leaves a hundredth more; photos are hard to compress.
+# Level 1 takes two thirds of the default level's time and makes files 1 % larger: photos are hard to compress.
 _ZLIB_LEVEL = 1
 _ASIDE = "unfinished"
 
@@ -35,6 +35,7 @@ class WriteResized(beam.DoFn):
     """A file of raw examples and the name of its file of resized images -> the number of images in it."""
 
     def __init__(self, transform_output: str) -> None:
+        """Make the stage; `transform_output` is the folder of the graph."""
         self._transform_output = transform_output
 
     def setup(self) -> None:
@@ -45,7 +46,7 @@ class WriteResized(beam.DoFn):
         self._spec = {name: spec[name] for name in (features.IMAGE, features.LABEL)}
 
     def process(self, files: tuple[str, str]) -> Iterator[int]:
-        """Write aside and rename. A bundle that Beam runs again writes the same bytes to the same name."""
+        """Write to a temporary name, then rename. A bundle that Beam repeats writes the same bytes."""
         source, target = files
         folder, name = os.path.split(target)
         aside = os.path.join(os.path.dirname(folder), _ASIDE)
@@ -68,18 +69,18 @@ class WriteResized(beam.DoFn):
         tf.io.gfile.rename(unfinished, target, overwrite=True)
         yield count
 
-    # AutoGraph finds nothing to convert here, and takes three seconds to find that.
+    # AutoGraph has nothing to convert here, and takes three seconds to see that.
     @tf.autograph.experimental.do_not_convert
     def _transformed(self, examples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Serialized tf.Examples, string [n], to uint8 [n, size, size, 3], label index int64 [n], sha256 string [n]."""
-        given = self._layer(tf.io.parse_example(examples, self._spec))
+        """Turn tf.Examples, string [n], into uint8 [n, size, size, 3], label int64 [n] and sha256 string [n]."""
+        outputs = self._layer(tf.io.parse_example(examples, self._spec))
         keys = tf.io.parse_example(examples, {features.SHA256: tf.io.FixedLenFeature([], tf.string)})
-        image = tf.cast(given[materialized.IMAGE], tf.uint8)
-        return image, tf.reshape(given[features.LABEL_INDEX], [-1]), keys[features.SHA256]
+        image = tf.cast(outputs[materialized.IMAGE], tf.uint8)
+        return image, tf.reshape(outputs[features.LABEL_INDEX], [-1]), keys[features.SHA256]
 
 
 class Executor(tfx_executor.Executor):
-    """TFX's; with an output `transformed_examples` the images of the train and the eval split are written there."""
+    """TFX's executor, which also writes the resized images if there is an output `transformed_examples`."""
 
     def Do(  # noqa: N802 (TFX's name)
         self,
@@ -87,7 +88,7 @@ class Executor(tfx_executor.Executor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Analyses, writes the graph, then the images, which that graph makes."""
+        """Analyse, write the graph, and write the images of the train and eval splits that the graph makes."""
         outputs = dict(output_dict)
         transformed = outputs.pop(standard_component_specs.TRANSFORMED_EXAMPLES_KEY, None)
         super().Do(input_dict, outputs, exec_properties)
@@ -108,7 +109,7 @@ class Executor(tfx_executor.Executor):
         aside = os.path.join(resized.uri, _ASIDE)
         if tf.io.gfile.isdir(aside):
             tf.io.gfile.rmtree(aside)
-        # The Trainer's examples are the raw ones, which hold names, labels and files; this leads it to these.
+        # The Trainer reads the raw examples with names, labels and files; this pointer leads it to the resized images.
         with tf.io.gfile.GFile(os.path.join(graph, materialized.POINTER), "w") as file:
             file.write(resized.uri)
 
@@ -130,12 +131,12 @@ class Transform(TfxTransform):
         """Make the node.
 
         Args:
-          examples: images and labels; only the split "train" is analysed.
-          schema: of the examples.
-          backbone: name in the registry, which decides the preprocessing.
-          input_size: pixels of the square image's side.
-          settings: how images become square, and whether resized images are written.
-          code: hash of the sources, for the cache key only.
+            examples: images and labels; only the split "train" is analysed.
+            schema: schema of the examples.
+            backbone: name in the registry, which decides the preprocessing.
+            input_size: side of the square image in pixels.
+            settings: how images become square, and whether resized images are written.
+            code: hash of the sources, only for the cache key.
         """
         super().__init__(
             examples=examples,

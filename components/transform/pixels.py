@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from graftline.trainer.backbones import Resize
 
-# EXIF sits in a JPEG's first APP1 segment; segments hold at most 64 KiB, and a few (JFIF, ICC) may stand before it.
+# EXIF is in a JPEG's first APP1 segment. A segment has at most 64 KiB, and a few (JFIF, ICC) may come before it.
 _HEAD_BYTES = 4 * 65536
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)  # "Exif\0\0"
 _ORIENTATION_TAG = 0x0112
@@ -12,13 +12,13 @@ _MAX_IFD_ENTRIES = 512
 
 
 def exif_orientation(data: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation of a JPEG (CIPA DC-008, tag 0x0112).
+    """Read the EXIF orientation of a JPEG (CIPA DC-008, tag 0x0112).
 
     Args:
-      data: string [], the file's bytes.
+        data: string [], the file's bytes.
 
     Returns:
-      int32 [], 1..8; 1 where there is none, where it makes no sense, and for other formats.
+        int32 [], 1..8; 1 if there is no valid orientation, and for other formats.
     """
     head = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 0, _HEAD_BYTES), tf.uint8), tf.int32)
     size = tf.size(head)
@@ -36,7 +36,7 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
         return (position + 4 < size) & (at(position) == 0xFF) & ~image_data & ~is_exif(position)
 
     def step(position: tf.Tensor) -> list[tf.Tensor]:
-        fill = at(position + 1) == 0xFF  # any number of 0xFF may stand before a marker
+        fill = at(position + 1) == 0xFF  # any number of 0xFF may come before a marker
         return [position + tf.where(fill, 1, 2 + tf.maximum(2, at(position + 2) * 256 + at(position + 3)))]
 
     segment = tf.while_loop(goes_on, step, [tf.constant(2)])[0]
@@ -47,11 +47,11 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
         first, second = at(position), at(position + 1)
         return tf.where(little, second * 256 + first, first * 256 + second)
 
-    # Offsets are 32 bits; one past the head's end means a damaged block, and `at` then reads zeros.
+    # Offsets have 32 bits. An offset past the end of the head means a damaged block, and `at` then reads zeros.
     high, low = tf.where(little, u16(tiff + 6), u16(tiff + 4)), tf.where(little, u16(tiff + 4), u16(tiff + 6))
     directory = tiff + tf.where(high < 4, high * 65536 + low, size)
     entries = directory + 2 + 12 * tf.range(tf.minimum(u16(directory), _MAX_IFD_ENTRIES))
-    kind = u16(entries + 2)  # SHORT, or against the standard LONG
+    kind = u16(entries + 2)  # SHORT; some files have LONG, against the standard
     values = tf.where(kind == 4, u16(entries + tf.where(little, 8, 10)), u16(entries + 8))
     found = tf.boolean_mask(values, (u16(entries) == _ORIENTATION_TAG) & ((kind == 3) | (kind == 4)))
     value = tf.concat([found, [1]], axis=0)[0]
@@ -60,18 +60,18 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
 
 
 def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns pixels as a viewer would.
+    """Turn pixels as a viewer does.
 
     Args:
-      image: uint8 [height, width, 3] as stored.
-      orientation: int32 [], EXIF's 1..8.
+        image: uint8 [height, width, 3] as stored.
+        orientation: int32 [], EXIF's 1..8.
 
     Returns:
-      uint8 [height, width, 3], sides swapped for 5..8.
+        uint8 [height, width, 3]; height and width are swapped for 5..8.
     """
 
     def turned() -> tf.Tensor:
-        # 5..8 are mirrored over the diagonal first; what is then left are flips of the two axes.
+        # 5..8 are first mirrored over the diagonal. The remaining steps are flips of the two axes.
         straight = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
         left_right = tf.reduce_any(orientation == tf.constant([2, 3, 6, 7]))
         straight = tf.cond(left_right, lambda: tf.reverse(straight, [1]), lambda: straight)
@@ -81,32 +81,32 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(orientation == 1, lambda: image, turned), [None, None, 3])
 
 
-# A function of its own, so that it is traced once: TFT traces its caller ten times, which took two seconds.
+# A separate function is traced once. TFT traces the caller ten times, which took two seconds.
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_upright(data: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG, PNG, GIF (its first frame) or BMP file and turns it upright.
+    """Decode a JPEG, PNG, GIF (its first frame) or BMP file and turn it upright.
 
     Args:
-      data: string [], the file's bytes.
+        data: string [], the file's bytes.
 
     Returns:
-      uint8 [height, width, 3], RGB. Fails with INVALID_ARGUMENT where the bytes are no such image.
+        uint8 [height, width, 3], RGB. The op fails with INVALID_ARGUMENT if the bytes are not such an image.
     """
     image = tf.io.decode_image(data, channels=3, expand_animations=False)
     return turn_upright(tf.ensure_shape(image, [None, None, 3]), exif_orientation(data))
 
 
 def to_square(image: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Tensor:
-    """Makes a square of an image (bilinear, antialiased: 12 megapixels to 224 px aliases without).
+    """Resize an image to a square, bilinear and antialiased: without, 12 megapixels to 224 px give aliases.
 
     Args:
-      image: uint8 [height, width, 3], upright.
-      size: side of the result, pixels.
-      resize: "stretch" changes the aspect ratio, "crop" takes the largest square in the middle, "pad" puts the whole
-        image in the middle of a black square. What can't be halved evenly leans up and left.
+        image: uint8 [height, width, 3], upright.
+        size: side of the result in pixels.
+        resize: "stretch" changes the aspect ratio, "crop" takes the largest square in the middle, "pad" puts the whole
+            image in the middle of a black square. An odd pixel of the margins is at the bottom or on the right.
 
     Returns:
-      float32 [size, size, 3] in 0..255.
+        float32 [size, size, 3] in 0..255.
     """
     inner = tf.constant([size, size])
     if resize != "stretch":
@@ -115,7 +115,7 @@ def to_square(image: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Ten
         side = tf.reduce_min(sides)
         image = tf.slice(image, tf.concat([(sides - side) // 2, [0]], 0), tf.stack([side, side, 3]))
     if resize == "pad":
-        # Not `tf.image.resize_with_pad`: it makes 0 pixels of the short side of 1 x 3000.
+        # `tf.image.resize_with_pad` makes 0 pixels of the short side of 1 x 3000.
         longest = tf.reduce_max(sides)
         inner = tf.maximum(1, (2 * size * sides + longest) // (2 * longest))  # size * sides / longest, rounded
     resized = tf.image.resize(image, inner, method="bilinear", antialias=True)
@@ -126,15 +126,15 @@ def to_square(image: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Ten
 
 
 def decode_batch(data: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Tensor:
-    """Decodes, turns upright and makes squares.
+    """Decode files, turn them upright and resize them to squares.
 
     Args:
-      data: string [N], the files' bytes.
-      size: side of the result, pixels.
-      resize: how an image becomes square, see `to_square`.
+        data: string [N], the files' bytes.
+        size: side of the result in pixels.
+        resize: how an image becomes square, see `to_square`.
 
     Returns:
-      float32 [N, size, size, 3], RGB in 0..255.
+        float32 [N, size, size, 3], RGB in 0..255.
     """
 
     def one(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The Transform's `preprocessing_fn`: the one graph in front of the model, in training, gate and serving alike."""
+"""The Transform's `preprocessing_fn`: one graph before the model for training, the gate and serving."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -14,20 +14,20 @@ from graftline import features, materialized
 from graftline.components.transform import pixels
 from graftline.trainer import backbones
 
-# ImageNet's statistics, as keras/src/applications/imagenet_utils.py has them.
+# ImageNet's statistics, from keras/src/applications/imagenet_utils.py.
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 def preprocess(image: tf.Tensor, mode: backbones.Preprocessing) -> tf.Tensor:
-    """What `keras.applications.<family>.preprocess_input` does, by the family's mode.
+    """Preprocess as `keras.applications.<family>.preprocess_input` does, by the family's mode.
 
     Args:
-      image: float32 [..., 3], RGB in 0..255.
-      mode: see `trainer.backbones.Preprocessing`.
+        image: float32 [..., 3], RGB in 0..255.
+        mode: see `trainer.backbones.Preprocessing`.
 
     Returns:
-      float32 of the same shape; for "caffe" the channels are BGR.
+        float32 of the same shape; for "caffe" the channels are BGR.
     """
     if mode == "tf":
         return image / 127.5 - 1.0
@@ -50,12 +50,13 @@ def _write_sorted(labels: list[bytes], path: str) -> np.ndarray:
 
 
 class _SortedLabels(tft_beam.experimental.PTransformAnalyzer):
-    """The distinct labels, sorted by code point, in an asset file: Keras' class order.
+    """Writes the distinct labels, sorted by code point as Keras sorts classes, to an asset file.
 
-    `tft.vocabulary` sorts by frequency: growing data would permute the model's outputs.
+    `tft.vocabulary` sorts by frequency, so new data would permute the model's outputs.
     """
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Return the path of the file."""
         path = os.path.join(self.base_temp_dir, features.LABELS_FILE)
         return (
             batches
@@ -67,17 +68,17 @@ class _SortedLabels(tft_beam.experimental.PTransformAnalyzer):
 
 
 def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Pixels for the backbone and the label's index.
+    """Make the backbone's pixels and the label's index.
 
     Args:
-      inputs: raw features by name; `image/encoded` and `image/class/text` are used, string [N] or [N, 1].
-      custom_config: `backbone` (a name in the registry) and `input_size` (pixels); `resize` ("stretch" where it is
-        not there, see `pixels.to_square`) and `materialize` (false).
+        inputs: raw features by name; `image/encoded` and `image/class/text` are used, string [N] or [N, 1].
+        custom_config: `backbone` (a name in the registry) and `input_size` (pixels); optionally `resize` ("stretch" by
+            default, see `pixels.to_square`) and `materialize` (false by default).
 
     Returns:
-      `pixels` float32 [N, size, size, 3]; `label_index` int64 [N], -1 for a label that the train split never had.
-      With `materialize` pixels are rounded before the backbone's preprocessing, and are there a second time as they
-      are stored then, 0..255 (TFT knows no uint8): `image/resized` float32 [N, size, size, 3].
+        `pixels` float32 [N, size, size, 3]; `label_index` int64 [N], -1 for a label that is not in the train split.
+        With `materialize` the pixels are rounded before the backbone's preprocessing, and are also returned as they are
+        stored: `image/resized` float32 [N, size, size, 3], 0..255 (TFT has no uint8).
     """
     size, mode = int(custom_config["input_size"]), backbones.get(custom_config["backbone"]).preprocessing
     image = pixels.decode_batch(tf.reshape(inputs[features.IMAGE], [-1]), size, custom_config.get("resize", "stretch"))

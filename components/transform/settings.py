@@ -1,4 +1,4 @@
-"""What a user can set about the Transform: keys of the config's section `data`. Imports no TFX."""
+"""The settings of the Transform: keys of the config's section `data`. Imports no TFX."""
 
 from pydantic import Field
 
@@ -7,13 +7,13 @@ from graftline.trainer.backbones import Resize
 
 
 class TransformSettings(Settings):
-    """How an image becomes the model's input."""
+    """Settings that decide how an image becomes the model's input."""
 
     resize: Resize = Field(
         "stretch",
-        description="how an image becomes square: stretched, its middle cropped, or padded with black; antialiased",
+        description="how an image becomes square: stretched, cropped to its middle, or padded with black",
     )
     materialize: bool = Field(
         False,
-        description="whether the Transform writes resized images (uint8), so that training decodes none; costs disk",
+        description="whether the Transform writes resized images (uint8): training then decodes no image; costs disk",
     )

@@ -265,8 +265,8 @@ def test_a_schema_file_is_known_by_its_content(tmp_path: pathlib.Path) -> None:
     ("text", "told"),
     [
         (None, "there is no file"),
-        ("feature {", "no TFDV schema as text"),
-        ("\x00\x01", "no TFDV schema as text"),
+        ("feature {", "not a TFDV schema in text form"),
+        ("\x00\x01", "not a TFDV schema in text form"),
         ("", "lacks the feature image/encoded"),
         (_GOOD.replace(features.LABEL, "label"), "lacks the feature image/class/text"),
         (_GOOD.replace("BYTES", "INT"), "must have type: BYTES"),

@@ -59,7 +59,7 @@ def test_another_fraction_or_seed_is_another_memory(tmp_path: pathlib.Path, othe
         (f"sha256,split\n{A},train\n{B[:40]}", 3, f"found '{B[:40]}'"),
         (f"sha256,split\n\n{A},train\n", 2, "found ''"),
         (f"sha256,split\n{A.upper()},train\n", 2, "found"),
-        (f"sha256,split\n{A},train\n{A},eval\n", 3, f"{A} is in train by an earlier line and in eval by this one"),
+        (f"sha256,split\n{A},train\n{A},eval\n", 3, f"an earlier line puts {A} in train, this line in eval"),
         ("sha256,split\n" + "x" * 5000, 2, f"found '{'x' * 100}...'"),
     ],
 )
