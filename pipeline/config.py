@@ -1,4 +1,4 @@
-"""The schema of the one typed config; each section of a node lies beside the node.
+"""The schema of the one typed config; the section of a node is in the folder of the node.
 
 `pipeline.config_file` loads and prints it, the runners read it. Relative paths in the config (`images`, `workspace`,
 `backbone.weights`) are relative to the current directory. Imports no TFX and no TensorFlow.
