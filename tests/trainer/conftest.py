@@ -1,4 +1,4 @@
-"""What the tests of what is fed share: drawn images, their Transforms and a run from an empty cache."""
+"""Fixtures of the trainer's tests: drawn images, their Transforms and a run from an empty cache."""
 
 import pathlib
 
@@ -15,14 +15,14 @@ from tests.trainer.runs import SMALL, Analyse, Data, Outcome, photos, train_both
 
 @pytest.fixture(scope="module")
 def analyse(tmp_path_factory: pytest.TempPathFactory, transformed: Transformed) -> Analyse:
-    """Gives the Transform's output directory for labels, a backbone and a size; makes each once."""
-    known = {(images.CLASSES, "tf", 32): transformed.directory}
+    """Return a function that gives the Transform's output directory for labels, a backbone and a size, made once."""
+    directories = {(images.CLASSES, "tf", 32): transformed.directory}
 
     def directory(labels: tuple[str, ...] = images.CLASSES, backbone: str = "MobileNetV2", size: int = 32) -> str:
         key = (labels, backbones.get(backbone).preprocessing, size)
-        if key not in known:
-            known[key] = write_transform(tmp_path_factory.mktemp("analysed"), labels, backbone, size)
-        return known[key]
+        if key not in directories:
+            directories[key] = write_transform(tmp_path_factory.mktemp("analysed"), labels, backbone, size)
+        return directories[key]
 
     return directory
 
@@ -38,13 +38,13 @@ def data(tmp_path_factory: pytest.TempPathFactory, analyse: Analyse) -> Data:
 
 @pytest.fixture(scope="module")
 def cold(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """Trained from an empty cache."""
+    """A training from an empty cache."""
     return train_both_phases(data, tmp_path_factory.mktemp("cold"))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A trunk's weights file. (A random trunk is scaled by the first images, and so is another when those change.)"""
+    """A trunk's weights file, because a random trunk would depend on the first images, which scale it."""
     keras.utils.set_random_seed(0)
     trunk = models.build_trunk(BackboneSettings.model_validate(SMALL["backbone"]))
     models.calibrate(trunk, np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32))

@@ -20,12 +20,12 @@ from tests.conftest import Transformed
 
 Batch = tuple[np.ndarray, np.ndarray]
 
-_BATCH = 16  # of the train split's 72 images it leaves 8, of the eval split's 18 it leaves 2
+_BATCH = 16  # the last batch of 72 training images has 8, that of 18 eval images 2
 _TURNED = {"flip": "both", "brightness": 0.3, "views": 2}
 
 
 def _batches(of: Batches, epoch: int | None = None) -> list[Batch]:
-    """What `fit` is given in an epoch."""
+    """Return the batches that `fit` gets in an epoch."""
     if epoch is not None:
         of.epoch = epoch
     data = of.for_fit
@@ -72,7 +72,7 @@ def _settings(**changed: object) -> TrainerSettings:
     )
 
 
-class Made:
+class ShortTrunk:
     """The inputs of phases for a short trunk, and the tensors that phases begin at."""
 
     def __init__(self, transformed: Transformed, grafted: models.Grafted, scratch: pathlib.Path) -> None:
@@ -93,13 +93,19 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(transformed: Transformed, grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(transformed, grafted, tmp_path_factory.mktemp("scratch"))
+def short_trunk(
+    transformed: Transformed, grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory
+) -> ShortTrunk:
+    return ShortTrunk(transformed, grafted, tmp_path_factory.mktemp("scratch"))
 
 
-def test_batches_made_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> None:
-    cached, streamed = made.inputs(True), made.inputs(False)
-    for tensor, split, epochs in ((made.cut, "train", 3), (made.pooled, "train", 1), (made.cut, "val", 1)):
+def test_streamed_batches_are_those_of_the_cache_in_every_epoch(short_trunk: ShortTrunk) -> None:
+    cached, streamed = short_trunk.inputs(True), short_trunk.inputs(False)
+    for tensor, split, epochs in (
+        (short_trunk.cut, "train", 3),
+        (short_trunk.pooled, "train", 1),
+        (short_trunk.cut, "val", 1),
+    ):
         ours, theirs = cached.batches(split, tensor), streamed.batches(split, tensor)
         assert (type(ours), type(theirs)) == (CachedBatches, StreamedBatches)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
@@ -108,29 +114,29 @@ def test_batches_made_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> 
     assert (cached.computed + cached.reused, streamed.computed + streamed.reused) == (90, 0)
 
 
-def test_an_epoch_is_the_same_whether_or_not_those_before_it_were_gone_through(made: Made) -> None:
-    """A run that goes on after its third epoch sees what the unbroken one saw."""
+def test_an_epoch_is_the_same_with_or_without_the_epochs_before_it(short_trunk: ShortTrunk) -> None:
+    """A run that resumes after its third epoch sees the same as an unbroken run."""
     for cached in (True, False):
-        inputs = made.inputs(cached, **_TURNED)
-        one, other = (inputs.batches("train", made.pooled) for _ in range(2))
+        inputs = short_trunk.inputs(cached, **_TURNED)
+        one, other = (inputs.batches("train", short_trunk.pooled) for _ in range(2))
         unbroken = [_batches(one, epoch) for epoch in range(4)]
         _assert_same(_batches(other, 3), unbroken[3])
         assert _differ(unbroken[2], unbroken[3])
 
 
-def test_the_eval_split_comes_as_it_lies_in_every_epoch(made: Made) -> None:
+def test_the_eval_split_keeps_the_order_of_its_records_in_every_epoch(short_trunk: ShortTrunk) -> None:
     for cached in (True, False):
-        batches = made.inputs(cached).batches("val", made.pooled)
+        batches = short_trunk.inputs(cached).batches("val", short_trunk.pooled)
         for epoch in (0, 1):
             labels = np.concatenate([labels for _, labels in _batches(batches, epoch)])
-            np.testing.assert_array_equal(labels, made.val.labels)
+            np.testing.assert_array_equal(labels, short_trunk.val.labels)
 
 
-def test_each_epoch_sees_every_image_once_with_its_label_in_another_order(made: Made) -> None:
-    ((pixels, _),) = made.inputs(False)._pixels.batches(made.train, lambda: np.arange(72), 72)
-    images_of = {image.tobytes(): label for image, label in zip(pixels.numpy(), made.train.labels, strict=True)}
+def test_each_epoch_sees_every_image_once_with_its_label_in_another_order(short_trunk: ShortTrunk) -> None:
+    ((pixels, _),) = short_trunk.inputs(False)._pixels.batches(short_trunk.train, lambda: np.arange(72), 72)
+    images_of = {image.tobytes(): label for image, label in zip(pixels.numpy(), short_trunk.train.labels, strict=True)}
     assert len(images_of) == 72
-    batches = made.inputs(False).batches("train", made.input)
+    batches = short_trunk.inputs(False).batches("train", short_trunk.input)
     seen = []
     for epoch in (0, 1):
         pairs = [
@@ -158,67 +164,76 @@ def test_the_order_follows_from_the_seed_and_the_epoch_alone() -> None:
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
-def test_views_drawn_anew_are_those_of_the_cache_in_every_epoch(made: Made) -> None:
-    cached, streamed = made.inputs(True, **_TURNED), made.inputs(False, **_TURNED)
+def test_streamed_views_are_those_of_the_cache_in_every_epoch(short_trunk: ShortTrunk) -> None:
+    cached, streamed = short_trunk.inputs(True, **_TURNED), short_trunk.inputs(False, **_TURNED)
     assert cached.computed + cached.reused == 72 * 2 + 18
-    ours, theirs = cached.batches("train", made.pooled), streamed.batches("train", made.pooled)
-    for epoch in range(4):  # the third begins with the first view again
+    ours, theirs = cached.batches("train", short_trunk.pooled), streamed.batches("train", short_trunk.pooled)
+    for epoch in range(4):  # the third starts with the first view again
         _assert_same(_batches(ours, epoch), _batches(theirs, epoch))
 
 
-def test_epochs_go_round_the_cached_views(made: Made) -> None:
-    batches = made.inputs(True, **_TURNED).batches("train", made.cut)
+def test_epochs_take_turns_with_the_cached_views(short_trunk: ShortTrunk) -> None:
+    batches = short_trunk.inputs(True, **_TURNED).batches("train", short_trunk.cut)
 
     def by_image(epoch: int) -> list[Batch]:
         """The epoch's images as the records lie."""
-        taken = _batches(batches, epoch)
+        epoch_batches = _batches(batches, epoch)
         rows = np.argsort(np.random.default_rng([4, epoch]).permutation(72))
-        return [(np.concatenate([x for x, _ in taken])[rows], np.concatenate([y for _, y in taken])[rows])]
+        return [
+            (np.concatenate([x for x, _ in epoch_batches])[rows], np.concatenate([y for _, y in epoch_batches])[rows])
+        ]
 
     epochs = [by_image(epoch) for epoch in range(4)]
-    np.testing.assert_array_equal(epochs[0][0][1], made.train.labels)
+    np.testing.assert_array_equal(epochs[0][0][1], short_trunk.train.labels)
     _assert_same(epochs[2], epochs[0])
     _assert_same(epochs[3], epochs[1])
     assert _differ(epochs[0], epochs[1])
 
 
-def test_without_cached_views_each_epoch_draws_its_own_and_only_the_eval_split_is_cached(made: Made) -> None:
-    inputs = made.inputs(True, **{**_TURNED, "views": 0})
+def test_without_cached_views_each_epoch_makes_new_ones_and_only_the_eval_split_is_cached(
+    short_trunk: ShortTrunk,
+) -> None:
+    inputs = short_trunk.inputs(True, **{**_TURNED, "views": 0})
     assert inputs.computed + inputs.reused == 18
-    train, val = inputs.batches("train", made.pooled), inputs.batches("val", made.pooled)
+    train, val = inputs.batches("train", short_trunk.pooled), inputs.batches("val", short_trunk.pooled)
     assert (type(train), type(val)) == (StreamedBatches, CachedBatches)
-    twice = made.inputs(False, **_TURNED).batches("train", made.pooled)  # two views, in turn
+    twice = short_trunk.inputs(False, **_TURNED).batches("train", short_trunk.pooled)  # two views, in turn
     for epoch in (0, 1):
         _assert_same(_batches(train, epoch), _batches(twice, epoch))
     assert _differ(_batches(train, 2), _batches(twice, 2))
 
 
-def test_the_eval_split_is_never_augmented(made: Made) -> None:
-    plain = _batches(made.inputs(False).batches("val", made.pooled), 0)
+def test_the_eval_split_is_never_augmented(short_trunk: ShortTrunk) -> None:
+    plain = _batches(short_trunk.inputs(False).batches("val", short_trunk.pooled), 0)
     for cached in (True, False):
-        augmented = made.inputs(cached, **_TURNED)
-        _assert_same(_batches(augmented.batches("val", made.pooled), 1), plain)
-    train = [_batches(made.inputs(True, **turned).batches("train", made.pooled), 1) for turned in (_TURNED, {})]
+        augmented = short_trunk.inputs(cached, **_TURNED)
+        _assert_same(_batches(augmented.batches("val", short_trunk.pooled), 1), plain)
+    train = [
+        _batches(short_trunk.inputs(True, **turned).batches("train", short_trunk.pooled), 1) for turned in (_TURNED, {})
+    ]
     assert _differ(*train), "augmentation that changes nothing would prove nothing"
 
 
-def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(made: Made) -> None:
+def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(short_trunk: ShortTrunk) -> None:
     """Nothing lies under the input, so nothing is cached for it."""
-    inputs = made.inputs(True, **_TURNED)
-    batches = inputs.batches("train", made.input)
+    inputs = short_trunk.inputs(True, **_TURNED)
+    batches = inputs.batches("train", short_trunk.input)
     assert type(batches) is StreamedBatches
-    plain = made.inputs(False).batches("train", made.input)
+    plain = short_trunk.inputs(False).batches("train", short_trunk.input)
     assert _differ(_batches(batches, 0), _batches(plain, 0))
-    _assert_same(_batches(inputs.batches("val", made.input)), _batches(made.inputs(False).batches("val", made.input)))
+    _assert_same(
+        _batches(inputs.batches("val", short_trunk.input)),
+        _batches(short_trunk.inputs(False).batches("val", short_trunk.input)),
+    )
 
 
 # --- what Keras makes of them -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_fit_is_given_the_order_of_each_epoch_and_no_batch_of_another(made: Made, cached: bool) -> None:
-    """Keras reads ahead: what it holds when an epoch ends must not come into the next."""
-    batches = made.inputs(cached).batches("train", made.pooled)
+def test_fit_gets_the_order_of_each_epoch_and_no_batch_of_another(short_trunk: ShortTrunk, cached: bool) -> None:
+    """Keras reads ahead, and a batch that it holds at the end of an epoch must not enter the next."""
+    batches = short_trunk.inputs(cached).batches("train", short_trunk.pooled)
     expected = [labels for epoch in (2, 3, 4) for _, labels in _batches(batches, epoch)]
     seen: list[int] = []
 
@@ -237,7 +252,7 @@ def test_fit_is_given_the_order_of_each_epoch_and_no_batch_of_another(made: Made
         def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
             batches.epoch = epoch
 
-    model = keras.Sequential([keras.Input(made.pooled.shape[1:]), keras.layers.Dense(3, activation="softmax")])
+    model = keras.Sequential([keras.Input(short_trunk.pooled.shape[1:]), keras.layers.Dense(3, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=[Watch()], jit_compile=False)
     model.fit(batches.for_fit, shuffle=False, initial_epoch=2, epochs=5, callbacks=[SetEpoch()], verbose=0)
     assert seen == np.concatenate(expected).tolist()

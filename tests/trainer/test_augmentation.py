@@ -27,7 +27,7 @@ families = pytest.mark.parametrize("backbone", [pytest.param(name, id=mode) for 
 
 
 def _raw(low: float = 0, high: float = 255) -> np.ndarray:
-    """One noisy picture, float32 [SIZE, SIZE, 3] in low..high, with a mean of its own in each channel."""
+    """Return a noisy picture, float32 [SIZE, SIZE, 3] in low..high, with another mean in each channel."""
     noise = np.random.default_rng(0).uniform(low, high, (SIZE, SIZE, 3))
     return (low + (noise - low) * [0.5, 0.8, 1.0]).astype(np.float32)
 
@@ -37,7 +37,7 @@ def _normalised(raw: np.ndarray, backbone: str = "MobileNetV2") -> np.ndarray:
 
 
 def _many(raw: np.ndarray, backbone: str = "MobileNetV2") -> np.ndarray:
-    """The same picture COUNT times: what differs afterwards is the augmentation's doing."""
+    """Return the same picture COUNT times, so that only the augmentation makes a difference."""
     return np.stack([_normalised(raw, backbone)] * COUNT)
 
 
@@ -64,7 +64,7 @@ def _distinct(pictures: np.ndarray) -> list[np.ndarray]:
 # --- what is done to a picture ----------------------------------------------------------------------------------------
 
 
-def test_when_all_is_off_the_pixels_are_untouched() -> None:
+def test_without_any_change_the_pixels_stay_the_same() -> None:
     pixels = tf.constant(_many(_raw()))
     assert _build()(pixels, _seeds()) is pixels
 
@@ -90,7 +90,7 @@ def test_without_interpolation_the_way_to_0_255_and_back_is_exact(backbone: str)
 
 @families
 def test_brightness_is_added_to_the_picture_and_not_to_its_normalised_pixels(backbone: str) -> None:
-    raw = _raw(100, 150)  # far enough from both ends for nothing to be cut off
+    raw = _raw(100, 150)  # far enough from both ends, so nothing is cut off
     pixels = _many(raw, backbone)
     span = (_normalised(np.full([1, 1, 3], 255), backbone) - _normalised(np.zeros([1, 1, 3]), backbone)).ravel()
     shifts = []
@@ -102,7 +102,7 @@ def test_brightness_is_added_to_the_picture_and_not_to_its_normalised_pixels(bac
 
 
 @families
-def test_contrast_is_that_of_the_picture_and_goes_both_ways(backbone: str) -> None:
+def test_contrast_is_that_of_the_picture_and_rises_or_falls(backbone: str) -> None:
     raw = _raw(60, 160)
     mean = raw.mean((0, 1))
     deviation = _normalised(raw, backbone).std()
@@ -141,12 +141,12 @@ def test_a_crop_is_a_window_of_the_enlarged_picture() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rotation", "zoom", "translation"])
-def test_what_a_move_uncovers_is_filled_from_the_picture(kind: str) -> None:
+def test_uncovered_areas_are_filled_from_the_picture(kind: str) -> None:
     grey = _many(np.full([SIZE, SIZE, 3], 200.0))
     assert _close(_build(**{kind: AMOUNTS[kind]})(grey, _seeds()).numpy(), grey)
 
 
-def test_pixels_outside_of_the_range_are_cut_off_at_its_ends() -> None:
+def test_pixels_outside_the_range_are_clipped() -> None:
     pixels = np.full([1, SIZE, SIZE, 3], 1.5, np.float32)
     np.testing.assert_allclose(_build(flip="both")(pixels, _seeds(1)), np.ones_like(pixels), atol=1e-6)
 
@@ -155,7 +155,7 @@ def test_pixels_outside_of_the_range_are_cut_off_at_its_ends() -> None:
 
 
 def _pictures() -> np.ndarray:
-    """COUNT different pictures as MobileNetV2 takes them, float32 [COUNT, SIZE, SIZE, 3]."""
+    """Return COUNT different pictures for MobileNetV2, float32 [COUNT, SIZE, SIZE, 3]."""
     return np.random.default_rng(1).uniform(-1, 1, (COUNT, SIZE, SIZE, 3)).astype(np.float32)
 
 
@@ -171,7 +171,7 @@ def test_a_picture_is_the_same_in_any_batch_and_order() -> None:
     assert _close(again(pixels, seeds).numpy(), whole)
 
 
-def test_a_parallel_map_gives_the_same_pictures_whatever_the_threads_do() -> None:
+def test_a_parallel_map_gives_the_same_pictures_with_any_threads() -> None:
     augment = augmentation.build(EVERYTHING, SIZE, "MobileNetV2")
     pixels, seeds = _pictures(), _seeds().numpy()
     whole = augment(pixels, seeds).numpy()
@@ -234,7 +234,7 @@ def test_seeds_are_the_same_from_python_and_in_a_map_with_the_view_as_a_tensor()
     np.testing.assert_array_equal(augmentation.seeds(DIGESTS, 5, np.array([0, 7, 7])), python)
 
 
-def test_seeds_stay_the_same_for_good() -> None:
+def test_seeds_never_change() -> None:
     """A cache of augmented views outlives the process, and may outlive an upgrade of TensorFlow."""
     assert augmentation.seeds("0" * 64, 0, 0).numpy().tolist() == [1114825356, 1188217879]
 
@@ -274,6 +274,6 @@ def test_settings_out_of_bounds_are_refused(wrong: object) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rotation", "zoom", "translation", "crop", "contrast", "brightness"])
-def test_the_largest_amounts_that_the_settings_take_are_those_that_keras_takes(kind: str) -> None:
+def test_the_largest_amounts_of_the_settings_are_those_of_keras(kind: str) -> None:
     largest = {"rotation": 0.5, "translation": 0.5, "crop": 1.0}.get(kind, 0.999)
     assert np.isfinite(_build(**{kind: largest})(_many(_raw()), _seeds())).all()

@@ -10,7 +10,7 @@ from graftline.trainer.settings import BackboneSettings, HeadSettings
 
 
 def _pixels(name: str, count: int, size: int) -> np.ndarray:
-    """Noise, as the backbone's family takes it."""
+    """Return noise, preprocessed for the backbone's family."""
     noise = np.random.default_rng(1).uniform(0, 255, (count, size, size, 3)).astype(np.float32)
     return np.asarray(backbones.get(name).preprocess_input(noise), np.float32)
 
@@ -21,7 +21,7 @@ def _grafted(name: str = "MobileNetV2", size: int = 32, cut_at: str | None = Non
     models.calibrate(trunk, _pixels(name, 16, size))
     grafted = models.graft_head(trunk, HeadSettings(), 3)
     kernel = grafted.model.get_layer("probabilities").kernel
-    kernel.assign(np.random.default_rng(2).normal(0, 0.01, kernel.shape))  # it begins at zero
+    kernel.assign(np.random.default_rng(2).normal(0, 0.01, kernel.shape))  # the kernel starts at zero
     return grafted
 
 
@@ -46,7 +46,7 @@ def test_the_cut_is_the_last_single_tensor_under_the_lowest_layer(
 
 
 def _reached(model: keras.Model, start: keras.KerasTensor, without: keras.KerasTensor | None) -> set[str]:
-    """Names of the layers that something of `start` comes to by a way that does not pass `without`."""
+    """Return the names of the layers that depend on `start` by a path that does not pass `without`."""
     reached = {id(start)}
     layers = set()
     for depth in sorted(model._nodes_by_depth, reverse=True):
@@ -63,11 +63,11 @@ def _reached(model: keras.Model, start: keras.KerasTensor, without: keras.KerasT
         ("MobileNetV3Small", 32, "expanded_conv_8_project_bn"),
         ("DenseNet121", 32, "conv5_block12_concat"),
         ("InceptionV3", 75, "mixed9"),
-        # Each of its cells takes the outputs of the two before: the last place before the 30 layers is the stem.
+        # Each cell takes the outputs of the two before, so the last cut below the 30 layers is in the stem.
         ("NASNetMobile", 32, "stem_bn1"),
     ],
 )
-def test_no_way_from_the_input_goes_round_the_cut_and_none_above_it_is_as_good(
+def test_every_path_from_the_input_passes_the_cut_and_no_higher_tensor_is_a_cut(
     name: str, size: int, cut_after: str
 ) -> None:
     trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
@@ -118,8 +118,8 @@ def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Graf
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
 
 
-def test_what_is_frozen_drops_nothing() -> None:
-    """Keras' EfficientNet drops whole blocks at random while it trains, also where it is frozen."""
+def test_the_frozen_part_drops_nothing() -> None:
+    """Keras' EfficientNet drops whole blocks at random in training, even if it is frozen."""
     grafted = _grafted("EfficientNetB0", 32, cut_at="block3b_add")
     pixels = _pixels("EfficientNetB0", 4, 32)
     cut = grafted.trunk.get_layer("block2b_add").output
@@ -132,7 +132,7 @@ def test_what_is_frozen_drops_nothing() -> None:
 
 
 @pytest.mark.parametrize("folded", [True, False])
-def test_what_is_frozen_gives_the_same_whether_or_not_its_weights_are_constants(
+def test_the_frozen_part_gives_the_same_with_constants_and_with_variables(
     mobilenet: models.Grafted, monkeypatch: pytest.MonkeyPatch, folded: bool
 ) -> None:
     if not folded:
@@ -148,18 +148,18 @@ def _names(model: keras.Model, layer: str, identity: str = "pixels") -> list[str
     return boundary.FrozenPart(model, [model.get_layer(layer).output]).fingerprints(identity)
 
 
-def test_what_is_computed_has_a_name_of_its_own_and_the_same_when_built_again() -> None:
+def test_fingerprints_differ_for_other_content_and_are_the_same_when_built_again() -> None:
     def model(scale: bool = False, activation: str = "relu", weight: float = 1.0) -> keras.Model:
         keras.utils.clear_session()
         x = inputs = keras.Input([8, 8, 3])
         if scale:
-            x = keras.layers.Rescaling(2.0)(x)  # as Keras' EfficientNet has it with ImageNet's weights alone
+            x = keras.layers.Rescaling(2.0)(x)  # Keras' EfficientNet has this layer only with ImageNet's weights
         x = keras.layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(weight), name="conv")(x)
         x = {"relu": keras.layers.ReLU, "softmax": keras.layers.Softmax}[activation]()(x)
         return keras.Model(inputs, keras.layers.Conv2D(2, 3, name="above")(keras.layers.ReLU(name="cut")(x)))
 
-    known = _names(model(), "cut")
-    assert _names(model(), "cut") == known, "the random weights above do not matter"
+    fingerprint = _names(model(), "cut")
+    assert _names(model(), "cut") == fingerprint, "the random weights above do not matter"
     others = [
         *_names(model(), "conv"),
         *_names(model(), "cut", "other pixels"),
@@ -167,4 +167,4 @@ def test_what_is_computed_has_a_name_of_its_own_and_the_same_when_built_again() 
         *_names(model(activation="softmax"), "cut"),
         *_names(model(weight=float(np.nextafter(np.float32(1), np.float32(2)))), "cut"),
     ]
-    assert len({*known, *others}) == 6
+    assert len({*fingerprint, *others}) == 6

@@ -36,7 +36,7 @@ from tests.trainer.runs import (
 
 @pytest.fixture(scope="module")
 def first(data: Data, weights: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The folder of a first run with that file: all activations are in its cache."""
+    """Return the folder of a first run with these weights, which has all activations in its cache."""
     out = tmp_path_factory.mktemp("first")
     assert activation_counts(prepare(data, out, backbone={"weights": str(weights)})) == {"computed": 31, "reused": 0}
     return out
@@ -44,7 +44,7 @@ def first(data: Data, weights: pathlib.Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def again(first: pathlib.Path, weights: pathlib.Path, tmp_path: pathlib.Path) -> Callable[..., PreparedTraining]:
-    """Runs after the first one, in a copy of its cache, with data and settings."""
+    """Return a function that prepares another run, with a copy of the first one's cache."""
     shutil.copytree(first / "state", tmp_path / "state")
 
     def run(data: Data, **changed: object) -> PreparedTraining:
@@ -56,7 +56,7 @@ def again(first: pathlib.Path, weights: pathlib.Path, tmp_path: pathlib.Path) ->
 
 
 def _files(out: pathlib.Path) -> dict[str, dict[str, bytes]]:
-    """What is in the folder of each store, without the mark that it was used."""
+    """Return the files in the folder of each store, without the file `used`."""
     stores = (out / "state" / "cache" / "boundary").iterdir()
     return {
         store.name: {file.name: file.read_bytes() for file in store.iterdir() if file.stat().st_size}
@@ -68,7 +68,7 @@ def test_a_second_run_computes_nothing(data: Data, again: Callable[..., Prepared
     assert activation_counts(again(data)) == {"computed": 0, "reused": 31}
 
 
-def test_nor_does_one_with_other_settings_of_all_that_is_above_the_boundary(
+def test_a_run_with_other_settings_above_the_boundary_computes_nothing(
     data: Data, again: Callable[..., PreparedTraining]
 ) -> None:
     run = again(
@@ -85,7 +85,7 @@ def test_nor_does_one_with_other_settings_of_all_that_is_above_the_boundary(
 
 
 def _assert_stores_are_new(first: pathlib.Path, out: pathlib.Path, count: int) -> None:
-    """As many as that have come, and the two of the first run are as they were."""
+    """Assert that `count` stores are new, and that the two of the first run have not changed."""
     before, after = _files(first), _files(out)
     assert (len(before), len(after)) == (2, 2 + count)
     assert {name: after[name] for name in before} == before
@@ -110,7 +110,7 @@ def _with_one_number_changed(weights: pathlib.Path, copy: pathlib.Path, layer: s
     ],
     ids=["preprocessing", "precision", "dtype", "input size"],
 )
-def test_with_other_settings_under_it_all_is_computed(
+def test_with_other_settings_under_the_boundary_all_is_computed(
     data: Data,
     analyse: Analyse,
     again: Callable[..., PreparedTraining],
@@ -123,14 +123,14 @@ def test_with_other_settings_under_it_all_is_computed(
     _assert_stores_are_new(first, tmp_path, 2)
 
 
-def test_with_one_weight_under_it_changed_in_the_last_bit_all_is_computed(
+def test_with_the_last_bit_of_a_weight_under_the_boundary_changed_all_is_computed(
     data: Data, again: Callable[..., PreparedTraining], weights: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     other = _with_one_number_changed(weights, tmp_path / "other.weights.h5", "conv1")
     assert activation_counts(again(data, backbone={"weights": other})) == {"computed": 31, "reused": 0}
 
 
-def test_with_one_weight_above_it_changed_the_activations_are_kept_and_the_pooled_features_made_anew(
+def test_with_a_weight_above_the_boundary_changed_only_the_pooled_features_are_computed(
     data: Data,
     again: Callable[..., PreparedTraining],
     weights: pathlib.Path,
@@ -147,7 +147,7 @@ def test_with_one_weight_above_it_changed_the_activations_are_kept_and_the_poole
     [{"fine_tuning": {"unfreeze_from": "conv_pw_3"}}, {"head": {"pooling": "max"}}],
     ids=["unfreeze_from", "pooling"],
 )
-def test_what_lies_at_the_other_tensor_is_kept(
+def test_the_activations_at_the_other_tensor_are_kept(
     data: Data,
     again: Callable[..., PreparedTraining],
     first: pathlib.Path,
@@ -158,10 +158,10 @@ def test_what_lies_at_the_other_tensor_is_kept(
     _assert_stores_are_new(first, tmp_path, 1)
 
 
-def test_of_a_folder_that_has_grown_the_new_images_are_computed(
+def test_in_a_folder_that_has_grown_only_the_new_images_are_computed(
     data: Data, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
-    # The file comes first, so that every other image has another row than before.
+    # The new file comes first, so that all other images have another row than before.
     more = str(pathlib.Path(data.train[0]).with_name("a"))
     write_records(pathlib.Path(more), photos([50]))
     run = again(Data(data.transform, [*data.train, more], data.eval))
@@ -169,7 +169,7 @@ def test_of_a_folder_that_has_grown_the_new_images_are_computed(
     _assert_rows_are_those_of_their_images(run)
 
 
-def test_an_image_that_went_to_the_other_split_is_not_computed(
+def test_an_image_that_moved_to_the_other_split_is_not_computed(
     data: Data, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
     train = write_records(tmp_path / "train", photos(range(8)))
@@ -182,7 +182,7 @@ def test_an_image_that_went_to_the_other_split_is_not_computed(
 def test_with_classes_renamed_and_one_added_the_new_images_are_computed(
     data: Data, analyse: Analyse, again: Callable[..., PreparedTraining], tmp_path: pathlib.Path
 ) -> None:
-    names = {"rot": "ásgarður ★", "green": "zöld"}  # the classes' order is another as well
+    names = {"rot": "ásgarður ★", "green": "zöld"}  # the order of the classes changes as well
     new = [("new", "rot", 60), ("new", "rot", 61)]
     train = write_records(tmp_path / "train", [*photos(range(9), **names)[:25], *new])
     held_out = write_records(tmp_path / "eval", [*photos(range(100, 102), **names), ("new", "rot", 62)])
@@ -194,7 +194,7 @@ def test_with_classes_renamed_and_one_added_the_new_images_are_computed(
 
 
 def _assert_rows_are_those_of_their_images(run: PreparedTraining) -> None:
-    """Every activation of both splits is what the trunk gives for the image of its row."""
+    """Assert that every activation of both splits is what the trunk gives for the image of its row."""
     below = keras.Model(run.grafted.model.input, run.boundary)
     for split, records in (("train", run.dataset.train), ("val", run.dataset.val)):
         batches = run.inputs.batches(split, run.boundary)
@@ -212,7 +212,7 @@ def test_augmented_views_of_new_images_are_computed_and_those_of_another_seed_al
 ) -> None:
     augmentation = {"flip": "both", "views": 2}
     assert activation_counts(again(data, augmentation=augmentation)) == {"computed": 50, "reused": 6}
-    # The views that are there already are the first of more; three more images have none yet.
+    # The cached views are the first ones of more; three new images have none yet.
     more = Data(data.transform, [*data.train, write_records(tmp_path / "z", photos([50]))], data.eval)
     run = again(more, augmentation={**augmentation, "views": 3}, fine_tuning={"epochs": 3})
     assert activation_counts(run) == {"computed": 25 + 3 * 3, "reused": 50 + 6}
@@ -227,7 +227,7 @@ def test_a_warm_cache_gives_the_same_weights_to_the_last_bit(data: Data, cold: O
     assert_identical(warm, cold)
 
 
-def test_training_json_tells_what_was_computed(
+def test_training_json_says_how_many_were_computed(
     data: Data, again: Callable[..., PreparedTraining], weights: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     more = Data(data.transform, [*data.train, write_records(tmp_path / "z", photos([50]))], data.eval)
@@ -240,7 +240,7 @@ def test_training_json_tells_what_was_computed(
 
 
 def _flip_a_byte(state: pathlib.Path, row: np.ndarray) -> pathlib.Path:
-    """In the file where that row is kept."""
+    """Flip a byte in the file that holds the row."""
     for file in state.rglob("*"):
         data = bytearray(file.read_bytes() if file.is_file() else b"")
         place = data.find(row.tobytes()[:64])
@@ -251,18 +251,18 @@ def _flip_a_byte(state: pathlib.Path, row: np.ndarray) -> pathlib.Path:
     raise AssertionError("no such row")
 
 
-def _told(caplog: pytest.LogCaptureFixture, file: pathlib.Path) -> str:
-    """What the one warning that names the file says."""
+def _warning(caplog: pytest.LogCaptureFixture, file: pathlib.Path) -> str:
+    """Return the one warning that names the file."""
     (message,) = (record.message for record in caplog.records if str(file) in record.message)
     return message
 
 
-def test_a_damaged_row_is_computed_again_and_told(
+def test_a_damaged_row_is_computed_again_with_a_warning(
     data: Data, cold: Outcome, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(cold.training.settings.state, tmp_path / "state")
-    # The pooled features of one image and the activations of another: both run through the trunk together, and of
-    # either only what was damaged is new.
+    # The pooled features of one image and the activations of another. Both images run through the trunk together, and
+    # only the damaged row of each is new.
     cuts = (cold.training.grafted.pooled, cold.training.boundary)
     (pooled, _), (activations, _) = (next(iter(cold.training.inputs.batches("val", cut).for_fit)) for cut in cuts)  # type: ignore[call-overload]
     files = [_flip_a_byte(tmp_path / "state", row) for row in (pooled[1], activations[4])]
@@ -270,12 +270,12 @@ def test_a_damaged_row_is_computed_again_and_told(
         repaired = train_both_phases(data, tmp_path)
     assert activation_counts(repaired.training) == {"computed": 2, "reused": 29}
     for file in files:
-        assert _told(caplog, file) == f"{file} is damaged; rows to compute again: 1"
-    # Few images may go through other kernels than many did.
+        assert _warning(caplog, file) == f"{file} is damaged; rows to compute again: 1"
+    # TensorFlow may use other kernels for few images.
     assert_trained_alike(repaired, cold, 1e-3)
 
 
-def test_a_file_that_was_cut_off_is_made_anew_and_told(
+def test_a_truncated_file_is_replaced_with_a_warning(
     data: Data, cold: Outcome, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(cold.training.settings.state, tmp_path / "state")
@@ -285,14 +285,14 @@ def test_a_file_that_was_cut_off_is_made_anew_and_told(
     with caplog.at_level(logging.WARNING):
         repaired = train_both_phases(data, tmp_path)
     assert activation_counts(repaired.training) == {"computed": 31, "reused": 0}
-    assert _told(caplog, largest).endswith("its rows are computed again")
+    assert _warning(caplog, largest).endswith("its rows are computed again")
     assert_identical(repaired, cold)
 
 
-def test_what_the_disk_has_no_room_for_is_made_anew_in_each_epoch(
+def test_activations_without_room_on_the_disk_are_computed_in_each_epoch(
     data: Data, cold: Outcome, tmp_path: pathlib.Path
 ) -> None:
-    """Of 31 images the pooled features take 8 kB, the activations 300 kB."""
+    """The pooled features of 31 images take 8 kB, the activations 300 kB."""
     pooled = train_both_phases(data, tmp_path / "pooled", boundary_cache={"disk_gb": 1e-5})
     assert activation_counts(pooled.training) == {"computed": 31, "reused": 0}
     (note,) = pooled.training.notes
@@ -303,12 +303,12 @@ def test_what_the_disk_has_no_room_for_is_made_anew_in_each_epoch(
 
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file system of 0.8 MB: the activations of one run fit, with the copy that a commit makes, and not of two."""
+    """A file system of 0.8 MB, which has room for the activations of one run and a commit's copy, but not of two."""
     with disks.mounted(tmp_path / "small", "800k") as folder:
         yield folder
 
 
-def test_activations_of_past_runs_make_room_before_new_ones_come(
+def test_activations_of_past_runs_are_removed_before_new_ones_are_computed(
     data: Data, small_disk: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for sources in ("one", "other"):
@@ -318,11 +318,11 @@ def test_activations_of_past_runs_make_room_before_new_ones_come(
         assert len(list((small_disk / "cache" / "boundary").iterdir())) == 2
 
 
-def test_activations_on_disk_and_for_one_run_alone_give_the_same_weights_to_the_last_bit(
+def test_activations_on_disk_for_one_run_only_give_the_same_weights_to_the_last_bit(
     data: Data, cold: Outcome, tmp_path: pathlib.Path
 ) -> None:
     bound = train_both_phases(data, tmp_path, state="", boundary_cache={"memory_mb": 0})
     assert activation_counts(bound.training) == {"computed": 31, "reused": 0}
-    # The scratch folder is removed by run_fn, and TensorBoard's logs stay.
+    # run_fn removes the scratch folder, and TensorBoard's logs stay.
     assert {path.name for path in tmp_path.iterdir()} == {"scratch", "run"}
     assert_identical(bound, cold)

@@ -19,7 +19,7 @@ KEY = checkpoints.key("this run")
 
 
 def _save(root: str, number: int, key: str = KEY, count: int = 1) -> Checkpoints:
-    """Saves states that are told apart by `number`, `number` + 1, …"""
+    """Save `count` states, numbered from `number`."""
     store = Checkpoints(root, key)
     store.load()
     for state in range(number, number + count):
@@ -28,18 +28,18 @@ def _save(root: str, number: int, key: str = KEY, count: int = 1) -> Checkpoints
 
 
 def _epoch(root: str) -> int | None:
-    """Of the state that is found, which is whole."""
-    found = Checkpoints(root, KEY).load()
-    if found is None:
+    """Return the epoch of the newest state, and assert that the state is complete."""
+    checkpoint = Checkpoints(root, KEY).load()
+    if checkpoint is None:
         return None
-    np.testing.assert_array_equal(found.arrays["weights.0"], np.full([50], found.meta["epoch"], np.float32))
-    return found.meta["epoch"]
+    np.testing.assert_array_equal(checkpoint.arrays["weights.0"], np.full([50], checkpoint.meta["epoch"], np.float32))
+    return checkpoint.meta["epoch"]
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
-def test_all_kinds_of_weights_and_their_story_come_back_bit_by_bit(tmp_path: pathlib.Path) -> None:
+def test_all_kinds_of_weights_and_their_metadata_are_restored_bit_by_bit(tmp_path: pathlib.Path) -> None:
     arrays = {
         "weights.0": np.random.default_rng(0).normal(size=[3, 4]).astype(np.float32),
         "optimizer.0": np.array(7, np.int32),
@@ -49,21 +49,21 @@ def test_all_kinds_of_weights_and_their_story_come_back_bit_by_bit(tmp_path: pat
     }
     meta = {"phase": "fine_tuning", "best_loss": float("inf"), "history": {"loss": [1.5, 0.1]}, "before": {}}
     Checkpoints(str(tmp_path), KEY).save(meta, arrays)
-    found = Checkpoints(str(tmp_path), KEY).load()
-    assert found is not None
-    assert {**found.meta, "number": 0} == {**meta, "number": 0}
-    assert set(found.arrays) == set(arrays)
+    checkpoint = Checkpoints(str(tmp_path), KEY).load()
+    assert checkpoint is not None
+    assert {**checkpoint.meta, "number": 0} == {**meta, "number": 0}
+    assert set(checkpoint.arrays) == set(arrays)
     for name, value in arrays.items():
-        assert (found.arrays[name].dtype, found.arrays[name].shape) == (value.dtype, value.shape)
-        assert found.arrays[name].tobytes() == value.tobytes()
+        assert (checkpoint.arrays[name].dtype, checkpoint.arrays[name].shape) == (value.dtype, value.shape)
+        assert checkpoint.arrays[name].tobytes() == value.tobytes()
 
 
-def test_two_files_take_turns_and_the_newest_is_found_also_by_the_next_process(tmp_path: pathlib.Path) -> None:
+def test_two_files_take_turns_and_the_next_process_also_finds_the_newest(tmp_path: pathlib.Path) -> None:
     root = str(tmp_path)
     assert _epoch(root) is None
     _save(root, 1, count=3)
     assert _epoch(root) == 3
-    _save(root, 4)  # another process goes on where this one stopped
+    _save(root, 4)  # another process continues
     assert _epoch(root) == 4
     assert sorted(os.listdir(tmp_path / KEY)) == ["even.npz", "odd.npz"]
     (tmp_path / KEY / "even.npz").unlink()  # the fourth
@@ -81,9 +81,9 @@ def test_any_damage_to_a_checkpoint_leaves_the_one_before(
         if round_ % 3 == 0:  # a flipped bit, or some
             for place in random.integers(len(data) * 8, size=random.integers(1, 4)).tolist():
                 data[place // 8] ^= 1 << place % 8
-        elif round_ % 3 == 1:  # cut off, the first time at its beginning
+        elif round_ % 3 == 1:  # truncated, the first time to nothing
             del data[int(random.integers(len(data))) if round_ > 1 else 0 :]
-        else:  # a page that was never written
+        else:  # a page of zeros
             start = int(random.integers(len(data) - 1))
             data[start : start + 512] = bytes(len(data[start : start + 512]))
         if data == whole:  # a bit flipped twice
@@ -96,7 +96,9 @@ def test_any_damage_to_a_checkpoint_leaves_the_one_before(
     assert _epoch(root) == 2
 
 
-def test_when_both_are_damaged_training_begins_anew_and_can_be_saved_again(tmp_path: pathlib.Path) -> None:
+def test_when_both_are_damaged_training_starts_from_the_beginning_and_can_be_saved_again(
+    tmp_path: pathlib.Path,
+) -> None:
     root = str(tmp_path)
     _save(root, 1, count=2)
     for name in ("even.npz", "odd.npz"):
@@ -106,7 +108,7 @@ def test_when_both_are_damaged_training_begins_anew_and_can_be_saved_again(tmp_p
     assert _epoch(root) == 2
 
 
-def test_what_was_not_written_to_its_end_is_never_read_and_does_not_get_in_the_way(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_was_not_finished_is_never_read_and_does_no_harm(tmp_path: pathlib.Path) -> None:
     root = str(tmp_path)
     _save(root, 1)
     (tmp_path / KEY / "even.npz.new").write_bytes(b"half of it")
@@ -117,7 +119,7 @@ def test_what_was_not_written_to_its_end_is_never_read_and_does_not_get_in_the_w
 
 
 def test_a_checkpoint_opens_with_numpy_and_with_unzip(tmp_path: pathlib.Path) -> None:
-    """For whoever wants to look what is in it."""
+    """A user can look into it."""
     _save(str(tmp_path), 1)
     path = tmp_path / KEY / "odd.npz"
     assert zipfile.ZipFile(path).testzip() is None
@@ -128,26 +130,24 @@ def test_a_checkpoint_opens_with_numpy_and_with_unzip(tmp_path: pathlib.Path) ->
 # --- other runs -------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_of_all_parts() -> None:
+def test_the_key_depends_on_all_parts() -> None:
     parts: list[list[object]] = [[{"a": 1, "b": 2}, "x"], [{"a": 1, "b": 3}, "x"], [{"a": 1, "b": 2}, "y"], [["x"]]]
     assert len({checkpoints.key(*one) for one in parts}) == len(parts)
     assert checkpoints.key({"a": 1, "b": 2}) == checkpoints.key({"b": 2, "a": 1})
 
 
-def test_a_run_of_another_config_is_left_alone_and_said(
-    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_of_another_config_stays_and_is_logged(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     other = checkpoints.key("another run")
     _save(str(tmp_path), 1, other)
     caplog.clear()
     assert Checkpoints(str(tmp_path), KEY).load() is None
     assert f"{tmp_path} holds checkpoints of another config, other images or other sources (1)" in caplog.text
-    found = Checkpoints(str(tmp_path), other).load()
-    assert found is not None and found.meta["epoch"] == 1
+    checkpoint = Checkpoints(str(tmp_path), other).load()
+    assert checkpoint is not None and checkpoint.meta["epoch"] == 1
 
 
-def test_a_run_that_is_over_leaves_the_newest_three_of_others_and_what_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
+def test_a_finished_run_keeps_the_newest_three_others_and_files_that_are_no_checkpoints(tmp_path: pathlib.Path) -> None:
     others = [checkpoints.key(number) for number in range(5)]
     for age, other in enumerate(others):
         _save(str(tmp_path), 1, other)
@@ -164,11 +164,11 @@ def test_a_run_that_is_over_leaves_the_newest_three_of_others_and_what_is_no_che
 # --- where they lie ---------------------------------------------------------------------------------------------------
 
 
-def test_they_may_lie_on_any_file_system_of_tensorflow() -> None:
+def test_checkpoints_work_on_any_file_system_of_tensorflow() -> None:
     root = f"ram://{uuid.uuid4().hex}/checkpoints"
     _save(root, 1, count=5)
     assert _epoch(root) == 5
-    with tf.io.gfile.GFile(f"{root}/{KEY}/even.npz.new", "wb") as file:  # which would be appended to
+    with tf.io.gfile.GFile(f"{root}/{KEY}/even.npz.new", "wb") as file:  # ram:// appends to existing files
         file.write(b"half of it")
     store = _save(root, 6)
     assert _epoch(root) == 6
@@ -179,7 +179,7 @@ def test_they_may_lie_on_any_file_system_of_tensorflow() -> None:
     assert _epoch(root) is None
 
 
-def test_without_a_folder_nothing_is_kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_nothing_is_saved(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = _save("", 1, count=2)
     store.remove()
@@ -187,7 +187,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: pathlib.Path, monkeypatch: p
     assert (list(tmp_path.iterdir()), store.trouble) == ([], "")
 
 
-def test_a_file_in_the_place_of_the_folder_is_told_once_and_training_goes_on(
+def test_a_file_in_place_of_the_folder_is_logged_once_and_training_continues(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "checkpoints"
@@ -197,7 +197,7 @@ def test_a_file_in_the_place_of_the_folder_is_told_once_and_training_goes_on(
     assert store.trouble.startswith(f"no checkpoint could be written to {root}/{KEY}: ")
     assert caplog.text.count("no checkpoint can be written") == 1
     store.remove()
-    root.unlink()  # the user puts it right while training goes on
+    root.unlink()  # the user repairs it during training
     store.save({"epoch": 4}, {"weights.0": np.full([50], 4, np.float32)})
     assert (_epoch(str(root)), store.trouble) == (4, "")
 
@@ -215,7 +215,7 @@ _FULL = """
 """
 
 
-def test_a_full_disk_leaves_the_last_whole_checkpoint_and_no_rubbish(tmp_path: pathlib.Path) -> None:
+def test_a_full_disk_leaves_the_last_complete_checkpoint_and_no_other_files(tmp_path: pathlib.Path) -> None:
     done = run_python(_FULL, tmp_path, KEY)
     assert done.stdout.startswith(f"no checkpoint could be written to {tmp_path}/{KEY}: "), done.stderr
     assert "File too large" in done.stdout
@@ -223,8 +223,8 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_and_no_rubbish(tmp_path: p
     assert sorted(os.listdir(tmp_path / KEY)) == ["even.npz", "odd.npz"]
 
 
-# Saves the third state and dies before a call that changes something: each in turn. Then some children that save as
-# fast as they can, and are killed at any moment.
+# Each child saves the third state and dies before another call that changes something. Then some children save as fast
+# as they can and are killed at any moment.
 _KILLED = """
     import os, signal, sys, time
     import numpy as np
@@ -267,13 +267,13 @@ _KILLED = """
 """
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: pathlib.Path) -> None:
+def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: pathlib.Path) -> None:
     calls, moments = 5, np.random.default_rng(0).uniform(0, 0.1, 10).tolist()
     done = run_python(_KILLED, tmp_path, KEY, calls + 1, *moments)
     assert done.stdout.split() == ["-9"] * calls + ["0"] + ["-9"] * len(moments), done.stderr
     for at in range(calls + 1):
         assert _epoch(str(tmp_path / str(at))) == (3 if at == calls else 2)
     for number in range(len(moments)):
-        found = Checkpoints(str(tmp_path / f"at any moment {number}"), KEY).load()
-        assert found is not None and found.meta["epoch"] == found.number >= 2
-        np.testing.assert_array_equal(found.arrays["weights.0"], np.full([100000], found.number, np.float32))
+        checkpoint = Checkpoints(str(tmp_path / f"at any moment {number}"), KEY).load()
+        assert checkpoint is not None and checkpoint.meta["epoch"] == checkpoint.number >= 2
+        np.testing.assert_array_equal(checkpoint.arrays["weights.0"], np.full([100000], checkpoint.number, np.float32))

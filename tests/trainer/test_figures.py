@@ -20,7 +20,7 @@ def test_the_curves_are_the_history_on_one_axis() -> None:
     first, second = (phase["history"] for phase in TWO_PHASES)
     assert ([1, 2, 3, 4], first["loss"]) in drawn and ([1, 2, 3, 4], first["val_loss"]) in drawn
     assert ([5, 6], second["loss"]) in drawn and ([5, 6], second["val_loss"]) in drawn
-    assert ([3], [0.5]) in drawn and ([6], [0.40]) in drawn  # the epochs that were kept
+    assert ([3], [0.5]) in drawn and ([6], [0.40]) in drawn  # the epochs whose weights were kept
     assert lines["start of phase 2"] == [4.5, 4.5]
     assert {name for name in lines if not name.startswith("_")} == {
         *("train split", "eval split", "epoch whose weights were kept", "start of phase 2", "start of phase 3")
@@ -70,7 +70,7 @@ def test_tiles_are_upright(tmp_path: pathlib.Path, orientation: int) -> None:
     stored.paste("red", (0, 0, 300, 300))
     (tmp_path / "photo").write_bytes(images.encode(stored, orientation=orientation))
     tile = figures.thumbnail(tmp_path / "photo")
-    # Orientation 6: what is stored at the left is shown at the top.
+    # Orientation 6 shows the stored left side at the top.
     assert tile.size == ((240, 120) if orientation == 1 else (120, 240))
     red, _, blue = tile.getpixel((20, 20))  # type: ignore[misc]
     assert red > 200 > 50 > blue

@@ -1,4 +1,4 @@
-"""The losses: what label smoothing and class weights change, and what they leave as it is."""
+"""The losses: what label smoothing and class weights change, and what they do not change."""
 
 import pathlib
 
@@ -45,7 +45,7 @@ def test_a_class_without_images_has_no_weight_and_does_not_change_the_others() -
 
 # --- in `fit` ---------------------------------------------------------------------------------------------------------
 
-_RARE = np.array([0, 0, 1, 3], np.int64)  # of four classes one has two images, and one none
+_RARE = np.array([0, 0, 1, 3], np.int64)  # one of four classes has two images, and one has none
 
 
 def _images(labels: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def _model(smoothing: float = 0.0) -> keras.Model:
 
 
 class _PyDataset(keras.utils.PyDataset):
-    """One batch of everything."""
+    """Return one batch of all images."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         super().__init__()
@@ -99,11 +99,11 @@ def test_balanced_weights_train_as_if_each_class_had_as_many_images(feed: type, 
 def test_weights_do_not_change_how_the_eval_split_is_judged(feed: type) -> None:
     model, data = _model(), feed(_images(_RARE), _RARE)
     history = model.fit(data, validation_data=data, class_weight={0: 9.0, 1: 0.1, 3: 0.1}, verbose=0).history
-    found = model.evaluate(data, verbose=0, return_dict=True)
-    assert history["val_loss"] == [pytest.approx(found["loss"])]
-    assert history["val_accuracy"] == [found["accuracy"]]
+    metrics = model.evaluate(data, verbose=0, return_dict=True)
+    assert history["val_loss"] == [pytest.approx(metrics["loss"])]
+    assert history["val_accuracy"] == [metrics["accuracy"]]
     per_image = -np.log(model.predict(_images(_RARE), verbose=0)[np.arange(4), _RARE])
-    assert found["loss"] == pytest.approx(per_image.mean(), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(per_image.mean(), rel=1e-5)
 
 
 def test_a_model_that_is_saved_with_the_smoothed_loss_is_loaded_with_it(tmp_path: pathlib.Path) -> None:

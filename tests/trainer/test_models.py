@@ -1,4 +1,4 @@
-"""Building the model: trunk, weights, head, and what is unfrozen of it."""
+"""Building the model: trunk, weights, head, and the layers to unfreeze."""
 
 import pathlib
 
@@ -55,7 +55,7 @@ def test_unfreeze_from_slices_the_trunks_layers(
     assert not layers or layers[0].name.startswith(first)
 
 
-def test_an_unknown_landmark_names_the_nearest(trunk: keras.Model) -> None:
+def test_an_unknown_layer_names_the_nearest(trunk: keras.Model) -> None:
     with pytest.raises(UserError, match="no layer 'block_16_expnd'; did you mean 'block_16_expand'"):
         models.layers_to_unfreeze(trunk, "block_16_expnd")
 
@@ -102,11 +102,11 @@ def test_a_missing_weights_file_is_named() -> None:
         models.build_trunk(_SMALL.model_copy(update={"weights": "/no/such.h5"}))
 
 
-def test_imagenet_weights_that_cannot_be_had_say_what_to_do(
+def test_an_error_of_the_download_of_imagenet_weights_says_what_to_do(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no proxy listens there
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path), raising=False)
     with pytest.raises(
         UserError, match=r"ImageNet weights of MobileNetV2 could not be downloaded.*backbone.weights=FILE"
@@ -115,7 +115,7 @@ def test_imagenet_weights_that_cannot_be_had_say_what_to_do(
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50", "EfficientNetB0"])
-def test_a_random_trunk_is_calibrated_so_that_images_come_through(name: str) -> None:
+def test_a_random_trunk_is_calibrated_so_that_the_signal_does_not_vanish(name: str) -> None:
     keras.utils.set_random_seed(0)
     trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=32))
     pixels = np.random.default_rng(0).normal(size=(16, 32, 32, 3)).astype(np.float32)

@@ -93,7 +93,7 @@ def test_training_goes_through_the_schedule_step_by_step() -> None:
 
 
 def _steps_taken(settings: PhaseSettings, hidden: int = 3) -> dict[str, np.ndarray]:
-    """By how much one training step moves each weight."""
+    """Return how far one training step moves each weight."""
     model = compile_model(settings, make_model(hidden), run_eagerly=True)
     before = {variable.path: variable.numpy() for variable in model.trainable_variables}
     model.fit(make_dataset().take(1), verbose=0)
@@ -104,7 +104,7 @@ _FACTORS = {"trunk_0": 0.125, "trunk_1": 0.25, "trunk_2": 0.5, "head": 1.0}
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_each_layer_further_down_moves_by_the_factor_less(name: str) -> None:
+def test_each_lower_layer_moves_less_by_the_factor(name: str) -> None:
     plain, slower = (_steps_taken(phase_settings(optimizer=name, layer_decay=decay)) for decay in (1.0, 0.5))
     assert len(plain) == 8
     for path, step in plain.items():
@@ -114,7 +114,7 @@ def test_each_layer_further_down_moves_by_the_factor_less(name: str) -> None:
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_weights_decay_at_the_rate_of_their_layer(name: str) -> None:
-    """With a gradient of zero nothing but the decay moves them."""
+    """With a gradient of zero only the decay moves the weights."""
     model = make_model(3)
     settings = phase_settings(optimizer=name, layer_decay=0.5, optimizer_options={"weight_decay": 0.01})
     optimizer = optimizers.build(settings, STEPS, model.layers)
@@ -126,7 +126,7 @@ def test_weights_decay_at_the_rate_of_their_layer(name: str) -> None:
 
 
 def _blocks(layers: list[keras.Layer], head: list[keras.Layer] | None = None) -> list[int]:
-    """The block of each layer that has weights, lower to upper; the head's is 0."""
+    """Return the block of each layer that has weights, lower to upper; the head's is 0."""
     factors = optimizers.rate_factors(layers, 0.5, head)
     return [round(-math.log2(factors[layer.kernel.path])) for layer in layers if layer.trainable_variables]
 
@@ -150,7 +150,7 @@ def test_all_layers_of_the_head_have_the_full_rate_and_frozen_layers_do_not_coun
     assert _blocks(model.layers, head=model.layers[-2:]) == [2, 1, 0, 0]
 
 
-def test_of_a_real_trunk_the_lowest_layers_are_twelve_blocks_down() -> None:
+def test_the_lowest_layers_of_a_real_trunk_are_twelve_blocks_down() -> None:
     trunk = models.build_trunk(BackboneSettings(name="MobileNetV2", weights="none", input_size=32))
     grafted = models.graft_head(trunk, HeadSettings(dense=[8]), 3)
     phases.freeze_trunk(grafted, trunk.layers)
@@ -186,8 +186,8 @@ def test_clip_norm_bounds_the_step_over_all_weights_and_keeps_its_direction() ->
 def test_the_options_are_those_of_the_keras_optimizer(name: str) -> None:
     kind = type(optimizers.build(phase_settings(optimizer=name), STEPS, make_model().layers))
     assert kind.__module__.startswith("keras.")
-    found = set(inspect.signature(kind).parameters) - {"kwargs"}
-    assert found == set(OPTIMIZER_OPTIONS[name]) | set(NOT_OPTIMIZER_OPTIONS)
+    arguments = set(inspect.signature(kind).parameters) - {"kwargs"}
+    assert arguments == set(OPTIMIZER_OPTIONS[name]) | set(NOT_OPTIMIZER_OPTIONS)
 
 
 _VALUES: dict[str, list[Any]] = {
@@ -200,8 +200,8 @@ _VALUES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_what_the_config_lets_through_keras_takes_and_trains_with(name: str) -> None:
-    """Whole numbers too, of which Keras refuses some where it wants a float."""
+def test_keras_takes_and_trains_with_every_option_that_the_config_accepts(name: str) -> None:
+    """Whole numbers too: Keras refuses some of them where it needs a float."""
     for position in (0, 1):
         options = {key: _VALUES[key][position] for key in OPTIMIZER_OPTIONS[name]}
         model = make_model()
@@ -214,7 +214,7 @@ def test_what_the_config_lets_through_keras_takes_and_trains_with(name: str) -> 
         assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)
 
 
-def test_sgd_has_momentum_unless_told_otherwise() -> None:
+def test_sgd_has_momentum_by_default() -> None:
     assert optimizers.build(phase_settings(optimizer="sgd"), STEPS, make_model().layers).momentum == 0.9
     settings = phase_settings(optimizer="sgd", optimizer_options={"nesterov": True, "momentum": 0.5})
     assert optimizers.build(settings, STEPS, make_model().layers).momentum == 0.5
@@ -233,12 +233,14 @@ def test_sgd_has_momentum_unless_told_otherwise() -> None:
         ("adam", {"clipvalue": 0.1}, "without 'clipvalue': gradients are clipped by the key clip_norm"),
     ],
 )
-def test_what_the_optimizer_does_not_take_is_refused(optimizer: str, options: dict[str, Any], expected: str) -> None:
+def test_an_option_that_the_optimizer_does_not_take_is_refused(
+    optimizer: str, options: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(ValidationError, match=expected):
         phase_settings(optimizer=optimizer, optimizer_options=options)
 
 
-# --- stopping and going on --------------------------------------------------------------------------------------------
+# --- stopping and resuming --------------------------------------------------------------------------------------------
 
 _RUNS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "layer_decay": 0.7},
@@ -256,11 +258,11 @@ _RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("run", _RUNS)
-def test_training_that_goes_on_from_saved_variables_is_training_that_never_stopped(run: str) -> None:
+def test_training_that_resumes_from_saved_variables_equals_unbroken_training(run: str) -> None:
     assert_resumed_equals_unbroken(phase_settings(learning_rate=0.01, **_RUNS[run]))
 
 
-def test_a_model_that_is_saved_compiled_is_loaded_with_its_optimizer_and_goes_on(tmp_path: pathlib.Path) -> None:
+def test_a_model_that_is_saved_compiled_is_loaded_with_its_optimizer_and_can_train(tmp_path: pathlib.Path) -> None:
     settings = phase_settings(schedule="exponential", warmup_epochs=1, layer_decay=0.5, clip_norm=1.0)
     model = compile_model(settings, make_model())
     model.fit(make_dataset(), epochs=2, verbose=0)

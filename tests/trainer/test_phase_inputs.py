@@ -1,4 +1,4 @@
-"""What the phases train on: training from the cached boundary is the plain method."""
+"""Training from the cached boundary is the same as the plain method."""
 
 import pathlib
 
@@ -23,9 +23,9 @@ from tests.trainer.runs import (
 
 
 def _plainly(like: Outcome, cut: str) -> Outcome:
-    """Two-phase transfer learning as Keras' guide has it: `fit` on the whole model, from pixels, BatchNorm frozen.
+    """Train in two phases as Keras' guide does: `fit` on the whole model, from pixels, with BatchNorm frozen.
 
-    (https://keras.io/guides/transfer_learning/.) Of Graftline it takes the pixels and the weights to begin with.
+    (https://keras.io/guides/transfer_learning/.) The pixels and the first weights are Graftline's.
 
     Args:
       like: its settings are taken; no dropout in the head.
@@ -64,8 +64,8 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
         rate = phase.learning_rate
         optimizer = keras.optimizers.Adam(rate) if phase.optimizer == "adam" else keras.optimizers.SGD(rate, 0.9)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
-        optimizer.build(model.trainable_variables)  # or Keras traces the step twice
-        # The weights of the best epoch are kept; those from before the second phase count as one.
+        optimizer.build(model.trainable_variables)  # otherwise Keras traces the step twice
+        # The weights of the best epoch are kept; those from before the second phase count as an epoch.
         best = model.evaluate(held_out, held_out_labels, verbose=0) if upper else np.inf
         for epoch in range(phase.epochs):
             order = np.random.default_rng([SEED, epoch]).permutation(len(pixels))
@@ -77,13 +77,13 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
     return Outcome(like.training, like.before, model.get_weights(), model.predict(held_out, verbose=0))
 
 
-# SGD's steps are as exact as the gradients. Adam's have the size of the learning rate also where a gradient is rounding
-# alone, whose sign is a toss, so that single weights may go apart as far as they can move. They are few: over each
-# variable the same tolerance holds.
+# SGD's steps are as exact as the gradients. Adam's steps have the size of the learning rate even where a gradient is
+# only a rounding error of random sign, so single weights may differ by as much as they can move. They are few, so the
+# same tolerance holds for each variable as a whole.
 @pytest.mark.parametrize(
     ("name", "size", "cut_at", "unfreeze_from", "cut", "optimizer", "rates"),
     [
-        # With the upper trunk cut off, which takes seconds:
+        # Without the upper trunk, which takes seconds:
         ("MobileNetV2", 32, "block_5_add", "block_5_expand", "block_4_add", "adam", (1e-2, 1e-3)),
         (
             "MobileNetV3Small",
@@ -94,9 +94,9 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
             "sgd",
             (1e-2, 1e-3),
         ),
-        # Of its drop-connect layers block2b's lies under the boundary, block3b's above.
+        # The drop-connect layer of block2b lies under the boundary, that of block3b above.
         ("EfficientNetB0", 32, "block3b_add", "block3b_expand_conv", "block3a_project_bn", "sgd", (1e-2, 1e-3)),
-        # As they are:
+        # Whole trunks:
         *(
             pytest.param(*row, marks=pytest.mark.slow)
             for row in [
@@ -107,13 +107,13 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
                 ("ResNet50", 32, None, -30, "conv4_block6_out", "sgd", (3e-4, 3e-4)),
                 ("InceptionV3", 75, None, -30, "mixed9", "sgd", (1e-3, 1e-3)),
                 ("DenseNet121", 32, None, -30, "conv5_block12_concat", "sgd", (1e-3, 1e-3)),
-                # Each of its cells takes the outputs of the two before: between the stem and the last is no boundary.
+                # Each cell takes the outputs of the two before, so no boundary lies above the stem.
                 ("NASNetMobile", 32, None, -30, "stem_bn1", "sgd", (1e-3, 1e-4)),
             ]
         ),
     ],
 )
-def test_training_from_the_cache_is_training_the_whole_model_from_pixels(
+def test_training_from_the_cache_equals_training_the_whole_model_from_pixels(
     data: Data,
     analyse: Analyse,
     tmp_path: pathlib.Path,
@@ -138,7 +138,7 @@ def test_training_from_the_cache_is_training_the_whole_model_from_pixels(
     assert_trained_alike(ours, _plainly(ours, cut), 1e-3)
 
 
-def test_dropout_of_the_head_and_class_weights_are_the_same_from_the_cache_as_without(
+def test_dropout_of_the_head_and_class_weights_are_the_same_with_and_without_the_cache(
     data: Data, tmp_path: pathlib.Path
 ) -> None:
     records = [write_records(tmp_path / "train", [*photos(range(5)), *(("rot", "rot", seed) for seed in range(5, 15))])]

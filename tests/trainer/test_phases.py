@@ -1,4 +1,4 @@
-"""A phase goes on from any of its epochs as if it had never stopped, and survives a loss that is no number."""
+"""A phase resumes from any of its epochs as if it had never stopped, and survives a loss that is NaN."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ _TRAINING = TrainingSettings(batch_size=_BATCH)
 
 
 def _data(seed: int, count: int, flipped: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes along a line; a part of the labels is wrong, so that training can go too far."""
+    """Return two classes along a line; a part of the labels is wrong, so that training can overfit."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(count, 6)).astype(np.float32)
     wrong = random.random(count) < flipped
@@ -29,7 +29,7 @@ def _data(seed: int, count: int, flipped: float = 0.0) -> tuple[np.ndarray, np.n
 
 
 class _Bad(CachedBatches):
-    """Batches of which one, in an epoch and at a step that are counted from 1, holds numbers that are none."""
+    """Batches of which one, at an epoch and a step that are counted from 1, holds NaN."""
 
     bad: tuple[int, int] = (0, 0)
 
@@ -39,7 +39,7 @@ class _Bad(CachedBatches):
 
 
 def _part(dtype: str = "float32", flipped: float = 0.0, bad: tuple[int, int] = (0, 0)) -> phases.TrainedPart:
-    """A small net with both kinds of dropout: of units, and of a whole branch as EfficientNet's stochastic depth."""
+    """Return a small net with dropout of units, and of a whole branch like EfficientNet's stochastic depth."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input([6])
     branch = keras.layers.Dense(6, activation="relu", dtype=dtype)(inputs)
@@ -57,7 +57,7 @@ def _settings(**changed: Any) -> PhaseSettings:
 
 
 class _States(keras.callbacks.Callback):
-    """What a run that was killed after each of the epochs would find."""
+    """Keeps what a run that was killed after each epoch would find."""
 
     def __init__(self, root: pathlib.Path) -> None:
         super().__init__()
@@ -70,20 +70,20 @@ class _States(keras.callbacks.Callback):
 def _unbroken(
     part: phases.TrainedPart, settings: PhaseSettings, root: pathlib.Path, **options: Any
 ) -> tuple[PhaseResult, list[Checkpoint]]:
-    """A phase's result, and its checkpoint after each epoch."""
+    """Return a phase's result, and its checkpoint after each epoch."""
     states = _States(root)
     store = Checkpoints(str(root), checkpoints.key("phase"))
     return phases.train_phase("p", part, settings, _TRAINING, [states], store, **options), states.states
 
 
 def _assert_same(ours: phases.TrainedPart, theirs: phases.TrainedPart) -> None:
-    """To the last bit: weights, the state of dropout, the optimizer's variables."""
+    """Assert equality to the last bit: weights, the state of dropout, the optimizer's variables."""
     for of in (lambda model: model.variables, lambda model: model.optimizer.variables):
         for one, other in zip(of(ours.model), of(theirs.model), strict=True):
             np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------------
 
 _OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam"},
@@ -103,7 +103,7 @@ _COURSES: dict[str, dict[str, Any]] = {
     "course", [pytest.param(name, marks=[] if name == "all at once" else pytest.mark.slow) for name in _COURSES]
 )
 @pytest.mark.parametrize("optimizer", _OPTIMIZERS)
-def test_a_phase_that_goes_on_ends_as_one_that_never_stopped(
+def test_a_phase_that_resumes_ends_like_one_that_never_stopped(
     tmp_path: pathlib.Path, optimizer: str, course: str
 ) -> None:
     settings = _settings(**_OPTIMIZERS[optimizer], **_COURSES[course])
@@ -115,7 +115,7 @@ def test_a_phase_that_goes_on_ends_as_one_that_never_stopped(
     _assert_same(broken, unbroken)
 
 
-def test_it_goes_on_from_any_epoch_in_bfloat16(tmp_path: pathlib.Path) -> None:
+def test_a_phase_resumes_from_any_epoch_in_bfloat16(tmp_path: pathlib.Path) -> None:
     unbroken = _part("mixed_bfloat16")
     expected, states = _unbroken(unbroken, _settings(epochs=3), tmp_path)
     for state in states:
@@ -124,8 +124,8 @@ def test_it_goes_on_from_any_epoch_in_bfloat16(tmp_path: pathlib.Path) -> None:
         _assert_same(broken, unbroken)
 
 
-def test_it_goes_on_from_any_epoch_to_the_same_end_on_a_plateau(tmp_path: pathlib.Path) -> None:
-    """Which epoch was the best, and for how long nothing was better, goes on too."""
+def test_a_phase_resumes_from_any_epoch_and_ends_at_the_same_plateau(tmp_path: pathlib.Path) -> None:
+    """The best epoch, and the number of epochs since, are restored too."""
     settings = _settings(epochs=40, patience=3, learning_rate=0.1)
     unbroken = _part(flipped=0.3)
     expected, states = _unbroken(unbroken, settings, tmp_path)
@@ -138,7 +138,7 @@ def test_it_goes_on_from_any_epoch_to_the_same_end_on_a_plateau(tmp_path: pathli
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_what_was_before_the_phase_can_still_be_taken_back_after_a_break(tmp_path: pathlib.Path) -> None:
+def test_the_weights_from_before_the_phase_can_be_restored_after_a_break(tmp_path: pathlib.Path) -> None:
     settings = _settings(epochs=3, min_delta=100)
     part = _part()
     before = part.model.get_weights()
@@ -150,19 +150,19 @@ def test_what_was_before_the_phase_can_still_be_taken_back_after_a_break(tmp_pat
         np.testing.assert_array_equal(ours, theirs)
 
 
-# --- no number --------------------------------------------------------------------------------------------------------
+# --- NaN --------------------------------------------------------------------------------------------------------------
 
 
 class _Steps(keras.callbacks.Callback):
-    """Counts the steps that were taken."""
+    """Counts the training steps."""
 
-    taken = 0
+    count = 0
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        self.taken += 1
+        self.count += 1
 
 
-def test_training_stops_at_the_step_whose_loss_is_no_number_and_keeps_the_best_weights(
+def test_training_stops_at_the_step_whose_loss_is_nan_and_keeps_the_best_weights(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clean, steps = _part(), _Steps()
@@ -171,7 +171,7 @@ def test_training_stops_at_the_step_whose_loss_is_no_number_and_keeps_the_best_w
     store = Checkpoints(str(tmp_path), checkpoints.key("phase"))
     result = phases.train_phase("p", part, _settings(), _TRAINING, [steps], store, may_discard=False)
     assert (result.ended, result.epochs, result.best_epoch, result.kept) == ("nan", 1, 0, True)
-    assert steps.taken == 5 + 3
+    assert steps.count == 5 + 3
     assert result.note == (
         "the loss was no longer a number at epoch 2, step 3; the weights of epoch 1 were kept; "
         "lower p.learning_rate (now 0.02) or set p.clip_norm"
@@ -181,12 +181,12 @@ def test_training_stops_at_the_step_whose_loss_is_no_number_and_keeps_the_best_w
     for ours, theirs in zip(part.model.get_weights(), clean.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
-    found = store.load()  # of epoch 1: a run that is killed now meets the same end
+    checkpoint = store.load()  # of epoch 1: a run that is killed now ends in the same way
     again = _part(bad=(2, 3))
-    assert phases.train_phase("p", again, _settings(), _TRAINING, resume=found) == result
+    assert phases.train_phase("p", again, _settings(), _TRAINING, resume=checkpoint) == result
 
 
-def test_weights_that_the_last_step_of_an_epoch_ruined_are_found_by_the_eval_split() -> None:
+def test_the_eval_split_finds_weights_that_the_last_step_of_an_epoch_ruined() -> None:
     whole = CachedBatches(*_data(1, 36), 36)  # type: ignore[arg-type]
     part = dataclasses.replace(_part(), train=whole)
     before = part.model.get_weights()
@@ -198,7 +198,7 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_are_found_by_the_eval_spl
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_first_phase_that_has_learned_nothing_yet_is_a_mistake_with_its_remedy() -> None:
+def test_nan_before_anything_is_learned_is_an_error_with_its_remedy() -> None:
     with pytest.raises(UserError) as caught:
         phases.train_phase("feature_extraction", _part(bad=(1, 2)), _settings(), _TRAINING, may_discard=False)
     assert str(caught.value) == (
@@ -207,7 +207,7 @@ def test_a_first_phase_that_has_learned_nothing_yet_is_a_mistake_with_its_remedy
     )
 
 
-def test_a_later_phase_that_fails_at_once_leaves_what_the_one_before_gave() -> None:
+def test_a_later_phase_that_fails_at_once_keeps_the_weights_of_the_phase_before() -> None:
     part = _part(bad=(1, 1))
     before = part.model.get_weights()
     result = phases.train_phase("fine_tuning", part, _settings(), _TRAINING)

@@ -1,4 +1,4 @@
-"""The records of a split: their order, their labels, files without any, and a class that none of train has."""
+"""The records of a split: their order, their labels, empty files, and a class without a training image."""
 
 import hashlib
 import pathlib
@@ -14,7 +14,7 @@ from tests.trainer.runs import Data, photos, prepare, write_records
 # --- the records ------------------------------------------------------------------------------------------------------
 
 
-def test_records_lie_as_in_their_files_in_the_order_of_the_files_names(tmp_path: pathlib.Path) -> None:
+def test_records_have_the_order_of_their_files_names_and_of_their_files(tmp_path: pathlib.Path) -> None:
     shards = [photos([1, 2]), [], [("zöld ★", "green", 3)], photos([4])]
     for number, shard in enumerate(shards):
         write_records(tmp_path / f"shard-{number}", shard)
@@ -32,14 +32,16 @@ def test_records_lie_as_in_their_files_in_the_order_of_the_files_names(tmp_path:
         assert list(records.images(rows)) == [files[row] for row in rows]
 
 
-def test_files_without_records_are_a_split_of_none(tmp_path: pathlib.Path) -> None:
+def test_files_without_records_are_an_empty_split(tmp_path: pathlib.Path) -> None:
     write_records(tmp_path / "shard", [])
     for pattern in ("shard", "nothing-*"):
         records = Records([str(tmp_path / pattern)], images.CLASSES)
         assert len(records) == len(records.labels) == len(list(records.read([]))) == 0
 
 
-def test_a_class_that_the_train_split_never_had_is_told_by_name_and_file(data: Data, tmp_path: pathlib.Path) -> None:
+def test_a_class_without_a_training_image_is_an_error_that_names_it_and_the_file(
+    data: Data, tmp_path: pathlib.Path
+) -> None:
     held_out = write_records(tmp_path / "eval", [*photos([1]), ("zöld", "green", 7)])
     with pytest.raises(
         UserError, match=r"^zöld/7.jpg has the class 'zöld', but no image of the train split has that class: "

@@ -1,4 +1,4 @@
-"""The report of a training run: real figures by the real program, and what becomes of it when something fails."""
+"""The report of a training run: real figures by the real program, and what happens when something fails."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def _parts(grafted: models.Grafted, unfreeze_from: str = "block_16_expand") -> t
 
 
 def _predictions(classes: int, seen: int, count: int, right: float) -> report.Predictions:
-    """Of `count` images of the first `seen` classes; about `right` of them are right."""
+    """Return predictions for `count` images of the first `seen` classes; a fraction of about `right` is correct."""
     random = np.random.default_rng(5)
     labels = np.concatenate([np.arange(seen), random.integers(0, seen, count - seen)])
     probabilities = random.dirichlet(np.full(classes, 0.3), count).astype(np.float32)
@@ -73,19 +73,19 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 class _Drawn:
     folder: pathlib.Path
     predictions: report.Predictions
-    asked: list[int]
+    rows_read: list[int]
     stderr: str
 
 
 @pytest.fixture(scope="module")
 def hostile(grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory) -> _Drawn:
-    """Hostile names, two phases; the surest mistake's file is damaged and that of the second is missing."""
+    """A report with hostile names and two phases; the files of the first two mistakes are damaged and missing."""
     folder = tmp_path_factory.mktemp("hostile") / "report"
     predictions = _predictions(len(_HOSTILE), len(_HOSTILE) - 1, 150, 0.7)
-    asked: list[int] = []
+    rows_read: list[int] = []
 
     def files(rows: Sequence[int]) -> Mapping[int, bytes]:
-        asked.extend(rows)
+        rows_read.extend(rows)
         return {rows[0]: _file(rows[0])[:60], **{row: _file(row) for row in rows[2:]}}
 
     pending = report.start(str(folder), _HOSTILE, TWO_PHASES, predictions, files, *_parts(grafted))
@@ -93,7 +93,7 @@ def hostile(grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory) -
     pending._process.wait()
     stderr = pathlib.Path(pending._folder.name, "inputs", "stderr").read_text()
     assert pending.finish(), stderr
-    return _Drawn(folder, predictions, asked, stderr)
+    return _Drawn(folder, predictions, rows_read, stderr)
 
 
 def _assert_is_a_picture(path: pathlib.Path, least: tuple[int, int] = (600, 300)) -> None:
@@ -103,7 +103,7 @@ def _assert_is_a_picture(path: pathlib.Path, least: tuple[int, int] = (600, 300)
     assert low < 100 and high == 255, f"{path.name} is blank"
 
 
-def test_everything_is_there_and_nothing_is_said(hostile: _Drawn) -> None:
+def test_everything_is_there_and_nothing_is_printed(hostile: _Drawn) -> None:
     assert {path.name for path in hostile.folder.iterdir()} == _EVERYTHING
     assert hostile.stderr == ""
     for name in _PICTURES:
@@ -139,28 +139,28 @@ def test_the_confusion_matrix_counts_every_image_once(hostile: _Drawn) -> None:
     np.add.at(expected, (hostile.predictions.labels, hostile.predictions.predicted), 1)
     np.testing.assert_array_equal(matrix, expected)
     assert matrix.sum() == 150
-    assert matrix[-1].sum() == 0 < matrix[:, -1].sum()  # no such image, but some were taken for it
+    assert matrix[-1].sum() == 0 < matrix[:, -1].sum()  # no such image, but some predictions
 
 
 def test_the_classification_report_has_every_class(hostile: _Drawn) -> None:
-    found = json.loads((hostile.folder / "classification_report.json").read_text())
+    content = json.loads((hostile.folder / "classification_report.json").read_text())
     names = [name if name != "accuracy" else "accuracy (class)" for name in _HOSTILE]
-    assert list(found) == [*names, "accuracy", "macro avg", "weighted avg"]
-    true, said = hostile.predictions.labels, hostile.predictions.predicted
-    assert found["accuracy"] == pytest.approx(np.mean(true == said))
+    assert list(content) == [*names, "accuracy", "macro avg", "weighted avg"]
+    true, predicted = hostile.predictions.labels, hostile.predictions.predicted
+    assert content["accuracy"] == pytest.approx(np.mean(true == predicted))
     for index, name in enumerate(names):
-        assert found[name]["support"] == np.sum(true == index)
-        hits, taken = np.sum((true == index) & (said == index)), np.sum(said == index)
-        assert found[name]["precision"] == pytest.approx(hits / taken)
-    assert found["absent"]["recall"] == 0
+        assert content[name]["support"] == np.sum(true == index)
+        hits, taken = np.sum((true == index) & (predicted == index)), np.sum(predicted == index)
+        assert content[name]["precision"] == pytest.approx(hits / taken)
+    assert content["absent"]["recall"] == 0
     lines = (hostile.folder / "classification_report.txt").read_text(encoding="utf-8").splitlines()
     assert any("日本語" in line for line in lines)
     assert any("two\\nlines\\tand" in line for line in lines)
     assert max(map(len, lines)) < 120
 
 
-def test_only_the_surest_mistakes_are_looked_up_and_they_are_shown_in_order(hostile: _Drawn) -> None:
-    predictions, rows = hostile.predictions, hostile.asked
+def test_only_the_mistakes_with_the_highest_scores_are_read_and_shown_in_order(hostile: _Drawn) -> None:
+    predictions, rows = hostile.predictions, hostile.rows_read
     scores = predictions.probabilities.max(axis=1)
     wrong = predictions.probabilities.argmax(axis=1) != predictions.labels
     assert len(rows) == report.MISTAKES < wrong.sum()
@@ -177,7 +177,7 @@ def test_only_the_surest_mistakes_are_looked_up_and_they_are_shown_in_order(host
 def test_rows_of_mistakes() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.8, 0.2], [0.6, 0.4]], np.float32)
     predictions = report.Predictions(list("abcde"), np.array([0, 0, 0, 1, 0]), probabilities)
-    assert report.most_confident_mistakes(predictions).tolist() == [1, 3, 2]  # 1 and 3 are equally sure
+    assert report.most_confident_mistakes(predictions).tolist() == [1, 3, 2]  # 1 and 3 have the same score
     assert report.most_confident_mistakes(predictions, 1).tolist() == [1]
     right = report.Predictions(["a"], np.array([0]), probabilities[:1])
     assert report.most_confident_mistakes(right).tolist() == []
@@ -186,7 +186,7 @@ def test_rows_of_mistakes() -> None:
 
 
 def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: models.Grafted, tmp_path: pathlib.Path) -> None:
-    labels = [f"class {index}" for index in range(120)]  # more than can be named on the axes
+    labels = [f"class {index}" for index in range(120)]  # too many for names on the axes
     nan = math.nan
     phase = phase_result("feature_extraction", [0.5, nan, math.inf], 1)
     predictions = report.Predictions([f"{n}.png" for n in range(120)], np.arange(120), np.eye(120, dtype=np.float32))
@@ -203,8 +203,8 @@ def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: models.Graf
         [0.5, nan, math.inf], nan_ok=True
     )
     # Strict: JSON has no NaN.
-    (found,) = json.loads((tmp_path / "history.json").read_text(), parse_constant=pytest.fail)
-    assert found["history"]["val_loss"] == [0.5, None, None]
+    (content,) = json.loads((tmp_path / "history.json").read_text(), parse_constant=pytest.fail)
+    assert content["history"]["val_loss"] == [0.5, None, None]
     assert all(row["correct"] == "true" for row in _rows(tmp_path / "predictions.csv"))
 
 
@@ -219,31 +219,31 @@ def test_an_empty_eval_split_has_no_report_but_everything_else(tmp_path: pathlib
 
 def test_the_model_is_described_part_by_part() -> None:
     grafted, unfrozen, cut = _parts(_grafted(3, dense=(8,)))
-    found = report.describe(grafted, unfrozen, cut)
-    assert found["input"] == [32, 32, 3]
-    assert found["boundary"] == {"layer": "block_15_add", "shape": [1, 1, 56]}
+    content = report.describe(grafted, unfrozen, cut)
+    assert content["input"] == [32, 32, 3]
+    assert content["boundary"] == {"layer": "block_15_add", "shape": [1, 1, 56]}
     # block_16: three convolutions, three BatchNorms, two ReLUs; then Conv_1, its BatchNorm and ReLU.
-    assert found["unfrozen"]["layers"] == 11
-    assert found["unfrozen"]["trained_layers"] == 4
+    assert content["unfrozen"]["layers"] == 11
+    assert content["unfrozen"]["trained_layers"] == 4
     trained = sum(np.prod(weight.shape) for layer in grafted.trunk.layers for weight in layer.trainable_weights)
-    assert found["unfrozen"]["trained_parameters"] == trained
-    assert found["trunk"]["parameters"] + found["unfrozen"]["parameters"] == grafted.trunk.count_params()
-    assert found["trunk"]["layers"] + 11 + 1 == len(grafted.trunk.layers)  # and the InputLayer
-    assert found["pooling"] == {"kind": "GlobalAveragePooling2D", "shape": [1280]}
-    kinds = [(layer["kind"], layer["shape"], layer["parameters"]) for layer in found["head"]]
+    assert content["unfrozen"]["trained_parameters"] == trained
+    assert content["trunk"]["parameters"] + content["unfrozen"]["parameters"] == grafted.trunk.count_params()
+    assert content["trunk"]["layers"] + 11 + 1 == len(grafted.trunk.layers)  # and the InputLayer
+    assert content["pooling"] == {"kind": "GlobalAveragePooling2D", "shape": [1280]}
+    kinds = [(layer["kind"], layer["shape"], layer["parameters"]) for layer in content["head"]]
     dense = [("Dense", [8], 1280 * 8 + 8), ("Dense", [3], 8 * 3 + 3)]
     assert kinds == [("Dropout", [1280], 0), dense[0], ("Dropout", [8], 0), dense[1]]
 
 
 @pytest.mark.parametrize("unfreeze_from", ["none", "all"])
 def test_a_model_without_a_boundary(grafted: models.Grafted, unfreeze_from: str) -> None:
-    found = report.describe(*_parts(grafted, unfreeze_from))
-    assert found["boundary"] is None
-    assert (found["unfrozen"] is None) == (unfreeze_from == "none")
-    assert (found["trunk"]["layers"] == 0) == (unfreeze_from == "all")
+    content = report.describe(*_parts(grafted, unfreeze_from))
+    assert content["boundary"] is None
+    assert (content["unfrozen"] is None) == (unfreeze_from == "none")
+    assert (content["trunk"]["layers"] == 0) == (unfreeze_from == "all")
 
 
-def test_the_summary_names_every_layer_whatever_the_terminal(
+def test_the_summary_names_every_layer_on_any_terminal(
     grafted: models.Grafted, hostile: _Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (hostile.folder / "model.txt").read_text(encoding="utf-8")
@@ -270,7 +270,7 @@ def test_a_program_that_is_killed_is_a_warning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    endless = tmp_path_factory.mktemp("bin") / "python"  # the real one may have ended before it is killed
+    endless = tmp_path_factory.mktemp("bin") / "python"  # the real one may end before it is killed
     endless.write_text("#!/bin/sh\nexec sleep 600\n")
     endless.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(endless))
@@ -284,7 +284,7 @@ def test_a_program_that_is_killed_is_a_warning(
     assert {"history.csv", "history.json", "model.txt"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_figure_that_fails_costs_no_other(
+def test_the_other_figures_are_made_when_one_fails(
     grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = {**TWO_PHASES[0], "ended": "plateau", "history": {"loss": ["no number"]}, "epochs": 1}
@@ -308,7 +308,7 @@ def test_a_directory_that_cannot_be_written_is_a_warning(
     assert directory in caplog.text
 
 
-def test_a_directory_that_is_lost_meanwhile_is_a_warning(
+def test_a_directory_that_is_lost_while_figures_are_drawn_is_a_warning(
     grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "report"

@@ -1,4 +1,4 @@
-"""The rows kept from run to run: they come back as they were, from a folder or an object store."""
+"""Rows are the same when they are read again, from a folder or an object store."""
 
 import os
 import pathlib
@@ -55,7 +55,7 @@ def test_rows_come_back_in_the_order_of_the_keys(tmp_path: pathlib.Path, dtype: 
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
-def test_what_the_reader_does_to_a_batch_stays_with_the_reader(tmp_path: pathlib.Path, memory_bytes: int) -> None:
+def test_a_reader_that_changes_a_batch_does_not_change_the_rows(tmp_path: pathlib.Path, memory_bytes: int) -> None:
     put(opened(tmp_path), 0, 6)
     rows = opened(tmp_path).rows(keys(0, 6), memory_bytes)
     for index in (slice(0, 3), 2, np.array([1, 2])):
@@ -63,7 +63,7 @@ def test_what_the_reader_does_to_a_batch_stays_with_the_reader(tmp_path: pathlib
     np.testing.assert_array_equal(rows[:], values(0, 6))
 
 
-def test_rows_are_held_in_memory_up_to_the_bytes_allowed(tmp_path: pathlib.Path) -> None:
+def test_rows_stay_in_memory_up_to_the_limit(tmp_path: pathlib.Path) -> None:
     put(opened(tmp_path), 0, 10)
     in_memory = opened(tmp_path).rows(keys(0, 10), 10 * 60)
     on_disk = opened(tmp_path).rows(keys(0, 10), 10 * 60 - 1)
@@ -74,7 +74,9 @@ def test_rows_are_held_in_memory_up_to_the_bytes_allowed(tmp_path: pathlib.Path)
 
 
 @pytest.mark.parametrize("change", ["begun anew", "cut off"])
-def test_a_file_changed_while_in_use_is_an_error_and_no_wrong_numbers(tmp_path: pathlib.Path, change: str) -> None:
+def test_a_file_that_is_changed_while_in_use_is_an_error_and_gives_no_wrong_numbers(
+    tmp_path: pathlib.Path, change: str
+) -> None:
     put(opened(tmp_path), 0, 5000)
     rows = opened(tmp_path).rows(keys(0, 5000), 0)
     if change == "cut off":
@@ -107,14 +109,14 @@ def test_a_new_store_misses_everything_and_makes_no_folder(tmp_path: pathlib.Pat
 def test_missing_keys_come_in_order_and_once(tmp_path: pathlib.Path) -> None:
     store = opened(tmp_path)
     put(store, 3, 6)
-    asked = [*keys(7, 9), *keys(0, 9)[::-1], *keys(0, 2)]
+    requested = [*keys(7, 9), *keys(0, 9)[::-1], *keys(0, 2)]
     for of in (store, opened(tmp_path)):
-        assert of.missing(asked) == [*keys(7, 9), *keys(6, 7), *keys(0, 3)[::-1]]
+        assert of.missing(requested) == [*keys(7, 9), *keys(6, 7), *keys(0, 3)[::-1]]
     with pytest.raises(KeyError, match=f"4 of the rows are not in .*{keys(6, 7)[0].hex()}"):
         store.rows(keys(3, 10), 0)
 
 
-def test_keys_that_end_in_zero_bytes_stay_apart(tmp_path: pathlib.Path) -> None:
+def test_keys_that_end_in_zero_bytes_are_different(tmp_path: pathlib.Path) -> None:
     several = [bytes(32), b"a" + bytes(31), b"a\0b" + bytes(29), b"a " + bytes(30)]
     with opened(tmp_path).writer() as writer:
         writer.append(several[:3], values(0, 3))
@@ -182,7 +184,7 @@ def test_a_store_at_a_uri(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixtu
     with tf.io.gfile.GFile(f"{uri}/{FILE}", "rb") as file:
         data = bytearray(file.read())
     data[data.index(values(1, 2).tobytes())] ^= 1
-    tf.io.gfile.remove(f"{uri}/{FILE}")  # TensorFlow's `ram://` appends to what is there
+    tf.io.gfile.remove(f"{uri}/{FILE}")  # TensorFlow's `ram://` appends to existing files
     with tf.io.gfile.GFile(f"{uri}/{FILE}", "wb") as file:
         file.write(bytes(data))
     store = opened(uri, scratch=tmp_path / "fourth")

@@ -1,4 +1,4 @@
-"""The kept rows survive exceptions, kills, other processes and damaged files: they come back right or not at all."""
+"""Rows survive exceptions, kills, other processes and damaged files: they are read correctly or not at all."""
 
 import contextlib
 import logging
@@ -58,7 +58,7 @@ def test_a_writer_that_wrote_nothing_leaves_nothing(tmp_path: pathlib.Path) -> N
     assert names(tmp_path) == ["used"]
 
 
-# Children that replace all rows again and again, each killed at another moment.
+# Children replace all rows again and again; each is killed at another moment.
 KILL = """
     import os, pathlib, random, signal, sys, time
     import numpy as np
@@ -95,7 +95,7 @@ def test_a_kill_at_any_moment_leaves_all_of_a_commit_or_nothing(tmp_path: pathli
     assert done.returncode == 0, done.stderr
 
 
-def test_the_next_to_open_rolls_a_killed_commit_back(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_open_rolls_a_killed_commit_back(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     killed_in_a_commit(tmp_path, 2000)
     np.testing.assert_array_equal(opened(tmp_path).rows(keys(0, 2000), 0)[:], values(0, 2000))
     assert names(tmp_path) == [FILE, "used"] and not caplog.records
@@ -114,7 +114,7 @@ def test_the_journal_of_a_removed_database_does_no_harm(
 
 
 @pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
-def test_a_lock_is_waited_for_and_not_for_ever(
+def test_a_writer_waits_for_a_lock_but_not_for_ever(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     put(opened(tmp_path), 0, 4)
@@ -123,13 +123,13 @@ def test_a_lock_is_waited_for_and_not_for_ever(
     ) as connection:
         connection.execute(lock)
         monkeypatch.setattr(row_store, "_LOCK_SECONDS", 0.1)
-        said = f"{tmp_path}/{FILE} has been locked by another process for 0 s"
+        message = f"{tmp_path}/{FILE} has been locked by another process for 0 s"
         if lock == "BEGIN EXCLUSIVE":
-            with pytest.raises(UserError, match=said):
+            with pytest.raises(UserError, match=message):
                 opened(tmp_path).missing(keys(0, 4))
         else:
             assert opened(tmp_path).missing(keys(0, 4)) == []
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             put(opened(tmp_path), 4, 6)
         monkeypatch.undo()
         timer = threading.Timer(0.2, connection.execute, ["COMMIT"])
@@ -144,7 +144,7 @@ def test_a_lock_is_waited_for_and_not_for_ever(
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """600 rows that were put in two steps: a few pages of each kind."""
+    """600 rows that were written in two steps: a few pages of each kind."""
     folder = tmp_path_factory.mktemp("healthy")
     put(opened(folder), 0, 300)
     put(opened(folder), 300, 600)
@@ -152,7 +152,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("group", range(5))
-def test_a_damaged_file_costs_rows_and_never_gives_wrong_ones(
+def test_a_damaged_file_loses_rows_and_never_gives_wrong_ones(
     tmp_path: pathlib.Path, healthy: pathlib.Path, caplog: pytest.LogCaptureFixture, group: int
 ) -> None:
     wanted, numbers = keys(0, 600), values(0, 600)
@@ -162,7 +162,7 @@ def test_a_damaged_file_costs_rows_and_never_gives_wrong_ones(
         folder = tmp_path / str(case)
         shutil.copytree(healthy, folder)
         data = bytearray(whole)
-        # Half of them where a page begins, with the most structure.
+        # Half of them at the start of a page, which has the most structure.
         at = int(random.integers(len(data)) if case % 2 else random.integers(len(data) >> 14) * 16384)
         at += 0 if case % 2 else int(random.integers(100))
         damage = random.choice(["flip", "flip", "rubbish", "cut", "more", "empty", "zeros", "pages", "foreign"])
@@ -176,7 +176,7 @@ def test_a_damaged_file_costs_rows_and_never_gives_wrong_ones(
             data += random.bytes(int(random.integers(1, 200)))
         elif damage == "empty":
             data.clear()
-        elif damage == "zeros":  # as a file system may leave a file when the power failed
+        elif damage == "zeros":  # as a file system may leave a file after a power failure
             data[at:] = bytes(len(data) - at)
         elif damage == "pages":
             one, other = random.choice(len(data) >> 14, 2, replace=False) << 14
@@ -187,18 +187,18 @@ def test_a_damaged_file_costs_rows_and_never_gives_wrong_ones(
 
         caplog.clear()
         store = opened(folder)
-        asked = wanted[: random.choice([10, 600])]
-        lost = {wanted.index(key) for key in store.missing(asked)}
+        requested = wanted[: random.choice([10, 600])]
+        lost = {wanted.index(key) for key in store.missing(requested)}
         if lost and damage != "empty":
             assert str(folder / FILE) in caplog.text, (damage, at)
         if lost and case % 3:
             put(store, 600, 604)  # does not break the others
-        kept = np.setdiff1d(np.arange(len(asked)), [*lost])
-        np.testing.assert_array_equal(store.rows([wanted[i] for i in kept], 0)[:], numbers[kept])
+        intact = np.setdiff1d(np.arange(len(requested)), [*lost])
+        np.testing.assert_array_equal(store.rows([wanted[i] for i in intact], 0)[:], numbers[intact])
         with store.writer() as writer:
             writer.append([wanted[i] for i in sorted(lost)], numbers[sorted(lost)])
         for memory_bytes in (0, 1 << 20):
-            np.testing.assert_array_equal(opened(folder).rows(asked, memory_bytes)[:], numbers[: len(asked)])
+            np.testing.assert_array_equal(opened(folder).rows(requested, memory_bytes)[:], numbers[: len(requested)])
 
 
 def damage(folder: pathlib.Path, *rows: int) -> None:
@@ -208,7 +208,7 @@ def damage(folder: pathlib.Path, *rows: int) -> None:
     (folder / FILE).write_bytes(data)
 
 
-def test_damaged_rows_are_told_by_file_and_number_and_replaced(
+def test_damaged_rows_are_replaced_and_a_warning_names_file_and_number(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(opened(tmp_path), 0, 10)
@@ -245,7 +245,7 @@ def test_rows_of_another_kind_do_not_count(tmp_path: pathlib.Path, shape: tuple[
     assert RowStore(str(tmp_path), shape, dtype, tmp_path).missing(keys(0, 4)) == keys(3, 4)
 
 
-def test_a_folder_in_the_place_of_the_file_is_told_and_left_alone(
+def test_a_folder_in_place_of_the_file_is_a_warning_and_stays(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE).mkdir()

@@ -1,4 +1,4 @@
-"""The room that kept rows take, on disks and in memory: what happens where it lacks, and how it is freed."""
+"""The room that rows take on disk and in memory: what happens when there is none, and how it is freed."""
 
 import contextlib
 import logging
@@ -36,12 +36,12 @@ def files_up_to(size: int) -> Iterator[None]:
 ADVICE = r".* are free\. Free some space, give another --workspace, or set boundary_cache\.enabled=false"
 
 
-def test_a_limit_on_a_files_size_while_rows_come(tmp_path: pathlib.Path) -> None:
+def test_a_limit_on_a_files_size_while_rows_are_appended(tmp_path: pathlib.Path) -> None:
     store = opened(tmp_path)
     put(store, 0, 10)
     before = (tmp_path / FILE).read_bytes()
-    said = f"^{tmp_path}: no rows .*File too large.*60,600 bytes were needed in {tmp_path}, {ADVICE}"
-    with files_up_to(1000 * 60), pytest.raises(UserError, match=said):
+    message = f"^{tmp_path}: no rows .*File too large.*60,600 bytes were needed in {tmp_path}, {ADVICE}"
+    with files_up_to(1000 * 60), pytest.raises(UserError, match=message):
         put(store, 10, 2000, batch=10)
     assert names(tmp_path) == [FILE, "used"] and (tmp_path / FILE).read_bytes() == before
     put(store, 10, 20)
@@ -51,8 +51,8 @@ def test_a_limit_on_a_files_size_while_rows_come(tmp_path: pathlib.Path) -> None
 def test_a_limit_on_a_files_size_that_the_database_meets(tmp_path: pathlib.Path) -> None:
     store = opened(tmp_path)
     put(store, 0, 10)
-    said = f"^{tmp_path}: no rows .*disk I/O error.*60,000 bytes were needed in {tmp_path}, {ADVICE}"
-    with files_up_to(5 << 14), pytest.raises(UserError, match=said):
+    message = f"^{tmp_path}: no rows .*disk I/O error.*60,000 bytes were needed in {tmp_path}, {ADVICE}"
+    with files_up_to(5 << 14), pytest.raises(UserError, match=message):
         put(store, 10, 1010)
     assert names(tmp_path) == [FILE, "used"]
     assert store.missing(keys(0, 1010)) == opened(tmp_path).missing(keys(0, 1010)) == keys(10, 1010)
@@ -60,9 +60,9 @@ def test_a_limit_on_a_files_size_that_the_database_meets(tmp_path: pathlib.Path)
     np.testing.assert_array_equal(opened(tmp_path).rows(keys(0, 20), 0)[:], values(0, 20))
 
 
-def test_room_is_looked_for_before_any_work(tmp_path: pathlib.Path) -> None:
-    said = f"^{tmp_path}: no rows .*No space left.*120,000,000,000,000,000 bytes were needed in {tmp_path}, {ADVICE}"
-    with pytest.raises(UserError, match=said), opened(tmp_path).writer(expected_rows=10**15):
+def test_room_is_checked_before_any_work(tmp_path: pathlib.Path) -> None:
+    message = f"^{tmp_path}: no rows .*No space left.*120,000,000,000,000,000 bytes were needed in {tmp_path}, {ADVICE}"
+    with pytest.raises(UserError, match=message), opened(tmp_path).writer(expected_rows=10**15):
         raise AssertionError("the work begins")
     assert names(tmp_path) == ["used"]
 
@@ -79,13 +79,13 @@ def test_a_full_disk(small_disk: pathlib.Path, rows: int, reported: str) -> None
     store = opened(small_disk / "s")
     put(store, 0, 10)
     batch = np.zeros([1000, *SHAPE], np.float32)
-    said = f"^{small_disk}/s: no rows .*{reported}.*{ADVICE}"
-    with pytest.raises(UserError, match=said), store.writer() as writer:
+    message = f"^{small_disk}/s: no rows .*{reported}.*{ADVICE}"
+    with pytest.raises(UserError, match=message), store.writer() as writer:
         for i in range(10, rows, 1000):
             writer.append(keys(i, i + 1000), batch)
     assert names(small_disk / "s") == [FILE, "used"]
     assert store.missing(keys(0, rows)) == keys(10, rows)
-    put(store, 10, 20)  # what fits goes on to work
+    put(store, 10, 20)  # smaller writes still work
     np.testing.assert_array_equal(opened(small_disk / "s").rows(keys(0, 20), 0)[:], values(0, 20))
 
 
@@ -142,7 +142,7 @@ def test_rows_on_disk_take_no_memory(tmp_path: pathlib.Path) -> None:
 
 @pytest.fixture
 def stores(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Stores a, b, c and d of 10 rows each, used in that order, a first; and a folder that is no store."""
+    """Stores a, b, c and d of 10 rows each, used in that order, and a folder that is not a store."""
     for age, name in enumerate("dcba"):
         put(opened(tmp_path / name), 0, 10)
         os.utime(tmp_path / name / "used", times=(time.time() - 100 * age - 100,) * 2)
@@ -166,9 +166,9 @@ def test_the_least_recently_used_go_first(stores: pathlib.Path, caplog: pytest.L
     assert opened(stores / "c").missing(keys(0, 10)) == []
 
 
-def test_a_removal_that_was_cut_short_is_ended_later(stores: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_interrupted_removal_is_finished_later(stores: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     killed_in_a_commit(stores / "e", 2000)
-    (stores / "e" / FILE).unlink()  # so far a killed removal came
+    (stores / "e" / FILE).unlink()  # the state after a killed removal
     assert opened(stores / "e").missing(keys(0, 10)) == keys(0, 10)
     assert row_store.prune(str(stores), "bcd", 0) == ["a", "e"]
     assert names(stores) == ["README", "b", "c", "d", "photos"] and not caplog.records

@@ -55,7 +55,7 @@ def _prepare(args: types.SimpleNamespace, out: pathlib.Path) -> training.Prepare
 def _part(
     model: keras.Model, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
 ) -> phases.TrainedPart:
-    """A part that trains all of a model, on batches that do not change from epoch to epoch."""
+    """Return a part that trains a whole model, on batches that do not change from epoch to epoch."""
 
     def batches(x: np.ndarray, y: np.ndarray) -> CachedBatches:
         return CachedBatches(x, y, 16)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def test_each_phase_moves_exactly_what_it_trains(
     assert moved == expected
 
 
-def test_a_phase_that_makes_it_worse_is_taken_back() -> None:
+def test_the_weights_of_a_phase_that_does_not_lower_the_validation_loss_are_discarded() -> None:
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, activation="softmax")])
@@ -130,7 +130,7 @@ def test_a_phase_ends_at_its_plateau_or_at_its_epochs_and_says_which() -> None:
 
     assert run(3, 0.1).ended == "epochs"
     stopped = run(50, 1e-9)
-    assert (stopped.ended, stopped.epochs) == ("plateau", 2)  # the loss before counts
+    assert (stopped.ended, stopped.epochs) == ("plateau", 2)  # the loss before the phase counts
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_served_equals_trained(exported: pathlib.Path) -> None:
 def test_a_model_that_was_trained_on_stored_images_is_served_as_it_was_trained(
     materialized: Materialized, tmp_path: pathlib.Path
 ) -> None:
-    """The images are padded and rounded, here by the Transform, there by the served graph and by the references."""
+    """The Transform pads and rounds the images, and so do the served graph and the references."""
     made = {"resize": "pad", "materialize": True}
     run_fn.run_fn(_fn_args(materialized.transformed, tmp_path, **made))  # type: ignore[arg-type]
     references = read_references(str(tmp_path / "model" / signatures.REFERENCES_FILE))
@@ -196,7 +196,7 @@ def test_stored_images_train_a_model_as_good_as_decoded_ones(
 def exported_with_variables(
     transformed: Transformed, exported: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-    """The same model's SavedModel as it is written when the weights are too large for constants."""
+    """The same model's SavedModel, written as if the weights were too large for constants."""
     out = tmp_path_factory.mktemp("variables")
     trained = keras.saving.load_model(exported / "model.keras")
     with pytest.MonkeyPatch.context() as patch:
@@ -224,7 +224,7 @@ def test_the_model_answers_in_a_session_as_tensorflow_serving_runs_it(
 
 
 def _stored(directory: pathlib.Path) -> list[tuple[int, ...]]:
-    """Shapes of the variables in a SavedModel, sorted."""
+    """Return the sorted shapes of the variables in a SavedModel."""
     stored = tf.train.list_variables(str(directory / "variables" / "variables"))
     return sorted(tuple(shape) for name, shape in stored if "CHECKPOINTABLE" not in name and shape)
 
@@ -288,19 +288,19 @@ print(out["probabilities"].shape, out["probabilities"].dtype.name)
     assert done.stdout.strip() == "(1, 3) float32"
 
 
-def test_labels_and_warmup_requests_ride_along(exported: pathlib.Path) -> None:
+def test_labels_and_warmup_requests_are_exported(exported: pathlib.Path) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     served = exported / "Format-Serving"
     assert (served / "assets" / features.LABELS_FILE).read_text().splitlines() == list(images.CLASSES)
     records = tf.data.TFRecordDataset(str(served / "assets.extra" / signatures.WARMUP_FILE)).as_numpy_iterator()
     logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
-    asked = []
+    requests = []
     for request in (log.predict_log.request for log in logs):
         batch = tf.make_ndarray(request.inputs["image_bytes"])
         assert tf.io.decode_image(batch[-1]).shape == (64, 64, 3)
-        asked.append((request.model_spec.signature_name, list(request.output_filter), len(batch)))
-    assert asked == [
+        requests.append((request.model_spec.signature_name, list(request.output_filter), len(batch)))
+    assert requests == [
         ("serving_default", [], 1),
         ("serving_default", [], 8),
         ("serving_default", ["label", "score", "top_k_labels", "top_k_scores"], 1),
@@ -308,7 +308,7 @@ def test_labels_and_warmup_requests_ride_along(exported: pathlib.Path) -> None:
     ]
 
 
-def test_the_keras_file_loads_and_goes_on_training(exported: pathlib.Path) -> None:
+def test_the_keras_file_loads_and_can_be_trained(exported: pathlib.Path) -> None:
     model = keras.saving.load_model(exported / run_fn.KERAS_FILE)
     before = model.get_layer("probabilities").kernel.numpy().copy()
     model.fit(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), np.array([0, 1, 2, 0]), verbose=0)
@@ -328,7 +328,7 @@ def test_labels_are_read_in_the_models_order(transformed: Transformed) -> None:
     assert export.read_labels(tft.TFTransformOutput(transformed.directory)) == list(images.CLASSES)
 
 
-def test_bytes_that_are_no_example_get_one_clear_error_from_our_server(exported: pathlib.Path) -> None:
+def test_our_server_answers_bytes_that_are_not_an_example_with_one_clear_error(exported: pathlib.Path) -> None:
     from graftline.serving.server.errors import ServingError
     from graftline.serving.server.model.loaded_model import LoadedModel
 
@@ -341,7 +341,7 @@ def test_bytes_that_are_no_example_get_one_clear_error_from_our_server(exported:
     model.retire()
 
 
-def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
+def test_a_new_head_is_kept_even_if_no_epoch_lowered_the_validation_loss() -> None:
     x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
     model = keras.Sequential(
@@ -356,7 +356,7 @@ def test_a_new_head_is_kept_even_where_no_epoch_beat_knowing_nothing() -> None:
 
 def test_a_png_that_pillow_refuses_and_tensorflow_reads_has_a_reference_too() -> None:
     text = PngImagePlugin.PngInfo()
-    text.add_text("comment", "0" * (2 << 20), zip=True)  # more than Pillow unpacks
+    text.add_text("comment", "0" * (2 << 20), zip=True)  # more than Pillow decompresses
     image = images.draw("rot", 0)
     data = images.encode(image, "PNG", pnginfo=text)
     with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
@@ -364,7 +364,7 @@ def test_a_png_that_pillow_refuses_and_tensorflow_reads_has_a_reference_too() ->
     np.testing.assert_array_equal(reference._upright(data), np.asarray(image))
 
 
-def test_damaged_exif_does_not_cost_the_reference() -> None:
+def test_an_image_with_damaged_exif_still_has_a_reference() -> None:
     image = images.draw("rot", 0)
     whole = images.encode(image)
     garbage = b"Exif\0\0no TIFF at all"

@@ -1,4 +1,4 @@
-"""A warm start takes over what fits, class by class, starts cold where nothing does, and never makes it worse."""
+"""A warm start takes over what fits, class by class, and starts cold where nothing fits."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ OLD = ["daisy", "rose", "tulip"]
 def _grafted(
     classes: int, seed: int, units: int = 4, convolution: str = "convolution", **head: object
 ) -> models.Grafted:
-    """A small trunk with random weights, statistics of its BatchNormalization included, and a head that is not zero."""
+    """Return a small trunk with random weights and BatchNormalization statistics, and a head that is not zero."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input([6, 6, 3])
     x = keras.layers.Conv2D(units, 3, name=convolution)(inputs)
@@ -32,7 +32,7 @@ def _grafted(
 
 @pytest.fixture
 def blessed(tmp_path: pathlib.Path) -> pathlib.Path:
-    """The artifact of a model of three classes; its weights are those of the seed 1."""
+    """The artifact of a model of three classes; its weights are those of seed 1."""
     _grafted(3, 1).model.save(tmp_path / run_fn.KERAS_FILE)
     (tmp_path / run_fn.TRAINING_FILE).write_text(json.dumps({"labels": OLD}))
     return tmp_path
@@ -46,14 +46,14 @@ def _pixels() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(5, 6, 6, 3)).astype(np.float32)
 
 
-def test_the_model_starts_as_the_blessed_one_whatever_its_dropout(blessed: pathlib.Path) -> None:
+def test_the_model_starts_as_the_blessed_one_with_any_dropout(blessed: pathlib.Path) -> None:
     new = _grafted(3, 2, dropout=0.0)
     assert _load(new, OLD, blessed) == (True, "warm start from the last blessed model")
     np.testing.assert_array_equal(new.model(_pixels()), _grafted(3, 1).model(_pixels(), training=False))
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "changes"),
     [
         (["daisy", "lily", "rose", "tulip"], " (new: lily)"),
         (["aster", "rose", "violet"], " (new: aster, violet; gone: daisy, tulip)"),
@@ -62,18 +62,18 @@ def test_the_model_starts_as_the_blessed_one_whatever_its_dropout(blessed: pathl
         (["aster", "lily"], " (new: aster, lily; gone: daisy, rose, tulip)"),
     ],
 )
-def test_a_class_keeps_what_it_has_learned_and_a_new_one_begins_at_zero(
-    blessed: pathlib.Path, labels: list[str], told: str
+def test_a_class_keeps_its_weights_and_a_new_class_starts_at_zero(
+    blessed: pathlib.Path, labels: list[str], changes: str
 ) -> None:
     new = _grafted(len(labels), 2)
     start = _load(new, labels, blessed)
-    assert start == ("new" not in told, f"warm start from the last blessed model{told}")
+    assert start == ("new" not in changes, f"warm start from the last blessed model{changes}")
     old_layer, new_layer = (grafted.model.get_layer(warm_start.PROBABILITIES) for grafted in (_grafted(3, 1), new))
     for ours, theirs in zip(new_layer.get_weights(), old_layer.get_weights(), strict=True):
         for column, label in enumerate(labels):
             expected = theirs[..., OLD.index(label)] if label in OLD else np.zeros_like(theirs[..., 0])
             np.testing.assert_array_equal(ours[..., column], expected, err_msg=label)
-    # Where old classes are told apart, they are as before: softmax of the same logits.
+    # The old classes compare as before: softmax of the same logits.
     both = [label for label in labels if label in OLD]
     ratios = [
         np.asarray(grafted.model(_pixels(), training=False))[:, [names.index(label) for label in both]]
@@ -111,7 +111,7 @@ def test_a_model_with_another_trunk_or_head_starts_cold(blessed: pathlib.Path, o
     ],
     ids=["gone", "empty", "text", "half", "flipped", "flipped inside"],
 )
-def test_a_blessed_model_whose_files_are_gone_or_damaged_starts_cold_and_says_which(
+def test_a_blessed_model_with_missing_or_damaged_files_starts_cold_and_names_them(
     blessed: pathlib.Path, name: str, damage: Callable[[bytes], bytes] | None
 ) -> None:
     path = blessed / name
@@ -143,7 +143,7 @@ _SETTINGS = {
 
 
 def _run(transformed: Transformed, out: pathlib.Path, base: pathlib.Path | None, **changed: object) -> dict:
-    """Trains, and reads back the story of the model that it left."""
+    """Train and return the training.json of the model."""
     fn_args = types.SimpleNamespace(
         custom_config=json.loads(json.dumps({**_SETTINGS, **changed})),
         transform_output=transformed.directory,
@@ -157,10 +157,8 @@ def _run(transformed: Transformed, out: pathlib.Path, base: pathlib.Path | None,
     return json.loads((out / "model" / run_fn.TRAINING_FILE).read_text())
 
 
-def test_a_head_that_is_good_already_is_kept_where_no_epoch_is_better(
-    transformed: Transformed, tmp_path: pathlib.Path
-) -> None:
-    """The second night begins where the first, of one phase, ended, trunk included: its seed would draw another."""
+def test_a_trained_head_is_kept_where_no_epoch_is_better(transformed: Transformed, tmp_path: pathlib.Path) -> None:
+    """The second night starts with the trunk and head of the first, although its seed would give other weights."""
     tuned = {**_SETTINGS["fine_tuning"], "epochs": 20, "learning_rate": 0.01}  # type: ignore[dict-item]
     first = _run(transformed, tmp_path / "1", None, feature_extraction={"epochs": 0}, fine_tuning=tuned)
     assert first["notes"] == []
