@@ -12,7 +12,12 @@ from tests import artifacts, images
 
 # Shared modules that assert: pytest tells of their values as of a test's own.
 pytest.register_assert_rewrite(
-    "tests.pipeline.histories", "tests.trainer.runs", "tests.trainer.small_models", "tests.trainer.stored_rows"
+    "tests.pipeline.histories",
+    "tests.components.image_example_gen.ingested",
+    "tests.components.image_example_gen.verdicts",
+    "tests.trainer.runs",
+    "tests.trainer.small_models",
+    "tests.trainer.stored_rows",
 )
 
 

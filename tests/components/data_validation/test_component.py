@@ -1,9 +1,8 @@
-"""Data validation in runs: what is kept, what a stop leaves behind, what comes from the cache, and what is shown."""
+"""Tests of the nodes of data validation in pipelines and in the DAG."""
 
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,48 +18,7 @@ from graftline.components.data_validation.settings import ValidationSettings
 from graftline.errors import UserError
 from graftline.workspace import Workspace
 from tests.components.data_validation.drawn_statistics import ALL_STOP as _ALL_STOP
-from tests.components.data_validation.drawn_statistics import drawn, found, split, usual
-
-# --- what is kept from run to run -------------------------------------------------------------------------------------
-
-
-def test_each_run_is_compared_with_the_last_one_of_other_images(tmp_path: pathlib.Path) -> None:
-    folder = str(tmp_path / "statistics")
-    numbers = {name: usual(seed) for seed, name in enumerate("ABC")}
-
-    def run(images: str) -> tuple[int, int | None]:
-        number = history.reference(folder, images)
-        before = history.load(folder, number)
-        history.accept(folder, images, number, numbers[images])
-        if before is None:
-            return number, None
-        (same,) = (name for name, each in numbers.items() if _images_of(each) == _images_of(before))
-        return number, "ABC".index(same)
-
-    assert run("A") == (0, None)
-    assert run("A") == (0, None), "the same images: compared with what they were compared with"
-    assert run("B") == (2, 0)
-    assert run("B") == (2, 0)
-    assert run("A") == (4, 1), "images that return are compared with those that were there between"
-    assert run("B")[1] == 0
-    assert history.reference(folder, "") == 6, "where nobody knows the images it is the last run"
-    assert len(os.listdir(folder)) == 3
-
-
-def _images_of(statistics_by_split: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        part: statistics.feature_of(each, features.BRIGHTNESS).num_stats.mean
-        for part, each in statistics_by_split.items()
-    }
-
-
-def test_statistics_that_somebody_removed_are_no_reference(tmp_path: pathlib.Path) -> None:
-    history.accept(str(tmp_path), "A", 0, usual())
-    (tmp_path / "000001.pb").unlink()
-    assert history.load(str(tmp_path), history.reference(str(tmp_path), "B")) is None
-
-
-# --- as nodes of a pipeline -------------------------------------------------------------------------------------------
+from tests.components.data_validation.drawn_statistics import drawn, usual
 
 
 def write_examples(folder: pathlib.Path, images: pd.DataFrame) -> pathlib.Path:
@@ -212,37 +170,6 @@ def test_batches_are_bounded_in_bytes_by_the_options_of_a_local_run() -> None:
     limits = batch_util.GetBatchElementsKwargs(None)
     assert limits["max_batch_size"] == 20 << 20
     assert limits["element_size_fn"](b"x" * 4_000_000) == 4_000_000
-
-
-# --- how it is shown --------------------------------------------------------------------------------------------------
-
-
-def test_findings_survive_their_file() -> None:
-    told = found(split(drawn(200, 1, ("a", "ü")), 1), usual())
-    assert {finding.check for finding in told} >= {"new_label", "missing_class"}
-    assert findings.from_json(findings.to_json(told)) == told
-
-
-def test_what_only_warns_stops_nothing() -> None:
-    warning = findings.Finding("drift", "warn", features.LABEL, "labels differ", "Look")
-    findings.require_none_to_stop([warning])
-    with pytest.raises(UserError) as stopped:
-        findings.require_none_to_stop([warning, findings.Finding("skew", "stop", "", "they differ", "Look again")])
-    assert str(stopped.value).splitlines()[1:] == ["- they differ. Look again, or set data.validation.skew=warn"]
-
-
-def test_the_summary_warns_and_the_json_lists() -> None:
-    from graftline.pipeline import console
-    from graftline.pipeline.run_summary import RunSummary
-
-    warning = findings.Finding("new_label", "warn", features.LABEL, "class 'd' (3 images): not in x", "Look", ("d",))
-    run = RunSummary("1", True, None, None, None, None, 60, 0, 0, {}, data_findings=[warning])
-    assert "WARNING: new label: class 'd' (3 images): not in x" in console.summary(run, "ws")
-    (listed,) = run.as_json()["data_findings"]
-    assert (listed["check"], listed["action"], list(listed["classes"])) == ("new_label", "warn", ["d"])
-
-
-# --- the DAG ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_run_to_compare_with_is_part_of_the_cache_key(tmp_path: pathlib.Path) -> None:
