@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import tensorflow_model_analysis as tfma
-from apache_beam.io.filesystems import CompressionTypes, FileSystems
 
 from graftline import features, signatures
 from graftline.components.evaluator import scored, settings
 from graftline.components.evaluator.scored import Answers, Slices
+from graftline.components.storage import files as storage
 
 PREFIX = "predictions"
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -140,8 +140,7 @@ def read(output: str, labels: Sequence[str], baseline_labels: Sequence[str] | No
       baseline_labels: the baseline's classes; None without a baseline.
       scratch: folder on disk for the probabilities.
     """
-    (matched,) = FileSystems.match([os.path.join(output, f"{PREFIX}-*")])
-    files = sorted(each.path for each in matched.metadata_list)
+    files = sorted(storage.match(os.path.join(output, f"{PREFIX}-*")))
     slices = _slices(files)
     of_class = slices[settings.CLASS]
     all_rows = np.arange(len(of_class.codes))
@@ -185,7 +184,7 @@ def read(output: str, labels: Sequence[str], baseline_labels: Sequence[str] | No
 def _slices(files: Sequence[str]) -> dict[str, Slices]:
     tables = []
     for path in files:
-        with _opened(path) as file:
+        with storage.opened(path) as file:
             tables.append(pq.read_table(file, columns=list(settings.DIMENSIONS), use_threads=False))
     table = pa.concat_tables(tables) if tables else _schema({}).empty_table()
     slices = {}
@@ -199,11 +198,7 @@ def _slices(files: Sequence[str]) -> dict[str, Slices]:
 
 def _probabilities(files: Sequence[str], model: str) -> Iterator[np.ndarray]:
     for path in files:
-        with _opened(path) as file:
+        with storage.opened(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=[model], use_threads=False):
                 column = batch.column(0)
                 yield column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-
-
-def _opened(path: str) -> Any:
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)

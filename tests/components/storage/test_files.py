@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import re
 
 import pytest
 
 from graftline.components.storage import files
+from tests import assets
 from tests.folders import write_file
 
 HELLO = b"hello, world"
@@ -59,3 +61,12 @@ def test_the_head_is_what_is_looked_at_for_the_format(tmp_path: pathlib.Path) ->
     path = write_file(tmp_path, "a", b"\x89PNG\r\n\x1a\n" + bytes(1000))
     assert len(files.head(str(path))) == files.HEAD_BYTES
     assert files.sniff(files.head(str(path))) == "png"
+
+
+def test_no_other_room_knows_beams_file_systems() -> None:
+    rooms = ("components", "pipeline", "trainer", "serving")
+    sources = [path for room in rooms for path in (assets.ROOT / room).rglob("*.py") if path.parent.name != "storage"]
+    assert len(sources) > 100
+    assert [
+        path.name for path in sources if re.search(r"apache_beam\.io\.(aws|gcp|filesystem)", path.read_text())
+    ] == []
