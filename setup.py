@@ -35,6 +35,7 @@ SERVE = [
     "protobuf<5",
     "python-rapidjson>=1.20",
     "grpcio-health-checking>=1.48",
+    "h11>=0.16,<1",  # 0.16.0 refuses a chunk with a wrong end: CVE-2025-43859
 ]
 
 # The newest TFX that installs on glibc < 2.39. TFX's own metadata leaves these bounds out:

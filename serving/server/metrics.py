@@ -8,7 +8,12 @@ and dashboards made for TensorFlow Serving would find none. Standard library onl
 
 import bisect
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Container, Sequence
+
+from graftline.serving.server.errors import Code
+
+UNKNOWN_MODEL = "(unknown)"  # a client must not be able to make the server keep names without end
 
 
 def _escape(value: str) -> str:
@@ -115,6 +120,18 @@ class Metrics:
         self.graph_run_time_usecs = Counter(":tensorflow:core:graph_run_time_usecs")
         self.load_attempt_count = Counter(":tensorflow:cc:saved_model:load_attempt_count", "model_path", "status")
         self.load_latency = Counter(":tensorflow:cc:saved_model:load_latency", "model_path")
+
+    def add_request(
+        self, model: str, served: Container[str], code: Code, api: str, entrypoint: str, started: float
+    ) -> None:
+        """Count an inference request that began at `started` (of time.monotonic), and its time when the code is OK.
+
+        Failures are quick and would flatter the latency; TensorFlow Serving leaves them out as well.
+        """
+        name = model if model in served else UNKNOWN_MODEL
+        self.request_count.add(1, name, code.name)
+        if code is Code.OK:
+            self.request_latency.observe((time.monotonic() - started) * 1e6, name, api, entrypoint)
 
     def exposition(self) -> str:
         """The text format of Prometheus, version 0.0.4; as in TensorFlow Serving without what was never counted."""

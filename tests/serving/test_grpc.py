@@ -16,7 +16,7 @@ from tensorflow_serving.apis import (
 )
 
 from graftline.serving.client import Client
-from graftline.serving.server import MAX_MESSAGE, ModelServer
+from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.grpc.services import add_services
 from graftline.serving.server.model.loaded_model import LoadedModel
@@ -118,7 +118,9 @@ def test_messages_over_four_mebibytes_are_taken_and_given(prediction):
 
 
 def test_a_message_over_the_limit_is_refused(prediction):
-    code, details = refused(prediction.Predict, request("colours", image_bytes=[b"x" * (MAX_MESSAGE + 1)]))
+    code, details = refused(
+        prediction.Predict, request("colours", image_bytes=[b"x" * (ServerOptions.max_request_bytes + 1)])
+    )
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "larger than max" in details
 

@@ -12,7 +12,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.http.front import UNKNOWN_MODEL
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 
@@ -26,7 +25,7 @@ _SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.Mod
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class Edge(grpc.ServerInterceptor):
+class MetricsInterceptor(grpc.ServerInterceptor):
     """Counts inference calls in and out, by the names of the models that `names` gives."""
 
     def __init__(self, metrics: Metrics, in_flight: InFlight, names: Callable[[], list[str]]) -> None:
@@ -42,28 +41,27 @@ class Edge(grpc.ServerInterceptor):
         api = details.method.rpartition("/")[2]
 
         def answer(request: Any, context: Any) -> Any:
-            started = time.monotonic()
+            started, code = time.monotonic(), Code.OK
             try:
                 with self._in_flight.counting():
-                    response = handler.unary_unary(request, context)
+                    return handler.unary_unary(request, context)
             except ServingError as error:
-                self._count(request, error.code.name)
-                context.abort(_STATUS[error.code.value], error.message)
+                code = error.code
+                context.abort(_STATUS[code.value], error.message)
             except Exception:
                 # `abort` raises to leave the method; its code is in the context by then.
-                self._count(request, (context.code() or grpc.StatusCode.UNKNOWN).name)
+                code = Code((context.code() or grpc.StatusCode.UNKNOWN).value[0])
                 raise
-            name = self._count(request, Code.OK.name)
-            self._metrics.request_latency.observe((time.monotonic() - started) * 1e6, name, api, "GRPC")
-            return response
+            finally:
+                self._metrics.add_request(_model_name(request), self._names(), code, api, "GRPC", started)
 
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
-    def _count(self, request: Any, status: str) -> str:
-        specs = [request.model_spec] if hasattr(request, "model_spec") else [task.model_spec for task in request.tasks]
-        name = specs[0].name if specs and specs[0].name in self._names() else UNKNOWN_MODEL
-        self._metrics.request_count.add(1, name, status)
-        return str(name)
+
+def _model_name(request: Any) -> str:
+    if hasattr(request, "model_spec"):
+        return str(request.model_spec.name)
+    return request.tasks[0].model_spec.name if request.tasks else ""
 
 
 def add_health(server: grpc.Server) -> health.HealthServicer:

@@ -9,17 +9,14 @@ models.
 import functools
 import json
 import pathlib
-from typing import Any
 
 from tensorflow.core.framework import types_pb2
 
 from graftline.serving.server.errors import ServingError
-from graftline.serving.server.http.front import available_versions
-from graftline.serving.server.http.server import Answer
+from graftline.serving.server.http.messages import Answer, Request
 from graftline.serving.server.model.manager import ModelManager
 from graftline.signatures import SERVING_DEFAULT
 
-_MODELS = "/graftline/models.json"
 _FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/graftline/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -34,15 +31,9 @@ _HEADERS = {
 }
 
 
-def answer(method: str, path: str, manager: ModelManager) -> Answer | None:
-    """The page, one of its files or the list of models; None for any other path or a method that changes things."""
-    if method not in ("GET", "HEAD"):
-        return None
-    if path == _MODELS:
-        return Answer(200, json.dumps({"models": models(manager)}).encode())
-    if path not in _FILES:
-        return None
-    name, content_type = _FILES[path]
+def read_page(request: Request) -> Answer:
+    """Return the page or one of its files."""
+    name, content_type = _FILES[request.path]
     return Answer(200, _read(name), content_type, _HEADERS)
 
 
@@ -51,20 +42,21 @@ def _read(name: str) -> bytes:
     return pathlib.Path(__file__).with_name(name).read_bytes()
 
 
-def models(manager: ModelManager) -> list[dict[str, Any]]:
-    """What is served, sorted by name, each `{"name": …, "versions": […], "images": …}`.
+def list_models(manager: ModelManager) -> Answer:
+    """Return the models, sorted by name: `{"models": [{"name": …, "versions": […], "images": …}]}`.
 
     `versions` are those that answer, the highest first, as strings (64-bit numbers, as the API writes them). `images`
-    is whether `serving_default` of the highest takes one string for each row, as it must to be sent a file's bytes.
+    is whether `serving_default` of the highest takes one string for each row, so that a file's bytes can be sent to it.
     """
-    return [
+    models = [
         {
             "name": name,
-            "versions": [str(version) for version in available_versions(manager, name)],
+            "versions": [str(version) for version in manager.available_versions(name)],
             "images": _takes_images(manager, name),
         }
         for name in manager.names
     ]
+    return Answer(200, json.dumps({"models": models}).encode())
 
 
 def _takes_images(manager: ModelManager, name: str) -> bool:

@@ -1,55 +1,44 @@
 """TF Serving's REST API v1 on a ModelManager: predict, classify, regress, status and metadata.
 
-Source: https://www.tensorflow.org/tfx/serving/api_rest, and the two URL patterns of TF Serving's http_rest_api_util.cc.
+Source: https://www.tensorflow.org/tfx/serving/api_rest. Called by `routes`, whose table has the URLs.
 """
 
 import json
-import re
-import urllib.parse
 from typing import Any
 
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
+from graftline.serving.server.errors import Code, invalid
 from graftline.serving.server.http import json_answers, json_examples, json_tensors
-from graftline.serving.server.http.server import Answer, error_answer
+from graftline.serving.server.http.messages import Answer, Request
 from graftline.serving.server.model import inference, service
 from graftline.serving.server.model.manager import ModelManager
 
-_VERSION_OR_LABEL = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_ACT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION_OR_LABEL}:(?P<verb>classify|regress|predict)", re.I)
-_LOOK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION_OR_LABEL}(?:/(?P<part>metadata))?", re.I)
 _INT64_MAX = (1 << 63) - 1
 
 
 class RestApi:
-    """What is answered under /v1/: (method, path, body) → the answer."""
+    """The answers under /v1/. Its methods raise ServingError for requests that cannot be answered."""
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
 
-    def __call__(self, method: str, path: str, body: bytes) -> Answer:
-        """Answer one request; a ServingError becomes `{"error": …}` with the HTTP status of its code."""
-        try:
-            return self._route(method, path, body)
-        except ServingError as error:
-            return error_answer(HTTP_STATUS[error.code], error.message)
+    def act(self, request: Request) -> Answer:
+        """Run a model: predict, classify or regress."""
+        verb = request.parts["verb"]
+        # The pattern ignores case, but TF Serving then compares the verb as it is written.
+        run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(verb or "")
+        if run is None:
+            raise invalid(f"Malformed request: {request.method} {request.path}")
+        return Answer(200, run(*_wanted(request), request.body))
 
-    def _route(self, method: str, path: str, body: bytes) -> Answer:
-        pattern = {"POST": _ACT, "GET": _LOOK}.get(method)
-        match = pattern.fullmatch(path) if pattern else None
-        # The patterns know no case, but TF Serving then compares the verb as it is written.
-        if match is None or (method == "POST" and not match["verb"].islower()):
-            raise invalid(f"Malformed request: {method} {path}")
-        name = urllib.parse.unquote(match["name"] or "")
-        version = _number(match["version"]) if match["version"] else None
-        label = urllib.parse.unquote(match["label"]) if match["label"] else None
-        if method == "POST":
-            return Answer(200, getattr(self, "_" + match["verb"])(name, version, label, body))
+    def look(self, request: Request) -> Answer:
+        """Return the state of a model's versions, or its metadata."""
+        name, version, label = _wanted(request)
         if not name:
             raise invalid("Missing model name in request.")
-        if match["part"] == "metadata":
+        if request.parts["part"] == "metadata":
             return self._metadata(name, version, label)
         return _json(_as_dict(service.status(self._manager, name, version, label)))
 
@@ -87,8 +76,15 @@ class RestApi:
         )
 
 
-def _number(text: str) -> int:
-    # The length first: Python takes its time over thousands of digits.
+def _wanted(request: Request) -> tuple[str, int | None, str | None]:
+    """Return the name, the version and the label of the request's path; at most one of the last two."""
+    text = request.parts["version"]
+    version = None if text is None else _version_number(text)
+    return request.part("name") or "", version, request.part("label")
+
+
+def _version_number(text: str) -> int:
+    # The length first: Python reads thousands of digits slowly.
     if len(text.lstrip("0")) > 30 or int(text) > _INT64_MAX:
         raise invalid(f"Failed to convert version: {text} to numeric.")
     return int(text)

@@ -312,6 +312,11 @@ class ModelManager:
                 yield number, model
                 return
 
+    def available_versions(self, name: str) -> list[int]:
+        """Return the versions of a model that answer, the highest first."""
+        known = self._states.get(name, {})
+        return [version for version in sorted(known, reverse=True) if known[version].state == "AVAILABLE"]
+
     def version_of(self, name: str, label: str) -> int:
         """The version that a label of a model names. Raises INVALID_ARGUMENT."""
         labels = self.labels(name)

@@ -1,0 +1,192 @@
+"""What the HTTP port answers, in one table: the REST API under /v1/, health, metrics and the web page.
+
+Made before the models are loaded, so that probes are answered from the first second. `ModelServer` opens it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
+from graftline.serving.server.http.messages import (
+    Answer,
+    Message,
+    Receive,
+    RefusedError,
+    Request,
+    Send,
+    error_answer,
+    read_body,
+    send_answer,
+    text_answer,
+    too_large,
+)
+from graftline.serving.server.limits import SPARE_THREADS, InFlight
+from graftline.serving.server.metrics import Metrics
+from graftline.serving.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from graftline.serving.server.http.rest import RestApi
+    from graftline.serving.server.model.manager import ModelManager
+
+_logger = logging.getLogger(__name__)
+
+# The two patterns of TF Serving's http_rest_api_util.cc.
+_VERSION_OR_LABEL = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_ACT = rf"(?i:/v1/models/(?P<name>[^/:]+){_VERSION_OR_LABEL}:(?P<verb>classify|regress|predict))"
+_LOOK = rf"(?i:/v1/models(?:/(?P<name>[^/:]+))?{_VERSION_OR_LABEL}(?:/(?P<part>metadata))?)"
+_ORIGIN = re.compile(r"\Ahttps?://[^/]*", re.I)  # of a target that is a whole URL: RFC 9112, section 3.2.2
+_READ = ("GET", "HEAD")
+
+
+class _Route:
+    """One row of the table: a path, the methods that it takes (none: all) and what answers it."""
+
+    def __init__(
+        self,
+        pattern: str,
+        handle: Callable[[Request], Answer],
+        methods: tuple[str, ...] = (),
+        *,
+        probe: bool = False,
+        inference: bool = False,
+    ) -> None:
+        self.pattern = re.compile(pattern)
+        self.handle = handle
+        self.methods = methods
+        self.probe = probe  # answered also while the models are loading and when all threads are busy
+        self.inference = inference  # limited by max_in_flight and counted in the metrics
+
+
+class HttpRoutes:
+    """An ASGI application. It answers 503 to all but probes until it is opened."""
+
+    def __init__(self, options: ServerOptions, metrics: Metrics, in_flight: InFlight) -> None:
+        self._options = options
+        self._metrics = metrics
+        self._in_flight = in_flight
+        self._manager: ModelManager | None = None
+        self._api: RestApi | None = None
+        self._threads = ThreadPoolExecutor(options.max_in_flight + SPARE_THREADS, thread_name_prefix="graftline-http")
+        self._table = [
+            _Route("/healthz", lambda request: text_answer(200, "ok"), probe=True),
+            _Route("/readyz", self._readiness, probe=True),
+            _Route(_ACT, self._act, ("POST",), inference=True),
+            _Route(_LOOK, self._look, ("GET",)),
+            _Route("(?i:/v1/).*", _refuse),
+            _Route("/graftline/models.json", self._list_models, _READ),
+            _Route(r"/|/graftline/page\.(css|js|svg)", self._read_page, _READ),
+            _Route(".*", lambda request: text_answer(404, f"not found: {request.path}; the API is under /v1/")),
+        ]
+        if options.enable_monitoring:
+            self._table.insert(0, _Route(re.escape(options.monitoring_path), self._expose_metrics, probe=True))
+
+    def open(self, manager: "ModelManager") -> None:
+        """Answer all requests from now on."""
+        from graftline.serving.server.http.rest import RestApi  # it imports TensorFlow
+
+        self._manager, self._api = manager, RestApi(manager)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request. It counts as under way from when it is whole until its answer has left."""
+        method, path = scope["method"], _ORIGIN.sub("", scope["raw_path"].decode("latin-1")) or "/"
+        encodings = [value for name, value in scope["headers"] if name == b"content-encoding"]
+        route, parts = self._match(method, path)
+        request = Request(method, path, parts, await read_body(receive), b"gzip" in b",".join(encodings).lower())
+        with contextlib.ExitStack() as place:
+            await send_answer(send, await self._answer(route, request, place))
+
+    def _match(self, method: str, path: str) -> tuple[_Route, dict[str, str | None]]:
+        for route in self._table:
+            if (not route.methods or method in route.methods) and (match := route.pattern.fullmatch(path)):
+                return route, match.groupdict()
+        raise AssertionError("the last route matches everything")
+
+    async def _answer(self, route: _Route, request: Request, place: contextlib.ExitStack) -> Answer:
+        if self._manager is None and not route.probe:
+            return error_answer(503, "the model server is still loading its models")
+        started, code = time.monotonic(), Code.CANCELLED
+        try:
+            if route.probe:
+                return route.handle(request)
+            if route.inference:
+                place.enter_context(self._in_flight.counting())
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
+            code = Code.OK
+            return answer
+        except ServingError as error:
+            code = error.code
+            return error_answer(HTTP_STATUS[code], error.message)
+        except RefusedError as refused:
+            code = Code.INVALID_ARGUMENT
+            return refused.answer
+        except Exception:
+            code = Code.INTERNAL
+            _logger.exception("unexpected fault while answering %s %s", request.method, request.path)
+            return error_answer(500, "internal error of the model server: see its log")
+        finally:
+            if route.inference and self._manager:
+                name, verb = request.part("name") or "", request.parts["verb"] or ""
+                self._metrics.add_request(name, self._manager.names, code, verb.lower(), "REST", started)
+
+    def _act(self, request: Request) -> Answer:
+        assert self._api is not None
+        if request.gzipped:
+            request = replace(request, body=gunzip(request.body, self._options.max_request_bytes))
+        return self._api.act(request)
+
+    def _look(self, request: Request) -> Answer:
+        assert self._api is not None
+        return self._api.look(request)
+
+    def _list_models(self, request: Request) -> Answer:
+        from graftline.serving.server.http import page  # it imports TensorFlow
+
+        assert self._manager is not None
+        return page.list_models(self._manager)
+
+    def _read_page(self, request: Request) -> Answer:
+        from graftline.serving.server.http import page
+
+        return page.read_page(request)
+
+    def _readiness(self, request: Request) -> Answer:
+        """Return 200 while every model has a version that answers and the server is not about to end."""
+        if self._in_flight.draining:
+            return text_answer(503, "shutting down")
+        if self._manager is None:
+            return text_answer(503, "loading")
+        waiting = [name for name in self._manager.names if not self._manager.available_versions(name)]
+        if waiting:
+            return text_answer(503, f"no version of {', '.join(waiting)} is loaded")
+        return text_answer(200, "ready")
+
+    def _expose_metrics(self, request: Request) -> Answer:
+        return Answer(200, self._metrics.exposition().encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+def _refuse(request: Request) -> Answer:
+    raise invalid(f"Malformed request: {request.method} {request.path}")
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Return the content of a gzip body. Raises RefusedError when the content is larger than `limit` bytes.
+
+    A broken body becomes an empty one, as in TF Serving (ReadRequestGzipBytes in its evhttp_request.cc), whose API then
+    calls the document empty.
+    """
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # 16: gzip alone
+    try:
+        plain = unpacker.decompress(body, limit + 1)  # never more than that: a gzip bomb stays small
+    except zlib.error:
+        return b""
+    if len(plain) > limit:
+        raise too_large(limit)
+    return plain if unpacker.eof and not unpacker.unused_data else b""

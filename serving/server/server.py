@@ -1,0 +1,216 @@
+"""`ModelServer`: the models, and the two ports that answer for them."""
+
+import contextlib
+import errno
+import functools
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from graftline.errors import UserError
+from graftline.serving.server.options import ServerOptions
+from graftline.serving.versions.locate import Model
+
+if TYPE_CHECKING:
+    from graftline.serving.server.http.server import HttpServer
+    from graftline.serving.server.model.manager import ModelManager
+    from graftline.serving.versions.model_config import ModelConfig
+
+_logger = logging.getLogger(__name__)
+
+
+def _port_error(host: str, port: int, option: str, error: OSError | UnicodeError | None = None) -> UserError:
+    # Neither a name that cannot be looked up (or is none: UnicodeError) nor another machine's address has such ports.
+    if isinstance(error, UnicodeError | socket.gaierror) or (error and error.errno == errno.EADDRNOTAVAIL):
+        reason = error.strerror if isinstance(error, OSError) else "it is no name"
+        return UserError(
+            f"cannot listen on --host {host}: {reason}; give an address of this machine, or 0.0.0.0 for every one"
+        )
+    if error is not None and error.errno == errno.EACCES:
+        return UserError(f"port {port} may not be used without privileges: choose one above 1023 with {option}")
+    if error is not None and error.errno != errno.EADDRINUSE:
+        return UserError(f"cannot listen on port {port}: {error.strerror or error}; choose another with {option}")
+    return UserError(f"port {port} is in use: stop what uses it or choose another with {option}")
+
+
+class ModelServer:
+    """Serves models over REST and gRPC from `start` to `stop`, or for the length of a `with`.
+
+    Port 0 takes any free one; `rest_port` and `grpc_port` then tell which. The other keywords are short for the fields
+    of `options`. With `options.model_config_file` the models are those that it names.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        rest_port: int | None = None,
+        grpc_port: int | None = None,
+        host: str | None = None,
+        poll_seconds: float | None = None,
+        *,
+        options: ServerOptions | None = None,
+    ) -> None:
+        short = {
+            "rest_api_port": rest_port,
+            "port": grpc_port,
+            "host": host,
+            "file_system_poll_wait_seconds": poll_seconds,
+        }
+        given: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
+        self.options = replace(options or ServerOptions(), **given)
+        self.rest_port = self.options.rest_api_port
+        self.grpc_port = self.options.port
+        self.host = self.options.host
+        self.manager: ModelManager | None = None
+        self.answering = False
+        self._models = list(models)
+
+        from graftline.serving.server.http.routes import HttpRoutes
+        from graftline.serving.server.limits import InFlight
+        from graftline.serving.server.metrics import Metrics
+
+        self._metrics = Metrics()
+        self._in_flight = InFlight(self.options.max_in_flight)
+        self._routes = HttpRoutes(self.options, self._metrics, self._in_flight)
+        self._undo = contextlib.ExitStack()
+
+    @property
+    def served(self) -> dict[str, list[int]]:
+        """The versions that answer, the highest first, of each model by name."""
+        if self.manager is None:
+            return {}
+        return {name: self.manager.available_versions(name) for name in self.manager.names}
+
+    def start(self) -> "ModelServer":
+        """Bind both ports, load and warm every model, then answer. Until then REST answers probes alone.
+
+        Raises UserError: a port in use (before anything is loaded), a model that cannot be loaded.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self) -> None:
+        # Ports first: who mistyped one should not wait for TensorFlow's seconds to hear of it.
+        rest = self._bind_rest()
+        rpc = self._bind_grpc()
+        rest.start()
+
+        from graftline.quick_tensorflow import import_tensorflow
+
+        import_tensorflow()
+        from graftline.serving.server.config_file import ConfigFile
+        from graftline.serving.server.grpc.interceptor import add_health
+        from graftline.serving.server.grpc.services import add_services
+        from graftline.serving.server.model.batching import Batcher
+        from graftline.serving.server.model.loaded_model import LoadedModel
+        from graftline.serving.server.model.manager import ModelManager
+
+        batcher = Batcher(self.options.batching, self._metrics) if self.options.enable_batching else None
+
+        def load(path: str, name: str, version: int) -> LoadedModel:
+            return LoadedModel(path, name, self.options, batcher, self._metrics)
+
+        file = ConfigFile(self.options.model_config_file) if self.options.model_config_file else None
+        self.manager = ModelManager(file.read() if file else self._configs(), load)
+        self._undo.callback(self.manager.close)
+        self.manager.load()
+        if self.options.file_system_poll_wait_seconds:
+            self.manager.start_polling(self.options.file_system_poll_wait_seconds)
+        if file and self.options.config_poll_seconds:
+            self.manager.start_polling(self.options.config_poll_seconds, functools.partial(file.look, self.manager))
+
+        add_services(rpc, self.manager)
+        health = add_health(rpc)
+        rpc.start()
+        self.answering = True
+        self._routes.open(self.manager)
+        self._undo.callback(self._drain, rest, rpc, health)
+
+    def _configs(self) -> list["ModelConfig"]:
+        from graftline.serving.versions import model_config
+
+        policy = model_config.VersionPolicy.parse(self.options.version_policy)
+        return [model_config.ModelConfig.of(model, policy) for model in self._models]
+
+    def _drain(self, rest: "HttpServer", rpc: Any, health: Any) -> None:
+        """Say that the end is near, take nothing new, and let what is under way end."""
+        until = time.monotonic() + self.options.shutdown_grace_seconds
+        _logger.info("draining: no new requests; those under way get %g s", self.options.shutdown_grace_seconds)
+        self._in_flight.drain()
+        health.enter_graceful_shutdown()
+        rest.drain()
+        ended = rpc.stop(self.options.shutdown_grace_seconds)
+        drained = self._in_flight.wait(self.options.shutdown_grace_seconds)
+        ended.wait(max(0.0, until - time.monotonic()))
+        if drained:
+            _logger.info("drained")
+        else:
+            _logger.warning("requests are still under way after %g s", self.options.shutdown_grace_seconds)
+
+    def _bind_rest(self) -> "HttpServer":
+        from graftline.serving.server.http.server import HttpServer
+
+        try:
+            rest = HttpServer(self._routes, self.host, self.rest_port, self.options.max_request_bytes)
+        except (OSError, UnicodeError) as error:
+            raise _port_error(self.host, self.rest_port, "--rest-port", error) from error
+        self._undo.callback(rest.close)
+        self.rest_port = rest.port
+        return rest
+
+    def _bind_grpc(self) -> Any:
+        from concurrent import futures
+
+        import grpc
+
+        from graftline.serving.server.grpc.interceptor import MetricsInterceptor
+        from graftline.serving.server.limits import SPARE_THREADS
+
+        rpc = grpc.server(
+            futures.ThreadPoolExecutor(self.options.max_in_flight + SPARE_THREADS, thread_name_prefix="graftline-grpc"),
+            interceptors=[
+                MetricsInterceptor(self._metrics, self._in_flight, lambda: self.manager.names if self.manager else [])
+            ],
+            options=[
+                ("grpc.max_receive_message_length", self.options.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # on by default: two servers would share the port, unnoticed
+            ],
+        )
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            # gRPC does not say what is wrong but by lines of its own on standard error.
+            socket.create_server((self.host, self.grpc_port), family=family).close()
+        except OSError as error:
+            raise _port_error(self.host, self.grpc_port, "--grpc-port", error) from error
+        try:
+            port = rpc.add_insecure_port(f"{host}:{self.grpc_port}")
+        except RuntimeError as error:
+            raise _port_error(self.host, self.grpc_port, "--grpc-port") from error
+        self._undo.callback(self._release, rpc)
+        self.grpc_port = port
+        return rpc
+
+    def _release(self, rpc: Any) -> None:
+        """Give the gRPC port back. gRPC closes it only on the stop of a server that was started."""
+        if not self.answering:
+            rpc.start()
+        rpc.stop(None).wait()
+
+    def stop(self) -> None:
+        """Take no new requests, let those under way end, unload the models. Harmless when called twice."""
+        self._undo.close()
+
+    def __enter__(self) -> "ModelServer":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

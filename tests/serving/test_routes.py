@@ -1,0 +1,151 @@
+"""The application behind the HTTP port, without a server: bodies, errors and what is answered while models load."""
+
+import asyncio
+import gzip
+import json
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.http.messages import Answer, Message, Request, error_answer
+from graftline.serving.server.http.routes import HttpRoutes
+from graftline.serving.server.limits import InFlight
+from graftline.serving.server.metrics import Metrics
+from graftline.serving.server.options import ServerOptions
+
+LIMIT = 100_000
+COUNT = ":tensorflow:serving:request_count{"
+PREDICT = "/v1/models/roses:predict"
+
+
+class Application:
+    """HttpRoutes with an API that only notes its requests, or fails as it is told."""
+
+    def __init__(self, fault: Exception | None = None, loading: bool = False, max_in_flight: int = 8) -> None:
+        self.metrics = Metrics()
+        self.in_flight = InFlight(max_in_flight)
+        self.bodies: list[bytes] = []
+        options = ServerOptions(max_request_bytes=LIMIT, max_in_flight=max_in_flight)
+        self._routes = HttpRoutes(options, self.metrics, self.in_flight)
+        if not loading:
+
+            def act(request: Request) -> Answer:
+                self.bodies.append(request.body)
+                if fault:
+                    raise fault
+                return Answer(200, b"{}")
+
+            self._routes._manager = SimpleNamespace(names=["roses"])  # type: ignore[assignment]
+            self._routes._api = SimpleNamespace(act=act)  # type: ignore[assignment]
+
+    def ask(self, method: str, path: str, *pieces: bytes, encoding: bytes = b"") -> tuple[int, dict[bytes, bytes], Any]:
+        """Status, headers and body of the answer to a request whose body comes in pieces."""
+        left = list(pieces) or [b""]
+        said: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+        async def send(message: Message) -> None:
+            said.append(message)
+
+        headers = [(b"content-encoding", encoding)] if encoding else []
+        scope = {"type": "http", "method": method, "raw_path": path.encode(), "headers": headers}
+        asyncio.run(self._routes(scope, receive, send))
+        return said[0]["status"], dict(said[0]["headers"]), said[1]["body"]
+
+    def counted(self) -> list[str]:
+        """The lines of the metric of requests."""
+        return [
+            line for line in self.metrics.exposition().splitlines() if line.startswith(":tensorflow:serving:request_c")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "plain"),
+    [
+        (gzip.compress(b"{}"), b"gzip", b"{}"),
+        (gzip.compress(b"{}"), b"x-gzip", b"{}"),
+        (gzip.compress(b"a" * LIMIT), b"GZIP", b"a" * LIMIT),
+        (b"{}", b"identity", b"{}"),
+        (b"{}", b"br", b"{}"),
+        (b"{}", b"", b"{}"),
+        # TensorFlow Serving makes an empty body of a broken one, and then calls the document empty.
+        (b"{}", b"gzip", b""),
+        (gzip.compress(b"{}")[:-1], b"gzip", b""),
+        (gzip.compress(b"{}") + b"{}", b"gzip", b""),
+        (b"", b"gzip", b""),
+    ],
+)
+def test_a_gzip_body_is_unpacked_as_tensorflow_serving_unpacks_it(body: bytes, encoding: bytes, plain: bytes) -> None:
+    application = Application()
+    assert application.ask("POST", PREDICT, body[:3], body[3:], encoding=encoding)[0] == 200
+    assert application.bodies == [plain]
+
+
+def test_a_gzip_bomb_is_refused_by_the_size_of_its_content_and_never_unpacked_whole() -> None:
+    bomb = gzip.compress(b"\0" * (50 << 20))
+    assert len(bomb) < LIMIT
+    application = Application()
+    tracemalloc.start()
+    status, _, body = application.ask("POST", PREDICT, bomb, encoding=b"gzip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (status, application.bodies) == (413, [])
+    assert json.loads(body)["error"].startswith("request body is larger than 97 KiB: ")
+    assert peak < 10 << 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "counted"),
+    [
+        (None, 200, "OK"),
+        (ServingError(Code.UNAVAILABLE, "why"), 503, "UNAVAILABLE"),
+        # Codes that share their HTTP status with another one:
+        (ServingError(Code.FAILED_PRECONDITION, "why"), 400, "FAILED_PRECONDITION"),
+        (ServingError(Code.DATA_LOSS, "why"), 500, "DATA_LOSS"),
+        (ValueError(), 500, "INTERNAL"),
+    ],
+)
+def test_the_metrics_get_the_code_of_the_error_itself(fault: Exception | None, status: int, counted: str) -> None:
+    application = Application(fault)
+    assert application.ask("POST", PREDICT)[0] == status
+    assert application.counted() == [f':tensorflow:serving:request_count{{model_name="roses",status="{counted}"}} 1']
+
+
+def test_a_request_beyond_the_most_in_flight_is_refused_and_counted() -> None:
+    application = Application(max_in_flight=1)
+    with application.in_flight.counting():
+        assert application.ask("POST", PREDICT)[0] == 429
+        assert application.ask("GET", "/healthz")[0] == 200
+    assert application.ask("POST", PREDICT)[0] == 200
+    assert [line.partition("status=")[2] for line in application.counted()] == ['"OK"} 1', '"RESOURCE_EXHAUSTED"} 1']
+
+
+def test_a_name_that_is_not_served_makes_no_metric_of_its_own() -> None:
+    application = Application()
+    application.ask("POST", "/v1/models/tulips:predict")
+    assert application.counted() == [':tensorflow:serving:request_count{model_name="(unknown)",status="OK"} 1']
+
+
+@pytest.mark.parametrize(("status", "later"), [(503, True), (429, False), (400, False), (504, False)])
+def test_a_client_that_finds_the_queue_full_is_told_when_to_try_again(status: int, later: bool) -> None:
+    assert ("Retry-After" in error_answer(status, "why").headers) == later
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/healthz", 200), ("/readyz", 503), ("/monitoring/prometheus/metrics", 200), (PREDICT, 503), ("/", 503)],
+)
+def test_while_models_load_only_probes_are_answered(path: str, status: int) -> None:
+    assert Application(loading=True).ask("GET", path)[0] == status
+
+
+@pytest.mark.parametrize("origin", ["", "http://127.0.0.1:8501", "HTTPS://x"])
+def test_a_target_may_be_a_whole_url(origin: str) -> None:
+    """RFC 9112, section 3.2.2."""
+    assert Application().ask("POST", origin + PREDICT)[0] == 200
+    assert Application().ask("GET", origin + "/healthz")[2] == b"ok\n"
