@@ -15,6 +15,7 @@ from graftline.serving.server.options import ServerOptions
 from graftline.serving.versions.locate import Model
 
 if TYPE_CHECKING:
+    from graftline.serving.server.grpc.server import GrpcServer
     from graftline.serving.server.http.server import HttpServer
     from graftline.serving.server.model.manager import ModelManager
     from graftline.serving.versions.model_config import ModelConfig
@@ -106,8 +107,6 @@ class ModelServer:
 
         import_tensorflow()
         from graftline.serving.server.config_file import ConfigFile
-        from graftline.serving.server.grpc.interceptor import add_health
-        from graftline.serving.server.grpc.services import add_services
         from graftline.serving.server.model.batching import Batcher
         from graftline.serving.server.model.loaded_model import LoadedModel
         from graftline.serving.server.model.manager import ModelManager
@@ -126,12 +125,10 @@ class ModelServer:
         if file and self.options.config_poll_seconds:
             self.manager.start_polling(self.options.config_poll_seconds, functools.partial(file.look, self.manager))
 
-        add_services(rpc, self.manager)
-        health = add_health(rpc)
-        rpc.start()
+        rpc.start(self.manager)
         self.answering = True
         self._routes.open(self.manager)
-        self._undo.callback(self._drain, rest, rpc, health)
+        self._undo.callback(self._drain, rest, rpc)
 
     def _configs(self) -> list["ModelConfig"]:
         from graftline.serving.versions import model_config
@@ -139,20 +136,18 @@ class ModelServer:
         policy = model_config.VersionPolicy.parse(self.options.version_policy)
         return [model_config.ModelConfig.of(model, policy) for model in self._models]
 
-    def _drain(self, rest: "HttpServer", rpc: Any, health: Any) -> None:
-        """Say that the end is near, take nothing new, and let what is under way end."""
-        until = time.monotonic() + self.options.shutdown_grace_seconds
-        _logger.info("draining: no new requests; those under way get %g s", self.options.shutdown_grace_seconds)
+    def _drain(self, rest: "HttpServer", rpc: "GrpcServer") -> None:
+        """Take no new requests and let those under way end, for as long as the grace."""
+        grace = self.options.shutdown_grace_seconds
+        until = time.monotonic() + grace
+        _logger.info("draining: no new requests; those under way get %g s", grace)
         self._in_flight.drain()
-        health.enter_graceful_shutdown()
         rest.drain()
-        ended = rpc.stop(self.options.shutdown_grace_seconds)
-        drained = self._in_flight.wait(self.options.shutdown_grace_seconds)
-        ended.wait(max(0.0, until - time.monotonic()))
-        if drained:
+        rpc.drain(grace)
+        if self._in_flight.wait(max(0.0, until - time.monotonic())):
             _logger.info("drained")
         else:
-            _logger.warning("requests are still under way after %g s", self.options.shutdown_grace_seconds)
+            _logger.warning("requests are still under way after %g s", grace)
 
     def _bind_rest(self) -> "HttpServer":
         from graftline.serving.server.http.server import HttpServer
@@ -165,45 +160,21 @@ class ModelServer:
         self.rest_port = rest.port
         return rest
 
-    def _bind_grpc(self) -> Any:
-        from concurrent import futures
+    def _bind_grpc(self) -> "GrpcServer":
+        from graftline.serving.server.grpc.server import GrpcServer
 
-        import grpc
-
-        from graftline.serving.server.grpc.interceptor import MetricsInterceptor
-        from graftline.serving.server.limits import SPARE_THREADS
-
-        rpc = grpc.server(
-            futures.ThreadPoolExecutor(self.options.max_in_flight + SPARE_THREADS, thread_name_prefix="graftline-grpc"),
-            interceptors=[
-                MetricsInterceptor(self._metrics, self._in_flight, lambda: self.manager.names if self.manager else [])
-            ],
-            options=[
-                ("grpc.max_receive_message_length", self.options.max_request_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # on by default: two servers would share the port, unnoticed
-            ],
-        )
-        host = f"[{self.host}]" if ":" in self.host else self.host
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            # gRPC does not say what is wrong but by lines of its own on standard error.
+            # gRPC gives the reason of a failure only as lines of its own on standard error.
             socket.create_server((self.host, self.grpc_port), family=family).close()
+            rpc = GrpcServer(self.host, self.grpc_port, self.options, self._metrics, self._in_flight)
         except OSError as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port", error) from error
-        try:
-            port = rpc.add_insecure_port(f"{host}:{self.grpc_port}")
         except RuntimeError as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port") from error
-        self._undo.callback(self._release, rpc)
-        self.grpc_port = port
+        self._undo.callback(rpc.close)
+        self.grpc_port = rpc.port
         return rpc
-
-    def _release(self, rpc: Any) -> None:
-        """Give the gRPC port back. gRPC closes it only on the stop of a server that was started."""
-        if not self.answering:
-            rpc.start()
-        rpc.stop(None).wait()
 
     def stop(self) -> None:
         """Take no new requests, let those under way end, unload the models. Harmless when called twice."""

@@ -1,6 +1,6 @@
 """The gRPC API, asked with the official stubs on loopback, as clients of images use it. Tables: conformance/."""
 
-from concurrent import futures
+import threading
 
 import grpc
 import numpy as np
@@ -18,11 +18,13 @@ from tensorflow_serving.apis import (
 from graftline.serving.client import Client
 from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.grpc.services import add_services
+from graftline.serving.server.grpc.server import GrpcServer
+from graftline.serving.server.limits import SPARE_THREADS, InFlight
+from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
 from graftline.serving.server.model.tensors import from_proto
-from graftline.serving.versions.locate import Model
+from graftline.serving.versions.locate import Model, find_models
 from tests.images import image_of
 
 
@@ -161,16 +163,36 @@ def test_names_that_no_header_has_room_for_are_left_out_of_a_refusal(float_model
     models = [Model(f"{number:03}" + "m" * 200, None, {1: float_model}) for number in range(40)]
     manager = ModelManager(models, load=lambda path, name, version: loaded)
     manager.load()
-    rpc = grpc.server(futures.ThreadPoolExecutor(1))
-    add_services(rpc, manager)
-    port = rpc.add_insecure_port("127.0.0.1:0")
-    rpc.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    server = GrpcServer("127.0.0.1", 0, ServerOptions(), Metrics(), InFlight(1))
+    server.start(manager)
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         code, details = refused(stub.Predict, request("none", x=[[1.0, 2.0]]))
-    rpc.stop(None).wait()
+    server.close()
     loaded.retire()
     assert (code, details) == (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(none)")
+
+
+def test_calls_that_send_no_message_keep_no_other_from_an_answer(workspace):
+    options = ServerOptions(port=0, rest_api_port=0, max_in_flight=1)
+    done = threading.Event()
+
+    def nothing():
+        done.wait(60)
+        yield from ()
+
+    with ModelServer(find_models(str(workspace)), options=options) as server:
+        address = f"127.0.0.1:{server.grpc_port}"
+        with grpc.insecure_channel(address) as holding, grpc.insecure_channel(address) as channel:
+            call = holding.stream_unary("/tensorflow.serving.PredictionService/Predict")
+            held = [call.future(nothing()) for _ in range(options.max_in_flight + SPARE_THREADS + 10)]
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            for _ in range(5):
+                stub.Predict(request("numbers", x=[[1.0, 2.0]]), timeout=10)
+            assert not any(each.done() for each in held)
+            for each in held:
+                each.cancel()
+            done.set()
 
 
 @pytest.mark.parametrize("kind", ["DT_FLOAT", "DT_STRING", "DT_BFLOAT16"])

@@ -3,9 +3,7 @@
 Called by `serving.server`.
 """
 
-import logging
-import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -25,35 +23,7 @@ from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
 from graftline.serving.server.model.tensors import check_names, fill_proto, from_proto
 from graftline.serving.versions import model_config
-from graftline.signatures import MODELS_METADATA, SERVING_DEFAULT
-
-_logger = logging.getLogger(__name__)
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
-_MESSAGE_LIMIT = 1024  # characters, as in TF Serving's grpc_status_util.cc: details travel in a header
-_HEADERS_LIMIT = 4096  # bytes of what is sent beside: gRPC takes 8 KiB of headers in all
-
-
-def _answer(context: Any, names: Sequence[str], work: Callable[[], Any]) -> Any:
-    """The result of `work`, or its ServingError as a gRPC status. A fault of our own is logged and named INTERNAL.
-
-    `names` are the models served; a NOT_FOUND brings them along as trailing metadata.
-    """
-    try:
-        return work()
-    except ServingError as error:
-        if error.code is Code.NOT_FOUND:
-            # The API cannot list models; a client of ours that was given no name finds the only one so. Quoted: of a
-            # header that is not ASCII gRPC sends nothing, not even the status, and the client waits for ever.
-            known = ",".join(urllib.parse.quote(name, safe="") for name in names)
-            if len(known) <= _HEADERS_LIMIT:
-                context.set_trailing_metadata(((MODELS_METADATA, known),))
-        message = error.message
-        if len(message) > _MESSAGE_LIMIT:
-            message = message[:_MESSAGE_LIMIT] + "...TRUNCATED"
-        context.abort(_STATUS[error.code.value], message)
-    except Exception:
-        _logger.exception("unexpected fault while answering a gRPC request")
-        context.abort(grpc.StatusCode.INTERNAL, "internal error of the model server: see its log")
+from graftline.signatures import SERVING_DEFAULT
 
 
 def _timeout(context: Any) -> float | None:
@@ -77,7 +47,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Run a signature of a loaded model on the request's tensors."""
-        return _answer(context, self._manager.names, lambda: self._predict(request, _timeout(context)))
+        return self._predict(request, _timeout(context))
 
     def _predict(self, request: Any, timeout: float | None) -> Any:
         _need_spec(request)
@@ -95,7 +65,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Classes and scores of tf.Examples, by a signature whose method is classify."""
-        return _answer(context, self._manager.names, lambda: self._classify(request, _timeout(context)))
+        return self._classify(request, _timeout(context))
 
     def _classify(self, request: Any, timeout: float | None) -> Any:
         _need_spec(request)
@@ -107,7 +77,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Regress(self, request: Any, context: Any) -> Any:  # noqa: N802
         """One value for each tf.Example, by a signature whose method is regress."""
-        return _answer(context, self._manager.names, lambda: self._regress(request, _timeout(context)))
+        return self._regress(request, _timeout(context))
 
     def _regress(self, request: Any, timeout: float | None) -> Any:
         _need_spec(request)
@@ -119,7 +89,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def MultiInference(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Several classify and regress signatures of one model on the same tf.Examples."""
-        return _answer(context, self._manager.names, lambda: self._multi_inference(request, _timeout(context)))
+        return self._multi_inference(request, _timeout(context))
 
     def _multi_inference(self, request: Any, timeout: float | None) -> Any:
         response = inference_pb2.MultiInferenceResponse()
@@ -138,7 +108,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The signatures of a loaded model."""
-        return _answer(context, self._manager.names, lambda: self._metadata(request))
+        return self._metadata(request)
 
     def _metadata(self, request: Any) -> Any:
         _need_spec(request)
@@ -206,7 +176,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The states of a model's versions."""
-        return _answer(context, self._manager.names, lambda: self._status(request))
+        return self._status(request)
 
     def _status(self, request: Any) -> Any:
         _need_spec(request)
@@ -217,7 +187,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Serve the models of the request's config and no others."""
-        return _answer(context, self._manager.names, lambda: self._reload(request))
+        return self._reload(request)
 
     def _reload(self, request: Any) -> Any:
         try:

@@ -9,7 +9,6 @@ import contextlib
 import email.utils
 import logging
 import socket
-import threading
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +26,7 @@ from graftline.serving.server.http.messages import (
     send_answer,
     too_large,
 )
+from graftline.serving.server.loop_thread import LoopThread
 from graftline.serving.server.options import MAX_REQUEST_BYTES
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class HttpServer:
         self.max_body = max_body
         self.request_seconds = request_seconds
         self.draining = False
+        self._listener: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
@@ -77,31 +78,29 @@ class HttpServer:
             self._socket.close()
             raise
         self.port = int(self._socket.getsockname()[1])  # the port in use, also when 0 was asked for
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="graftline-rest", daemon=True)
+        self._loop = LoopThread("graftline-http")
 
     def start(self) -> None:
         """Answer from now on, in a thread of its own."""
-        accepting = asyncio.start_server(self._accept, sock=self._socket, backlog=_BACKLOG, limit=_PIECE)
-        self._listener = self._loop.run_until_complete(accepting)
-        self._thread.start()
+        self._loop.run(self._listen())
+
+    async def _listen(self) -> None:
+        self._listener = await asyncio.start_server(self._accept, sock=self._socket, backlog=_BACKLOG, limit=_PIECE)
 
     def drain(self) -> None:
         """Take no new connection and close every one that waits for a request or has sent a part of one."""
-        asyncio.run_coroutine_threadsafe(self._end(lambda connection: not connection.answering), self._loop).result()
+        self._loop.run(self._end(lambda connection: not connection.answering))
 
     def close(self) -> None:
         """Give the port back and close every connection."""
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._end(lambda connection: True), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        self._socket.close()
-        self._loop.close()
+        self._loop.run(self._end(lambda connection: True))
+        self._loop.stop()
 
     async def _end(self, chosen: "Callable[[_Connection], bool]") -> None:
         self.draining = True
-        self._listener.close()
+        if self._listener:
+            self._listener.close()
+        self._socket.close()
         ended = [task for task, connection in self._connections.items() if chosen(connection)]
         for task in ended:
             task.cancel()
