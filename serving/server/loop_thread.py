@@ -1,4 +1,4 @@
-"""An asyncio event loop in a thread of its own, which other threads give work to. Each port has one."""
+"""An asyncio event loop in a thread of its own, which other threads give work to. Both ports live in one."""
 
 import asyncio
 import threading

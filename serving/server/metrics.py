@@ -7,11 +7,12 @@ and dashboards made for TensorFlow Serving would find none. Standard library onl
 """
 
 import bisect
+import contextlib
 import threading
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 
-from graftline.serving.server.errors import Code
+from graftline.serving.server.errors import Code, ServingError
 
 UNKNOWN_MODEL = "(unknown)"  # a client must not be able to make the server keep names without end
 
@@ -121,17 +122,23 @@ class Metrics:
         self.load_attempt_count = Counter(":tensorflow:cc:saved_model:load_attempt_count", "model_path", "status")
         self.load_latency = Counter(":tensorflow:cc:saved_model:load_latency", "model_path")
 
-    def add_request(
-        self, model: str, served: Container[str], code: Code, api: str, entrypoint: str, started: float
-    ) -> None:
-        """Count an inference request that began at `started` (of time.monotonic), and its time when the code is OK.
+    @contextlib.contextmanager
+    def counting(self, model: str, served: Container[str], api: str, entrypoint: str) -> Iterator[None]:
+        """Count an inference request by the ServingError that ends the `with`, and its time when there is none.
 
         Failures are quick and would flatter the latency; TensorFlow Serving leaves them out as well.
         """
         name = model if model in served else UNKNOWN_MODEL
-        self.request_count.add(1, name, code.name)
-        if code is Code.OK:
+        started, code = time.monotonic(), Code.INTERNAL
+        try:
+            yield
+            code = Code.OK
             self.request_latency.observe((time.monotonic() - started) * 1e6, name, api, entrypoint)
+        except ServingError as error:
+            code = error.code
+            raise
+        finally:
+            self.request_count.add(1, name, code.name)
 
     def exposition(self) -> str:
         """The text format of Prometheus, version 0.0.4; as in TensorFlow Serving without what was never counted."""

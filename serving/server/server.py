@@ -98,10 +98,14 @@ class ModelServer:
         return self
 
     def _start(self) -> None:
+        from graftline.serving.server.loop_thread import LoopThread
+
         # Ports first: who mistyped one should not wait for TensorFlow's seconds to hear of it.
+        self._loop = LoopThread("graftline-ports")
+        self._undo.callback(self._loop.stop)
         rest = self._bind_rest()
         rpc = self._bind_grpc()
-        rest.start()
+        self._loop.run(rest.start())
 
         from graftline.quick_tensorflow import import_tensorflow
 
@@ -125,7 +129,7 @@ class ModelServer:
         if file and self.options.config_poll_seconds:
             self.manager.start_polling(self.options.config_poll_seconds, functools.partial(file.look, self.manager))
 
-        rpc.start(self.manager)
+        self._loop.run(rpc.start(self.manager))
         self.answering = True
         self._routes.open(self.manager)
         self._undo.callback(self._drain, rest, rpc)
@@ -142,8 +146,8 @@ class ModelServer:
         until = time.monotonic() + grace
         _logger.info("draining: no new requests; those under way get %g s", grace)
         self._in_flight.drain()
-        rest.drain()
-        rpc.drain(grace)
+        self._loop.run(rest.drain())
+        self._loop.run(rpc.drain(grace))
         if self._in_flight.wait(max(0.0, until - time.monotonic())):
             _logger.info("drained")
         else:
@@ -156,24 +160,24 @@ class ModelServer:
             rest = HttpServer(self._routes, self.host, self.rest_port, self.options.max_request_bytes)
         except (OSError, UnicodeError) as error:
             raise _port_error(self.host, self.rest_port, "--rest-port", error) from error
-        self._undo.callback(rest.close)
+        self._undo.callback(lambda: self._loop.run(rest.close()))
         self.rest_port = rest.port
         return rest
 
     def _bind_grpc(self) -> "GrpcServer":
         from graftline.serving.server.grpc.server import GrpcServer
 
+        rpc = GrpcServer(self.options, self._metrics, self._in_flight)
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             # gRPC gives the reason of a failure only as lines of its own on standard error.
             socket.create_server((self.host, self.grpc_port), family=family).close()
-            rpc = GrpcServer(self.host, self.grpc_port, self.options, self._metrics, self._in_flight)
+            self.grpc_port = self._loop.run(rpc.bind(self.host, self.grpc_port))
         except OSError as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port", error) from error
         except RuntimeError as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port") from error
-        self._undo.callback(rpc.close)
-        self.grpc_port = rpc.port
+        self._undo.callback(lambda: self._loop.run(rpc.close()))
         return rpc
 
     def stop(self) -> None:

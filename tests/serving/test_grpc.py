@@ -20,6 +20,7 @@ from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.grpc.server import GrpcServer
 from graftline.serving.server.limits import SPARE_THREADS, InFlight
+from graftline.serving.server.loop_thread import LoopThread
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
@@ -163,12 +164,14 @@ def test_names_that_no_header_has_room_for_are_left_out_of_a_refusal(float_model
     models = [Model(f"{number:03}" + "m" * 200, None, {1: float_model}) for number in range(40)]
     manager = ModelManager(models, load=lambda path, name, version: loaded)
     manager.load()
-    server = GrpcServer("127.0.0.1", 0, ServerOptions(), Metrics(), InFlight(1))
-    server.start(manager)
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    server, loop = GrpcServer(ServerOptions(), Metrics(), InFlight(1)), LoopThread("grpc")
+    port = loop.run(server.bind("127.0.0.1", 0))
+    loop.run(server.start(manager))
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         code, details = refused(stub.Predict, request("none", x=[[1.0, 2.0]]))
-    server.close()
+    loop.run(server.close())
+    loop.stop()
     loaded.retire()
     assert (code, details) == (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(none)")
 

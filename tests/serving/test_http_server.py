@@ -12,6 +12,7 @@ import pytest
 from graftline.serving.server.http import server as http_server
 from graftline.serving.server.http.messages import Answer, Message, Receive, Send, read_body, send_answer
 from graftline.serving.server.http.server import HttpServer
+from graftline.serving.server.loop_thread import LoopThread
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -21,7 +22,7 @@ Asked = list[tuple[str, str, bytes]]
 
 @contextlib.contextmanager
 def running(
-    answered: Callable[[], Awaitable[object]] | None = None, seconds: float = 10
+    answered: Callable[[], Awaitable[object]] | None = None, seconds: float = 10, loop: LoopThread | None = None
 ) -> Iterator[tuple[HttpServer, Asked]]:
     """A server that notes what it is asked; `answered` is awaited after each answer has left."""
     asked: Asked = []
@@ -33,11 +34,13 @@ def running(
             await answered()
 
     server = HttpServer(application, "127.0.0.1", 0, 1000, seconds)
-    server.start()
+    loop = loop or LoopThread("http")
+    loop.run(server.start())
     try:
         yield server, asked
     finally:
-        server.close()
+        loop.run(server.close())
+        loop.stop()
 
 
 def connected(server: HttpServer) -> socket.socket:
@@ -235,15 +238,17 @@ def test_beyond_the_most_connections_the_longest_idle_one_goes_and_none_with_a_r
 def test_a_drain_closes_the_port_and_what_waits_and_lets_what_is_under_way_end() -> None:
     go_on = threading.Event()
 
+    loop = LoopThread("drained")
+
     async def answered() -> None:
         await asyncio.get_running_loop().run_in_executor(None, go_on.wait, 10)
 
-    with running(answered) as (server, _), connected(server) as idle, connected(server) as half:
+    with running(answered, loop=loop) as (server, _), connected(server) as idle, connected(server) as half:
         half.sendall(HEAD)
         with connected(server) as busy:
             busy.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
             assert busy.recv(65536).startswith(b"HTTP/1.1 200 OK")
-            server.drain()
+            loop.run(server.drain())
             assert idle.recv(1) == half.recv(1) == b""
             with pytest.raises(ConnectionRefusedError):
                 connected(server)

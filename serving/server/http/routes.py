@@ -7,14 +7,13 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
+from graftline.serving.server.errors import HTTP_STATUS, ServingError, invalid
 from graftline.serving.server.http.messages import (
     Answer,
     Message,
@@ -110,31 +109,24 @@ class HttpRoutes:
         raise AssertionError("the last route matches everything")
 
     async def _answer(self, route: _Route, request: Request, place: contextlib.ExitStack) -> Answer:
-        if self._manager is None and not route.probe:
-            return error_answer(503, "the model server is still loading its models")
-        started, code = time.monotonic(), Code.CANCELLED
         try:
             if route.probe:
                 return route.handle(request)
-            if route.inference:
-                place.enter_context(self._in_flight.counting())
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
-            code = Code.OK
-            return answer
+            if self._manager is None:
+                return error_answer(503, "the model server is still loading its models")
+            with contextlib.ExitStack() as counted:
+                if route.inference:
+                    name, verb = request.part("name") or "", request.parts["verb"] or ""
+                    counted.enter_context(self._metrics.counting(name, self._manager.names, verb.lower(), "REST"))
+                    place.enter_context(self._in_flight.counting())
+                return await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
         except ServingError as error:
-            code = error.code
-            return error_answer(HTTP_STATUS[code], error.message)
+            return error_answer(HTTP_STATUS[error.code], error.message)
         except RefusedError as refused:
-            code = Code.INVALID_ARGUMENT
             return refused.answer
         except Exception:
-            code = Code.INTERNAL
             _logger.exception("unexpected fault while answering %s %s", request.method, request.path)
             return error_answer(500, "internal error of the model server: see its log")
-        finally:
-            if route.inference and self._manager:
-                name, verb = request.part("name") or "", request.parts["verb"] or ""
-                self._metrics.add_request(name, self._manager.names, code, verb.lower(), "REST", started)
 
     def _act(self, request: Request) -> Answer:
         assert self._api is not None

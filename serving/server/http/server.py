@@ -1,4 +1,4 @@
-"""HTTP/1.1 for one ASGI application: h11 parses, asyncio holds the connections, one thread runs both.
+"""HTTP/1.1 for one ASGI application: h11 parses, asyncio holds the connections.
 
 `ModelServer` binds the port before TensorFlow is imported. The application gets whole requests, within the limits;
 `routes` gives them a meaning. docs/architecture.md says what was measured before h11 was chosen.
@@ -26,7 +26,6 @@ from graftline.serving.server.http.messages import (
     send_answer,
     too_large,
 )
-from graftline.serving.server.loop_thread import LoopThread
 from graftline.serving.server.options import MAX_REQUEST_BYTES
 
 _logger = logging.getLogger(__name__)
@@ -48,10 +47,10 @@ _SERVER = (b"Server", f"graftline/{__version__}".encode())
 
 
 class HttpServer:
-    """Binds and listens when made; answers from `start` to `close`. Raises OSError when the port cannot be had.
+    """Listens when made; answers from `start` to `close`, which are run in one event loop.
 
     A request counts as answered for the application (its last `send` returns) when the answer has left: the process may
-    end then.
+    end then. Raises OSError when the port cannot be had.
     """
 
     def __init__(
@@ -78,23 +77,18 @@ class HttpServer:
             self._socket.close()
             raise
         self.port = int(self._socket.getsockname()[1])  # the port in use, also when 0 was asked for
-        self._loop = LoopThread("graftline-http")
 
-    def start(self) -> None:
-        """Answer from now on, in a thread of its own."""
-        self._loop.run(self._listen())
-
-    async def _listen(self) -> None:
+    async def start(self) -> None:
+        """Answer from now on."""
         self._listener = await asyncio.start_server(self._accept, sock=self._socket, backlog=_BACKLOG, limit=_PIECE)
 
-    def drain(self) -> None:
+    async def drain(self) -> None:
         """Take no new connection and close every one that waits for a request or has sent a part of one."""
-        self._loop.run(self._end(lambda connection: not connection.answering))
+        await self._end(lambda connection: not connection.answering)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give the port back and close every connection."""
-        self._loop.run(self._end(lambda connection: True))
-        self._loop.stop()
+        await self._end(lambda connection: True)
 
     async def _end(self, chosen: "Callable[[_Connection], bool]") -> None:
         self.draining = True
