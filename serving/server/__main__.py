@@ -1,7 +1,7 @@
 """`python -m graftline.serving.server PATH`: the model server alone, for a supervisor or a test.
 
-Imports nothing of the pipeline. Standard error is its log, a line with the time for each version that comes or goes.
-When it answers it writes one line there: `serving NAME… rest=HOST:PORT grpc=HOST:PORT`.
+It imports nothing of the pipeline. It logs to standard error, and writes one line there when it answers:
+`serving NAME… rest=HOST:PORT grpc=HOST:PORT`.
 Exit status: 0 after SIGTERM or SIGINT, 2 for a UserError.
 """
 
@@ -28,11 +28,11 @@ def _announce(server: ModelServer) -> None:
 @click.option("--name", help="Which model, or the name to serve a single one under.")
 @server_flags
 @click.pass_context
-def main(context: click.Context, path: str | None, name: str | None, **given: Any) -> None:
+def main(context: click.Context, path: str | None, name: str | None, **flags: Any) -> None:
     """Serve the models of a workspace, a TF Serving base path or a SavedModel by the TF Serving API."""
     log_to_stderr()
     try:
-        options = to_options(context, given)
+        options = to_options(context, flags)
         refuse_path_and_config(path, options)
         serve(find_models(path, name) if path else [], ready=_announce, options=options)
     except UserError as error:

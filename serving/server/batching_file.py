@@ -1,7 +1,7 @@
 """Reads TensorFlow Serving's batching parameters file: a text proto of `tensorflow.serving.BatchingParameters`.
 
-The message is described here, since no Python package carries servables/tensorflow/session_bundle_config.proto; a text
-proto goes by the names of fields alone, so the numbers are of no account.
+The message is described here, because no Python package carries servables/tensorflow/session_bundle_config.proto. A
+text proto uses the names of fields alone, so the numbers of the fields do not matter.
 """
 
 from dataclasses import replace
@@ -13,11 +13,11 @@ from graftline.errors import UserError
 from graftline.serving.server.options import BatchingParameters
 
 _INTEGERS = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
-_OTHERS = {"max_execution_batch_size": "Int64Value", "thread_pool_name": "StringValue"}  # read, and of no effect here
+_OTHERS = {"max_execution_batch_size": "Int64Value", "thread_pool_name": "StringValue"}  # accepted, without effect here
 
 
 def _message() -> Any:
-    """An empty BatchingParameters."""
+    """Return an empty BatchingParameters."""
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     file = descriptor_pb2.FileDescriptorProto(
@@ -49,26 +49,28 @@ def _message() -> Any:
 
 
 def read(path: str) -> BatchingParameters:
-    """The parameters in the file at `path`; what it does not set keeps this server's default. Raises UserError.
+    """Return the parameters in the file at `path`, with this server's defaults. Raises UserError.
 
-    `pad_variable_length_inputs` has nothing to do here: requests of different shapes are run apart.
+    `pad_variable_length_inputs` has no effect: requests of different shapes run apart.
     """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read the batching parameters {path}: {reason}") from error
     try:
-        found = text_format.Parse(text, _message())
+        message = text_format.Parse(text, _message())
     except text_format.ParseError as error:
-        raise UserError(f"{path} is no BatchingParameters: {error}; write as max_batch_size {{ value: 32 }}") from error
-    given: dict[str, Any] = {
-        name: getattr(found, name).value
+        raise UserError(
+            f"{path} is not a BatchingParameters: {error}; write it as max_batch_size {{ value: 32 }}"
+        ) from error
+    fields: dict[str, Any] = {
+        name: getattr(message, name).value
         for name in (*_INTEGERS, "enable_large_batch_splitting")
-        if found.HasField(name)
+        if message.HasField(name)
     }
     try:
-        return replace(BatchingParameters(), allowed_batch_sizes=tuple(found.allowed_batch_sizes), **given)
+        return replace(BatchingParameters(), allowed_batch_sizes=tuple(message.allowed_batch_sizes), **fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""The `models.config` of a running server: looked at again and again, and taken up when it has changed.
+"""The `models.config` of a running server: read at intervals, and applied when it has changed.
 
 TF Serving does so by --model_config_file_poll_wait_seconds (PollFilesystemAndReloadConfig in its server.cc).
 """
@@ -17,24 +17,24 @@ _logger = logging.getLogger(__name__)
 
 
 class ConfigFile:
-    """The file at `path`: `read` once, then `look` at will."""
+    """The file at `path`. `read` comes first; then `look` may be called at any time."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._served: bytes | None = None  # what the file held when it was taken up
-        self._broken: object = None  # what it and its base paths held when no version of a model could be loaded
-        self._said: object = None  # the complaint that is in the log already
+        self._served: bytes | None = None  # the content that was applied
+        self._broken: object = None  # content and versions with which no version of a model could be loaded
+        self._said: object = None  # the complaint that the log already holds
 
     def read(self) -> list[model_config.ModelConfig]:
-        """Its models, to start with. Raises UserError."""
+        """Return the models to start with. Raises UserError."""
         self._served = model_config.read_bytes(self._path)
         return model_config.decode(self._served, self._path)
 
     def look(self, manager: "ModelManager") -> None:
-        """Have `manager` serve what the file says now, if it has changed.
+        """Make `manager` serve the models of the file if it has changed. Raises nothing.
 
-        What cannot be read or served is logged, once for each change, and what is served stays. A model whose first
-        version or whose label's version is still to be pushed is taken up when it comes. Raises nothing.
+        A file that cannot be read or applied is logged once for each change, and the served models stay. A model that
+        waits for its first version, or for the version of a label, is served when that version is pushed.
         """
         data = None
         try:
@@ -43,14 +43,14 @@ class ConfigFile:
                 self._said = None
                 return
             configs = model_config.decode(data, self._path)
-            found = data, [config.find() for config in configs]
-            if found == self._broken:
+            attempt = data, [config.find() for config in configs]
+            if attempt == self._broken:
                 return
             try:
                 manager.reload(configs)
             except ServingError as error:
-                if error.code is Code.UNKNOWN:  # loaded in vain: not again before there is something else to load
-                    self._broken = found
+                if error.code is Code.UNKNOWN:  # try again only when there is something else to load
+                    self._broken = attempt
                 raise
         except (UserError, ServingError, OSError) as error:
             self._complain(data, f"{self._path} is not taken up: {error}")

@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as gRPC's status codes, and what REST makes of each. Standard library only.
+"""The errors of requests: gRPC's status codes, and the HTTP status of each. Standard library only.
 
 Source: the table of `ToHTTPStatusCode` in TF Serving's model_servers/http_server.cc.
 """
@@ -7,7 +7,7 @@ import enum
 
 
 class Code(enum.Enum):
-    """gRPC status codes that this server answers with; the values are gRPC's numbers."""
+    """gRPC's status codes; the values are gRPC's numbers."""
 
     OK = 0
     CANCELLED = 1
@@ -50,7 +50,7 @@ HTTP_STATUS = {
 
 
 class ServingError(Exception):
-    """A request that cannot be answered: the code and the message that the client gets."""
+    """A request cannot be answered; the client gets the code and the message."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -59,5 +59,5 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-    """INVALID_ARGUMENT: the request itself is at fault."""
+    """Return INVALID_ARGUMENT: the request itself is at fault."""
     return ServingError(Code.INVALID_ARGUMENT, message)

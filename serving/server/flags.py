@@ -1,8 +1,7 @@
-"""The command line of a model server: click options, and the ServerOptions that they make.
+"""The command line of a model server: click options, and the ServerOptions made from them.
 
-`graftline serve` and `python -m graftline.serving.server` share them. Every flag is taken with dashes or
-underscores (the command needs CONTEXT for that), and by TensorFlow Serving's name too, so that a command
-line written for it runs here.
+`graftline serve` and `python -m graftline.serving.server` share them. CONTEXT makes a command accept every flag with
+dashes or underscores. TensorFlow Serving's names are accepted, so that its command lines run here.
 """
 
 import logging
@@ -32,46 +31,48 @@ class _Sizes(click.ParamType):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of whole numbers, as 1,8,32", param, ctx)
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,8,32", param, ctx)
 
 
 def _flag(name: str, *others: str, **settings: Any) -> Callable[[_Command], _Command]:
-    """An option for the field `name`; its default is the field's."""
+    """Return an option for the field `name`, with the field's default."""
     field = settings.pop("field", name)
     source = _BATCHING if field in {each.name for each in fields(_BATCHING)} else _OPTIONS
     spellings = ["--" + each.replace("_", "-") for each in (name, *others)]
     default = settings.pop("default", getattr(source, field))
     if isinstance(default, bool):
-        # TensorFlow Serving's switches take a value, ours need none: `--enable_batching`, `--enable_batching=false`.
+        # A switch may have a value, as TensorFlow Serving's must: `--enable_batching`, `--enable_batching=false`.
         settings |= {"type": bool, "is_flag": False, "flag_value": True}
     return click.option(*spellings, field, default=default, show_default=settings.pop("show_default", True), **settings)
 
 
 _FLAGS = [
-    _flag("rest_port", "rest_api_port", field="rest_api_port", type=_PORT, help="REST; 0 takes any free port."),
-    _flag("grpc_port", "port", field="port", type=_PORT, help="gRPC; the same."),
-    _flag("host", help="Address to listen on; 0.0.0.0 for every one."),
-    _flag("rest_api_timeout_in_ms", type=click.IntRange(min=0), help="Of requests without a deadline; 0: no limit."),
+    _flag("rest_port", "rest_api_port", field="rest_api_port", type=_PORT, help="REST port; 0 takes any free port."),
+    _flag("grpc_port", "port", field="port", type=_PORT, help="gRPC port; 0 takes any free port."),
+    _flag("host", help="Address to listen on; 0.0.0.0 for all addresses."),
+    _flag(
+        "rest_api_timeout_in_ms", type=click.IntRange(min=0), help="Limit for requests without a deadline; 0: no limit."
+    ),
     _flag(
         "poll_seconds",
         "file_system_poll_wait_seconds",
         field="file_system_poll_wait_seconds",
         type=click.FloatRange(min=0),
-        help="How often new versions are looked for; 0: only at the start.",
+        help="Seconds between two looks for new versions; 0: only at the start.",
     ),
     _flag("model_config_file", metavar="FILE", help="Serve the models of a models.config, a ModelServerConfig."),
     _flag(
         "model_config_file_poll_wait_seconds",
         type=click.FloatRange(min=0),
         show_default="as --poll-seconds",
-        help="How often that file is looked at; 0: only at the start.",
+        help="Seconds between two reads of that file; 0: only at the start.",
     ),
     _flag("version_policy", metavar="POLICY", help="latest, latest:2, all or specific:1,3."),
-    _flag("enable_batching", help="Run requests together that come while the model is busy."),
-    _flag("batching_parameters_file", metavar="FILE", help="A BatchingParameters text proto; flags beside it win."),
-    _flag("max_batch_size", type=_COUNT, help="Rows of one run."),
-    _flag("batch_timeout_micros", type=click.IntRange(min=0), help="How long a batch waits to be filled."),
-    _flag("max_enqueued_batches", type=_COUNT, help="Batches that may wait; more requests are refused."),
+    _flag("enable_batching", help="Combine requests that come while the model is busy."),
+    _flag("batching_parameters_file", metavar="FILE", help="A BatchingParameters text proto; flags override it."),
+    _flag("max_batch_size", type=_COUNT, help="Largest number of rows in one run."),
+    _flag("batch_timeout_micros", type=click.IntRange(min=0), help="How long a batch waits until it is full."),
+    _flag("max_enqueued_batches", type=_COUNT, help="Batches that may wait; further requests are refused."),
     _flag(
         "num_batch_threads", type=_COUNT, show_default="the number of cores", help="Runs of models at the same time."
     ),
@@ -88,34 +89,38 @@ _FLAGS = [
     _flag("tensorflow_intra_op_parallelism", type=click.IntRange(min=0), help="Threads of one op; 0: automatic."),
     _flag("tensorflow_inter_op_parallelism", type=click.IntRange(min=0), help="Ops at the same time; 0: automatic."),
     _flag("enable_monitoring", "monitoring", help="Prometheus metrics on the REST port."),
-    _flag("monitoring_path", metavar="PATH", help="Where they are."),
-    _flag("max_request_bytes", type=_COUNT, help="Size of one request."),
-    _flag("max_image_pixels", type=_COUNT, help="Size of one image in a request."),
+    _flag("monitoring_path", metavar="PATH", help="Path of the metrics."),
+    _flag("max_request_bytes", type=_COUNT, help="Largest size of a request."),
+    _flag("max_image_pixels", type=_COUNT, help="Largest size of an image in a request."),
     _flag("max_in_flight", type=_COUNT, help="Requests that are answered or wait at the same time."),
-    _flag("shutdown_grace_seconds", type=click.FloatRange(min=0), help="For requests under way at the end."),
+    _flag(
+        "shutdown_grace_seconds",
+        type=click.FloatRange(min=0),
+        help="Time for requests under way when the server stops.",
+    ),
 ]
 
 
 def server_flags(command: _Command) -> _Command:
-    """Add every flag to a click command, which gets them as keywords for `to_options`."""
+    """Add every flag to a click command, which passes its keywords to `to_options`."""
     for flag in reversed(_FLAGS):
         command = flag(command)
     return command
 
 
-def to_options(context: click.Context, given: dict[str, Any]) -> ServerOptions:
-    """The options that the keywords of `server_flags` mean. Raises UserError for values that contradict each other."""
+def to_options(context: click.Context, flags: dict[str, Any]) -> ServerOptions:
+    """Return the options for the keywords of `server_flags`. Raises UserError when they contradict each other."""
     names = {each.name for each in fields(BatchingParameters)}
     batching = _BATCHING
-    typed = {name: given.pop(name) for name in names}
-    if given["batching_parameters_file"]:
+    typed = {name: flags.pop(name) for name in names}
+    if flags["batching_parameters_file"]:
         from graftline.serving.server import batching_file
 
-        batching = batching_file.read(given["batching_parameters_file"])
+        batching = batching_file.read(flags["batching_parameters_file"])
         typed = {name: value for name, value in typed.items() if _is_typed(context, name)}
-        if typed:  # what a server of another kind would read is no longer the whole truth
-            given["batching_parameters_file"] = None
-    return ServerOptions(batching=replace(batching, **typed), **given)
+        if typed:  # tensorflow_model_server must not read a file that flags override
+            flags["batching_parameters_file"] = None
+    return ServerOptions(batching=replace(batching, **typed), **flags)
 
 
 def _is_typed(context: click.Context, name: str) -> bool:
@@ -123,12 +128,12 @@ def _is_typed(context: click.Context, name: str) -> bool:
 
 
 def log_to_stderr(prefix: str = "") -> None:
-    """Show what the server does, a line with the time for each, and the warnings of all others; for a command."""
+    """Log the server's events with their time, and the warnings of everything else, on standard error."""
     logging.basicConfig(format=f"{prefix}%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("graftline.serving").setLevel(logging.INFO)
 
 
 def refuse_path_and_config(path: str | None, options: ServerOptions) -> None:
-    """Raise UserError unless there is one of a path to models and a config that names them."""
+    """Raise UserError unless exactly one is given: a path to models, or a config that names them."""
     if (path is None) == (options.model_config_file is None):
         raise UserError("give either a path to models or --model-config-file FILE")

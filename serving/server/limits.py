@@ -1,4 +1,4 @@
-"""What one client may ask of the server, so that the others still get their answers. Called by both front ends."""
+"""Limits on what clients may ask, so that every client gets an answer. Both ports use them."""
 
 import contextlib
 import threading
@@ -16,7 +16,7 @@ SPARE_THREADS = 8  # of each port: for status, metadata and health while max_in_
 
 
 class InFlight:
-    """Counts the requests under way, refuses more than `most`, and can be told to refuse all: to drain."""
+    """Counts the requests under way and refuses more than `most` of them. `drain` makes it refuse all."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -26,7 +26,7 @@ class InFlight:
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Count a request in for the length of the `with`. Raises RESOURCE_EXHAUSTED, or UNAVAILABLE when draining."""
+        """Count a request within the `with`. Raises RESOURCE_EXHAUSTED, or UNAVAILABLE when draining."""
         with self._changed:
             if self._draining:
                 raise ServingError(Code.UNAVAILABLE, "the model server is shutting down")
@@ -53,7 +53,7 @@ class InFlight:
             self._draining = True
 
     def wait(self, seconds: float) -> bool:
-        """Wait until no request is under way, at most `seconds`; whether it came to that."""
+        """Wait for at most `seconds`, and return whether no request is under way."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._count, seconds)
 
@@ -61,15 +61,14 @@ class InFlight:
 def check_images(inputs: "Mapping[str, np.ndarray]", max_pixels: int) -> None:
     """Raise INVALID_ARGUMENT when a string in `inputs` is an image that decodes to more than `max_pixels`.
 
-    Images within serialized tf.Examples are looked at too, in an input of the name that Graftline's models give it.
+    An input that has the name of Graftline's examples holds serialized tf.Examples; the images in them are checked.
     """
     for name, values in inputs.items():
         if values.dtype.kind != "O":
             continue
         for index, data in enumerate(values.ravel()):
             for each in _strings_of_example(data) if name == EXAMPLES else (data,):
-                found = headers.decoded_pixels(each)
-                if found > max_pixels:
+                if headers.decoded_pixels(each) > max_pixels:
                     raise invalid(
                         f"input {name}: image {index} of the request decodes to more than {max_pixels} pixels, "
                         "the limit max_image_pixels of this server: send it smaller"
@@ -82,6 +81,6 @@ def _strings_of_example(data: bytes) -> list[bytes]:
 
     try:
         example = Example.FromString(data)
-    except DecodeError:  # the model will say so
+    except DecodeError:  # the model reports it
         return []
     return [each for feature in example.features.feature.values() for each in feature.bytes_list.value]

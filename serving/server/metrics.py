@@ -1,9 +1,9 @@
-"""What the server counts, by TensorFlow Serving's names, and the text that Prometheus reads.
+"""The server's metrics, by TensorFlow Serving's names, and the text that Prometheus reads.
 
 Names, labels and buckets: TensorFlow Serving's servables/tensorflow/util.cc, batching/batching_session.cc and
 saved_model_warmup_util.cc, TensorFlow's framework/metrics.cc and cc/saved_model/loader.cc. Format: its
-util/prometheus_exporter.cc, in which `/` of a name becomes `:`. prometheus_client would add `_total` to each counter,
-and dashboards made for TensorFlow Serving would find none. Standard library only.
+util/prometheus_exporter.cc, which writes `:` for `/` in names. prometheus_client would add `_total` to each counter,
+and dashboards made for TensorFlow Serving would find no counter. Standard library only.
 """
 
 import bisect
@@ -34,12 +34,12 @@ class _Metric:
         return "{" + ",".join([*named, *extra]) + "}"
 
     def samples(self) -> list[str]:
-        """The lines of the exposition, without the type."""
+        """Return the lines of the exposition, without the type."""
         raise NotImplementedError
 
 
 class Counter(_Metric):
-    """A number that only grows, for each combination of label values."""
+    """One growing number for each combination of label values."""
 
     kind = "counter"
 
@@ -53,21 +53,23 @@ class Counter(_Metric):
             self._values[values] = self._values.get(values, 0) + amount
 
     def samples(self) -> list[str]:
-        """`NAME{LABELS} VALUE`."""
+        """Return `NAME{LABELS} VALUE` for each cell."""
         with self._lock:
             cells = sorted(self._values.items())
         return [f"{self.name}{self._text(values)} {value}" for values, value in cells]
 
 
 class Histogram(_Metric):
-    """How often values fell into buckets whose upper bounds grow from `first` by `factor`, `count` of them."""
+    """Counts of values in `count` buckets, whose upper bounds grow from `first` by `factor`."""
 
     kind = "histogram"
 
     def __init__(self, name: str, *labels: str, first: float, factor: float, count: int) -> None:
         super().__init__(name, labels)
         self._bounds = [first * factor**step for step in range(count)]
-        self._cells: dict[tuple[str, ...], list[float]] = {}  # one number a bucket, and one more; then the sum
+        self._cells: dict[
+            tuple[str, ...], list[float]
+        ] = {}  # one number for each bucket and one for larger values; then the sum
 
     def observe(self, value: float, *values: str) -> None:
         """Count `value` in the cell of the label values."""
@@ -80,7 +82,7 @@ class Histogram(_Metric):
             cell[-1] += value
 
     def samples(self) -> list[str]:
-        """`NAME_bucket{LABELS,le="BOUND"} COUNT` for each bound, then `NAME_sum` and `NAME_count`."""
+        """Return `NAME_bucket{LABELS,le="BOUND"} COUNT` for each bound, then `NAME_sum` and `NAME_count`."""
         with self._lock:
             cells = sorted((values, list(cell)) for values, cell in self._cells.items())
         lines = []
@@ -96,12 +98,12 @@ class Histogram(_Metric):
 
 
 def _latency(name: str, *labels: str) -> Histogram:
-    """Microseconds, from 10 by 1.8 in 33 steps: TensorFlow Serving's buckets for a request's time."""
+    """Return a histogram of microseconds with TensorFlow Serving's buckets: from 10 by 1.8 in 33 steps."""
     return Histogram(name, *labels, first=10, factor=1.8, count=33)
 
 
 class Metrics:
-    """Everything that one server counts; any number of threads may add at once."""
+    """All metrics of one server. Threads may add at the same time."""
 
     def __init__(self) -> None:
         serving, batching = ":tensorflow:serving:", ":tensorflow:serving:batching_session:"
@@ -113,7 +115,7 @@ class Metrics:
             batching + "queuing_latency", "thread_pool_name", first=100, factor=1.2, count=52
         )
         self.wrapped_run_count = Counter(batching + "wrapped_run_count")
-        # Of these three TensorFlow Serving keeps percentiles, which Prometheus can't add up: histograms here.
+        # TensorFlow Serving keeps percentiles of these three, which Prometheus cannot add up. They are histograms here.
         self.input_batch_size = Histogram(batching + "input_batch_size", first=1, factor=2, count=15)
         self.processed_batch_size = Histogram(batching + "processed_batch_size", first=1, factor=2, count=15)
         self.padding_size = Histogram(batching + "padding_size", first=1, factor=2, count=15)
@@ -141,7 +143,7 @@ class Metrics:
             self.request_count.add(1, name, code.name)
 
     def exposition(self) -> str:
-        """The text format of Prometheus, version 0.0.4; as in TensorFlow Serving without what was never counted."""
+        """Return Prometheus's text format, version 0.0.4. As in TensorFlow Serving, unused metrics are left out."""
         lines: list[str] = []
         for metric in sorted((each for each in vars(self).values()), key=lambda each: each.name):
             if samples := metric.samples():

@@ -1,7 +1,7 @@
-"""What a model server can be told: every flag of `graftline serve` and `python -m graftline.serving.server`, as data.
+"""The options of a model server: every flag of `graftline serve` and `python -m graftline.serving.server`, as data.
 
 Fields are named as TensorFlow Serving names its flags and the fields of its BatchingParameters, so that one set of
-settings runs either server; what that one does not have is said to be Graftline's own. Standard library only.
+settings runs either server. Comments mark the fields that only Graftline has.
 """
 
 import os
@@ -16,11 +16,11 @@ MAX_REQUEST_BYTES = 64 << 20  # by default
 
 @dataclass(frozen=True)
 class BatchingParameters:
-    """How requests are put together for one run of the model.
+    """How requests are combined into one run of the model.
 
     The fields are those of session_bundle_config.BatchingParameters in TensorFlow Serving's
-    servables/tensorflow/session_bundle_config.proto. The defaults are chosen for a server of images on a few cores,
-    where batches above 8 cost more for each image; TensorFlow Serving's own are 1000, 0, 10, and the number of cores.
+    servables/tensorflow/session_bundle_config.proto. The defaults suit images on a few cores, where batches above 8
+    cost more for each image. TensorFlow Serving's defaults are 1000, 0, 10, and the number of cores.
     """
 
     max_batch_size: int = 8
@@ -28,8 +28,8 @@ class BatchingParameters:
     max_enqueued_batches: int = 64
     num_batch_threads: int = field(default_factory=lambda: default_batch_threads())
     allowed_batch_sizes: tuple[int, ...] = ()
-    # Of requests of more rows than max_batch_size. None, Graftline's own, runs each by itself in one piece: Graftline's
-    # models bound their memory themselves, and thousands of rows of a small model would be hundreds of runs.
+    # For requests of more rows than max_batch_size. None is Graftline's own and runs each of them alone, in one piece.
+    # Graftline's models bound their memory themselves; thousands of rows of a small model would need hundreds of runs.
     enable_large_batch_splitting: bool | None = None
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class BatchingParameters:
 
 
 def default_batch_threads() -> int:
-    """How many runs of models may be under way at once: as many as there are cores for this process."""
+    """Return how many runs may be under way at the same time: the number of cores for this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -58,30 +58,30 @@ class ServerOptions:
     port: int = GRPC_PORT  # 0 takes any free port
     rest_api_port: int = REST_PORT  # the same for REST
     host: str = "127.0.0.1"  # Graftline's own: TensorFlow Serving listens on every address
-    rest_api_timeout_in_ms: int = 30_000  # of a REST request, and of a gRPC request that comes without a deadline
-    file_system_poll_wait_seconds: float = 2.0  # 0: versions are looked for once, at the start
+    rest_api_timeout_in_ms: int = 30_000  # limits REST requests, and gRPC requests without a deadline
+    file_system_poll_wait_seconds: float = 2.0  # 0: new versions are looked for at the start only
     model_config_file: str | None = None
-    # How often that file is looked at; 0: once, at the start, which is TensorFlow Serving's default. None: as often as
-    # versions are looked for, so that a model or label that is written into it is taken up as a push is.
+    # Seconds between two reads of that file. 0 reads it at the start only, which is TensorFlow Serving's default. None
+    # reads it as often as versions are looked for, so that a new model or label is served as fast as a push.
     model_config_file_poll_wait_seconds: float | None = None
-    version_policy: str = "latest"  # Graftline's own: latest[:N], all, specific:N[,N...] of models found by their path
+    version_policy: str = "latest"  # Graftline's own: latest[:N], all, specific:N[,N...], for models given by a path
     enable_batching: bool = True
     batching: BatchingParameters = field(default_factory=BatchingParameters)
-    batching_parameters_file: str | None = None  # read into `batching`; kept for the server that reads it by itself
+    batching_parameters_file: str | None = None  # already read into `batching`; tensorflow_model_server needs the path
     enable_model_warmup: bool = True
     tensorflow_intra_op_parallelism: int = 0  # threads of one op; 0 lets TensorFlow choose
-    tensorflow_inter_op_parallelism: int = 0  # threads that ops are spread over; the same
+    tensorflow_inter_op_parallelism: int = 0  # threads that run ops; 0 lets TensorFlow choose
     enable_monitoring: bool = True  # prometheus_config.enable of TensorFlow Serving's monitoring_config_file
     monitoring_path: str = "/monitoring/prometheus/metrics"  # prometheus_config.path
-    max_request_bytes: int = MAX_REQUEST_BYTES  # Graftline's own, as all that follow
+    max_request_bytes: int = MAX_REQUEST_BYTES  # Graftline's own, as are all fields below
     max_image_pixels: int = MAX_PIXELS  # of an image in a request
-    max_in_flight: int = 256  # requests being answered or waiting, over both protocols
-    shutdown_grace_seconds: float = 30.0  # for requests under way when the server is told to stop
+    max_in_flight: int = 256  # requests that are answered or wait, over both ports
+    shutdown_grace_seconds: float = 30.0  # for requests under way when the server must stop
 
     def __post_init__(self) -> None:
         for name, flag in (("port", "--grpc-port"), ("rest_api_port", "--rest-port")):
             if not 0 <= getattr(self, name) <= 65535:
-                raise UserError(f"{flag} {getattr(self, name)} is no port: choose one from 0 to 65535")
+                raise UserError(f"{flag} {getattr(self, name)} is not a port: choose one from 0 to 65535")
         if not self.host:
             raise UserError("--host is empty: give an address of this machine, or 0.0.0.0 for every one")
         for name in ("max_request_bytes", "max_image_pixels", "max_in_flight"):
@@ -100,11 +100,11 @@ class ServerOptions:
 
     @property
     def config_poll_seconds(self) -> float:
-        """Seconds between two looks at the models config; 0 for none."""
-        given = self.model_config_file_poll_wait_seconds
-        return self.file_system_poll_wait_seconds if given is None else given
+        """Return the seconds between two reads of the models config; 0 for none."""
+        seconds = self.model_config_file_poll_wait_seconds
+        return self.file_system_poll_wait_seconds if seconds is None else seconds
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that a request may take that says nothing itself; None when there is no limit."""
+        """Return the seconds that a request without a deadline may take; None when there is no limit."""
         return self.rest_api_timeout_in_ms / 1000 or None

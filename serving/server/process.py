@@ -16,15 +16,16 @@ _logger = logging.getLogger(__name__)
 
 
 class _StoppedWhileStartingError(BaseException):
-    """SIGTERM or SIGINT before the server was up. No Exception, so that no library swallows it."""
+    """SIGTERM or SIGINT came before the server was up. As a BaseException it passes every library."""
 
 
 @contextlib.contextmanager
 def _stop_signals(stop: Callable[[], None]) -> Iterator[Callable[[], int]]:
-    """For the length of the `with`: `stop` is called at the first SIGTERM or SIGINT; a second ends all.
+    """Call `stop` at the first SIGTERM or SIGINT within the `with`. The second one ends the process.
 
-    Gives what waits for the first and returns its number. It reads the byte that Python's C handler writes in whichever
-    thread the kernel chose: a lock that the main thread waits for is woken by the main thread's own signals alone.
+    Yields a function that waits for the first signal and returns its number. The function reads the byte that Python's
+    C handler writes in the thread that the kernel chose: a signal to another thread would not wake a main thread that
+    waits for a lock.
     """
     signals = (signal.SIGTERM, signal.SIGINT)
 
@@ -61,17 +62,19 @@ def serve(
     *,
     options: ServerOptions | None = None,
 ) -> None:
-    """Serve `models` until SIGTERM or SIGINT, then stop cleanly; for the main thread of a process.
+    """Serve `models` until SIGTERM or SIGINT, then stop cleanly. Must run in the main thread.
 
-    `ready` is called with the server once it answers, its real ports in `rest_port` and `grpc_port`. What is under way
-    when the signal comes is answered; a second signal ends the process at once.
-    Raises UserError as `ModelServer.start` does.
+    `ready` is called with the server when it answers; its `rest_port` and `grpc_port` hold the ports in use. Requests
+    under way at the signal are answered. A second signal ends the process at once.
+
+    Raises:
+        UserError: as `ModelServer.start`.
     """
     stopping = threading.Event()
     server = ModelServer(models, rest_port, grpc_port, host, options=options)
 
     def stop() -> None:
-        if not server.answering:  # TensorFlow is being imported: nobody should have to wait for that
+        if not server.answering:  # the import of TensorFlow takes seconds, which nobody should wait for
             raise _StoppedWhileStartingError
         stopping.set()
 
@@ -81,7 +84,9 @@ def serve(
                 if ready and not stopping.is_set():
                     ready(server)
                 number = wait()
-                _logger.info("%s: stopping", signal.Signals(number).name)  # not by the handler: it may cut into a log
+                _logger.info(
+                    "%s: stopping", signal.Signals(number).name
+                )  # a handler must not log: it may interrupt a log call
             _logger.info("stopped")
         except _StoppedWhileStartingError:
             _logger.info("stopped before the models were loaded")

@@ -24,9 +24,9 @@ _logger = logging.getLogger(__name__)
 
 
 def _port_error(host: str, port: int, option: str, error: OSError | UnicodeError | None = None) -> UserError:
-    # Neither a name that cannot be looked up (or is none: UnicodeError) nor another machine's address has such ports.
+    # A UnicodeError or a gaierror means an unknown name; EADDRNOTAVAIL means another machine's address.
     if isinstance(error, UnicodeError | socket.gaierror) or (error and error.errno == errno.EADDRNOTAVAIL):
-        reason = error.strerror if isinstance(error, OSError) else "it is no name"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a name"
         return UserError(
             f"cannot listen on --host {host}: {reason}; give an address of this machine, or 0.0.0.0 for every one"
         )
@@ -40,8 +40,8 @@ def _port_error(host: str, port: int, option: str, error: OSError | UnicodeError
 class ModelServer:
     """Serves models over REST and gRPC from `start` to `stop`, or for the length of a `with`.
 
-    Port 0 takes any free one; `rest_port` and `grpc_port` then tell which. The other keywords are short for the fields
-    of `options`. With `options.model_config_file` the models are those that it names.
+    Port 0 takes any free port; `rest_port` and `grpc_port` then hold its number. The other keywords replace fields of
+    `options`. `options.model_config_file` names the models in place of `models`.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class ModelServer:
             "host": host,
             "file_system_poll_wait_seconds": poll_seconds,
         }
-        given: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
-        self.options = replace(options or ServerOptions(), **given)
+        overrides: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
+        self.options = replace(options or ServerOptions(), **overrides)
         self.rest_port = self.options.rest_api_port
         self.grpc_port = self.options.port
         self.host = self.options.host
@@ -80,15 +80,16 @@ class ModelServer:
 
     @property
     def served(self) -> dict[str, list[int]]:
-        """The versions that answer, the highest first, of each model by name."""
+        """Return the versions that answer, the highest first, by the name of the model."""
         if self.manager is None:
             return {}
         return {name: self.manager.available_versions(name) for name in self.manager.names}
 
     def start(self) -> "ModelServer":
-        """Bind both ports, load and warm every model, then answer. Until then REST answers probes alone.
+        """Bind both ports, load and warm up every model, then answer. Until then the REST port answers probes alone.
 
-        Raises UserError: a port in use (before anything is loaded), a model that cannot be loaded.
+        Raises:
+            UserError: a port is in use (before anything is loaded), or a model cannot be loaded.
         """
         try:
             self._start()
@@ -100,7 +101,7 @@ class ModelServer:
     def _start(self) -> None:
         from graftline.serving.server.loop_thread import LoopThread
 
-        # Ports first: who mistyped one should not wait for TensorFlow's seconds to hear of it.
+        # Ports come first: the error of a mistyped port should not wait for TensorFlow's import.
         self._loop = LoopThread("graftline-ports")
         self._undo.callback(self._loop.stop)
         rest = self._bind_rest()
@@ -181,7 +182,7 @@ class ModelServer:
         return rpc
 
     def stop(self) -> None:
-        """Take no new requests, let those under way end, unload the models. Harmless when called twice."""
+        """Take no new requests, let those under way end, and unload the models. A second call does nothing."""
         self._undo.close()
 
     def __enter__(self) -> "ModelServer":

@@ -412,7 +412,7 @@ def test_a_batching_parameters_file_of_tensorflow_serving_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_batch_size: 3", "is no BatchingParameters: 1:"),
+        ("max_batch_size: 3", "is not a BatchingParameters: 1:"),
         ("max_batch { value: 3 }", 'has no field named "max_batch"'),
         ("max_batch_size { value: 0 }", ": max_batch_size is 0: give a whole number of 1 or more"),
     ],

@@ -232,7 +232,7 @@ def test_with_none_that_loads_the_start_fails_and_says_why(push):
 
 def test_a_specific_version_that_is_not_there_is_told_at_the_start(push):
     manager = ModelManager([config(push(1), "specific:9")])
-    with pytest.raises(UserError, match=r"model 'm': specific:9 is asked for, but .*/m holds 1$"):
+    with pytest.raises(UserError, match=r"model 'm': the policy is specific:9, but .*/m holds 1$"):
         manager.load()
 
 

@@ -1,0 +1,1 @@
+"""The gRPC port of the model server."""

@@ -1,6 +1,6 @@
 """TF Serving's gRPC services on a ModelManager: PredictionService and ModelService, every method of both.
 
-Called by `serving.server`.
+Registered by `grpc.server`. A ServingError that a method raises becomes the status of the call in `interceptors`.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ from graftline.signatures import SERVING_DEFAULT
 
 
 def _timeout(context: Any) -> float | None:
-    """Seconds until the client's deadline; None without one, for the server's own."""
+    """Return the seconds until the client's deadline. None stands for the server's own limit."""
     remaining = context.time_remaining()
     return None if remaining is None or remaining > 1e9 else remaining
 
 
-def _fill_spec(spec: Any, asked: Any, version: int) -> None:
-    """Say which model answered: its name, the actual version and the signature."""
-    spec.name = asked.name
+def _fill_spec(spec: Any, requested: Any, version: int) -> None:
+    """Write which model answered: its name, the actual version and the signature."""
+    spec.name = requested.name
     spec.version.value = version
-    spec.signature_name = asked.signature_name or SERVING_DEFAULT
+    spec.signature_name = requested.signature_name or SERVING_DEFAULT
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -47,55 +47,44 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Run a signature of a loaded model on the request's tensors."""
-        return self._predict(request, _timeout(context))
-
-    def _predict(self, request: Any, timeout: float | None) -> Any:
-        _need_spec(request)
+        _require_spec(request)
         spec = request.model_spec
         response = predict_pb2.PredictResponse()
-        with self._manager.use(*service.wanted(spec)) as (version, model):
-            # First, as TF Serving does: a wrong signature or wrong names are told before a wrong tensor.
+        with self._manager.use(*service.read_spec(spec)) as (version, model):
+            # TF Serving reports a wrong signature or wrong names before a wrong tensor.
             check_names(model.signature(spec.signature_name), request.inputs)
             inputs = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
-            outputs = model.predict(spec.signature_name, inputs, list(request.output_filter), timeout)
+            outputs = model.predict(spec.signature_name, inputs, list(request.output_filter), _timeout(context))
         _fill_spec(response.model_spec, spec, version)
         for name, values in outputs.items():
             fill_proto(response.outputs[name], values)
         return response
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Classes and scores of tf.Examples, by a signature whose method is classify."""
-        return self._classify(request, _timeout(context))
-
-    def _classify(self, request: Any, timeout: float | None) -> Any:
-        _need_spec(request)
+        """Return classes and scores of tf.Examples, by a signature whose method is classify."""
+        _require_spec(request)
         response = classification_pb2.ClassificationResponse()
-        with self._manager.use(*service.wanted(request.model_spec)) as (version, model):
-            _fill_classes(response.result, model, request.model_spec.signature_name, request.input, timeout)
+        with self._manager.use(*service.read_spec(request.model_spec)) as (version, model):
+            _fill_classes(response.result, model, request.model_spec.signature_name, request.input, _timeout(context))
         _fill_spec(response.model_spec, request.model_spec, version)
         return response
 
     def Regress(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """One value for each tf.Example, by a signature whose method is regress."""
-        return self._regress(request, _timeout(context))
-
-    def _regress(self, request: Any, timeout: float | None) -> Any:
-        _need_spec(request)
+        """Return one value for each tf.Example, by a signature whose method is regress."""
+        _require_spec(request)
         response = regression_pb2.RegressionResponse()
-        with self._manager.use(*service.wanted(request.model_spec)) as (version, model):
-            _fill_values(response.result, model, request.model_spec.signature_name, request.input, timeout)
+        with self._manager.use(*service.read_spec(request.model_spec)) as (version, model):
+            _fill_values(response.result, model, request.model_spec.signature_name, request.input, _timeout(context))
         _fill_spec(response.model_spec, request.model_spec, version)
         return response
 
     def MultiInference(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Several classify and regress signatures of one model on the same tf.Examples."""
-        return self._multi_inference(request, _timeout(context))
-
-    def _multi_inference(self, request: Any, timeout: float | None) -> Any:
+        """Run several classify and regress signatures of one model on the same tf.Examples."""
         response = inference_pb2.MultiInferenceResponse()
         first = request.tasks[0].model_spec if request.tasks else inference_pb2.InferenceTask().model_spec
-        with self._manager.use(*service.wanted(first)) as (version, model):
+        with self._manager.use(*service.read_spec(first)) as (version, model):
             _check_tasks(request.tasks, model)
+            timeout = _timeout(context)
             for task in request.tasks:
                 result = response.results.add()
                 name = task.model_spec.signature_name
@@ -107,20 +96,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The signatures of a loaded model."""
-        return self._metadata(request)
-
-    def _metadata(self, request: Any) -> Any:
-        _need_spec(request)
+        """Return the signatures of a loaded model."""
+        _require_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != service.SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
-        return service.metadata(self._manager, *service.wanted(request.model_spec))
+        return service.metadata(self._manager, *service.read_spec(request.model_spec))
 
 
-def _need_spec(request: Any) -> None:
+def _require_spec(request: Any) -> None:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
 
@@ -132,7 +118,7 @@ def _fill_classes(result: Any, model: LoadedModel, name: str, examples: Any, tim
         for column in range((labels if labels is not None else scores).shape[1]):  # type: ignore[union-attr]
             entry = classes.add()
             if labels is not None:
-                # A label is a `string` of protobuf: bytes that are no UTF-8 could not be sent.
+                # A label is a `string` of protobuf, which holds UTF-8 alone.
                 entry.label = labels[row, column].decode("utf-8", "replace")
             if scores is not None:
                 entry.score = scores[row, column]
@@ -144,7 +130,7 @@ def _fill_values(result: Any, model: LoadedModel, name: str, examples: Any, time
 
 
 def _check_tasks(tasks: Sequence[Any], model: LoadedModel) -> None:
-    """Raise as TF Serving's multi_inference.cc: before anything is run, in the order of the tasks."""
+    """Raise the errors of TF Serving's multi_inference.cc, before anything is run, in the order of the tasks."""
     seen: set[str] = set()
     tensors: set[str] = set()
     for task in tasks:
@@ -175,11 +161,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._manager = manager
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The states of a model's versions."""
-        return self._status(request)
-
-    def _status(self, request: Any) -> Any:
-        _need_spec(request)
+        """Return the states of a model's versions."""
+        _require_spec(request)
         spec = request.model_spec
         choice = spec.WhichOneof("version_choice")
         version = spec.version.value if choice == "version" else None
@@ -187,9 +170,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Serve the models of the request's config and no others."""
-        return self._reload(request)
-
-    def _reload(self, request: Any) -> Any:
         try:
             configs = model_config.from_proto(request.config, self._manager.names)
         except model_config.ConfigError as error:
@@ -200,7 +180,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return response
 
 
-def add_services(server: grpc.Server, manager: ModelManager) -> None:
-    """Register both services on a gRPC server that has not been started."""
+def add_services(server: grpc.aio.Server, manager: ModelManager) -> None:
+    """Register both services on a gRPC server that has not started."""
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(manager), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(manager), server)

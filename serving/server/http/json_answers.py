@@ -1,7 +1,7 @@
-"""From numpy to the JSON of TF Serving's REST answers, digit for digit.
+"""Writes numpy arrays as the JSON of TF Serving's REST answers, digit for digit.
 
-Written by hand rather than by a JSON library, because no library writes a float32 as TF Serving does (0.2, 1.0, 9e+06,
-NaN). Source: `WriteDecimal`, `MakeJsonFromTensors` and their neighbours in TF Serving's util/json_tensor.cc.
+No JSON library writes a float32 as TF Serving does (0.2, 1.0, 9e+06, NaN).
+Source: `WriteDecimal`, `MakeJsonFromTensors` and their neighbours in TF Serving's util/json_tensor.cc.
 """
 
 import base64
@@ -14,9 +14,9 @@ import tensorflow as tf
 from graftline.serving.server.errors import invalid
 from graftline.serving.server.model.tensors import dtype_name, dtype_of
 
-ROW, COLUMN = "instances", "inputs"  # the two layouts of predict, by the key that asks for each
+ROW, COLUMN = "instances", "inputs"  # the two layouts of predict, by the key of the request
 _INDENT = "\n    "
-# The types that TF Serving's REST API can write; of the others (half, uint16, complex, …) it says that it cannot.
+# TF Serving's REST API can write these types. It refuses the others (half, uint16, complex, …).
 _WRITABLE = (
     *(tf.float32, tf.float64, tf.string, tf.bool),
     *(tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint32, tf.uint64),
@@ -24,9 +24,9 @@ _WRITABLE = (
 
 
 def decimals(values: np.ndarray) -> list[str]:
-    """Each float32 or float64 of a flat array as TF Serving writes it: in six digits if they read back, else in all.
+    """Return each float32 or float64 of a flat array as TF Serving writes it: six digits if they read back.
 
-    Whole numbers end in `.0`, so that a reader takes a list of numbers for one type.
+    Whole numbers end in `.0`, so that a reader sees one type in a list of numbers.
     """
     texts = [f"{value:g}" for value in values.tolist()]
     digits = 9 if values.dtype == np.float32 else 17  # max_digits10 of each
@@ -39,7 +39,7 @@ def decimals(values: np.ndarray) -> list[str]:
 
 
 def _tokens(name: str, values: np.ndarray) -> list[str]:
-    """The JSON of every element, in the order of the flat array."""
+    """Return the JSON of every element, in the order of the flat array."""
     dtype = dtype_of(values)
     flat = values.ravel()
     if values.size and dtype not in _WRITABLE:
@@ -48,7 +48,7 @@ def _tokens(name: str, values: np.ndarray) -> list[str]:
         raw = [value if isinstance(value, bytes) else str(value).encode() for value in flat]
         if name.endswith("_bytes"):
             return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in raw]
-        # TF Serving lets bytes that are no UTF-8 through, and with them an answer that is no JSON.
+        # TF Serving copies bytes that are not UTF-8, which makes an answer that is not JSON.
         return [quoted(value.decode("utf-8", "replace")) for value in raw]
     if dtype == tf.bool:
         return ["true" if value else "false" for value in flat.tolist()]
@@ -58,7 +58,7 @@ def _tokens(name: str, values: np.ndarray) -> list[str]:
 
 
 def _nested(tokens: list[str], shape: Sequence[int]) -> list[str]:
-    """Join elements into lists, the innermost dimension first, so that as many are left as the outermost is long."""
+    """Join elements into lists, the innermost dimension first. One string is left for each row."""
     for axis in range(len(shape) - 1, 0, -1):
         size, lists = shape[axis], int(np.prod(shape[:axis], dtype=np.int64))
         tokens = ["[" + ", ".join(tokens[size * place : size * (place + 1)]) + "]" for place in range(lists)]
@@ -80,10 +80,10 @@ def _object(members: Mapping[str, str], indent: str) -> str:
 
 
 def write_outputs(layout: str, outputs: Mapping[str, np.ndarray]) -> bytes:
-    """The body of an answer to predict, in the layout of the request.
+    """Return the body of an answer to predict, in the layout of the request.
 
-    One output is written bare, several as objects by name. Raises INVALID_ARGUMENT when outputs of a ROW request
-    have no common batch dimension, or a type that JSON has no form for.
+    One output is written bare, several outputs as objects by name. Raises INVALID_ARGUMENT when the outputs of a ROW
+    request have no common batch dimension, or a type without a form in JSON.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
@@ -106,9 +106,9 @@ def write_outputs(layout: str, outputs: Mapping[str, np.ndarray]) -> bytes:
 
 
 def write_classes(labels: np.ndarray | None, scores: np.ndarray | None) -> bytes:
-    """The body of an answer to classify: for each example its [label, score] pairs.
+    """Return the body of an answer to classify: the [label, score] pairs of each example.
 
-    `labels` are strings [N, C], `scores` float32 [N, C]; a model that has no labels gets "", one without scores 0.0.
+    `labels` are strings [N, C], `scores` float32 [N, C]. Missing labels are written as "", missing scores as 0.0.
     """
     shape = labels.shape if labels is not None else scores.shape if scores is not None else (0, 0)
     names = _tokens("", labels) if labels is not None else ['""'] * (shape[0] * shape[1])
@@ -118,5 +118,5 @@ def write_classes(labels: np.ndarray | None, scores: np.ndarray | None) -> bytes
 
 
 def write_values(values: np.ndarray) -> bytes:
-    """The body of an answer to regress: `values` float32 [N]."""
+    """Return the body of an answer to regress: `values` float32 [N]."""
     return _body("results", "[" + ", ".join(decimals(values)) + "]")

@@ -1,4 +1,4 @@
-"""From the JSON of TF Serving's classify and regress to serialized tf.Examples.
+"""Reads the JSON of TF Serving's classify and regress as serialized tf.Examples.
 
 Source: `MakeExampleFromJsonObject` and its neighbours in TF Serving's util/json_tensor.cc.
 """
@@ -13,7 +13,7 @@ from graftline.serving.server.http.json_tensors import decode_base64, encode, is
 
 
 def read_examples(document: Mapping[str, Any]) -> list[bytes]:
-    """The serialized tf.Examples of a classify or regress request, its `context` in each. Raises INVALID_ARGUMENT."""
+    """Return a request's serialized tf.Examples, each with the request's `context`. Raises INVALID_ARGUMENT."""
     context = _example(document["context"]) if "context" in document else b""
     if "examples" not in document:
         raise invalid(
@@ -24,7 +24,7 @@ def read_examples(document: Mapping[str, Any]) -> list[bytes]:
         raise invalid(f"JSON Value: {show(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise invalid(f"JSON Value: {show(document)} 'examples' value is an empty array")
-    # Two messages one after the other are one message with the fields of both: how protobuf merges.
+    # Protobuf reads two concatenated messages as one with the fields of both.
     return [context + _example(example) for example in examples]
 
 
@@ -43,7 +43,7 @@ _KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
 
 def _add_to_feature(name: str, value: Any, feature: Any) -> None:
-    """Append one JSON value to a tf.train.Feature, whose first value decides its kind."""
+    """Append one JSON value to a tf.train.Feature. Its first value decides its kind."""
     if isinstance(value, str) or is_base64(value):
         kind = "bytes_list"
     elif isinstance(value, float):

@@ -1,7 +1,7 @@
-"""From the JSON of TF Serving's REST API to numpy: what predict is given. `json_examples` reads the rest.
+"""Reads the JSON of TF Serving's predict as numpy arrays. `json_examples` reads classify and regress.
 
-Parsed by RapidJSON, which TF Serving itself uses: the same grammar (NaN and Infinity are numbers), and the same words
-at the same offset for what is wrong. Source: https://www.tensorflow.org/tfx/serving/api_rest and TF Serving's
+TF Serving itself uses RapidJSON: the grammar is the same (NaN and Infinity are numbers), and so are the words and the
+offsets of errors. Source: https://www.tensorflow.org/tfx/serving/api_rest and TF Serving's
 util/json_tensor.cc.
 """
 
@@ -20,12 +20,12 @@ from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.http.json_answers import COLUMN, ROW, decimals
 from graftline.serving.server.model.tensors import dtype_name
 
-_SHOWN = 1024  # characters of a client's own JSON that an error message repeats
-_MAX_RANK = 31  # of numpy's 32, as rows are stacked
+_SHOWN = 1024  # characters of a client's JSON that an error message repeats
+_MAX_RANK = 31  # numpy has 32 dimensions; stacking rows adds one
 _BOM = b"\xef\xbb\xbf"
 _NO_ASCII = re.compile(rb"[\x80-\xff]")
 _NUMBERS = rapidjson.NM_NATIVE | rapidjson.NM_NAN
-# python-rapidjson's RapidJSON is newer than TF Serving's (1.1.0), where these read otherwise.
+# python-rapidjson's RapidJSON is newer than TF Serving's (1.1.0), which words these differently.
 _SINCE_RENAMED = {
     "Missing a comma or '}' after an object member.": "Missing a comma or } after an object member.",
     "Missing a comma or ']' after an array element.": "Missing a comma or ] after an array element.",
@@ -43,7 +43,7 @@ _FLOATS = (tf.float32, tf.float64)
 
 
 def show(value: Any) -> str:
-    """A value as RapidJSON's PrettyWriter writes it, cut when long."""
+    """Return a value as RapidJSON's PrettyWriter writes it. Long values are cut."""
     if isinstance(value, float):
         single = abs(value) <= 3.4028234e38
         return decimals(np.array([value], np.float32 if single else np.float64))[0]
@@ -55,7 +55,7 @@ def show(value: Any) -> str:
 
 
 def type_of(value: Any) -> str:
-    """What RapidJSON calls the type of a value."""
+    """Return RapidJSON's name for the type of a value."""
     if value is None:
         return "Null"
     if isinstance(value, bool):
@@ -65,14 +65,14 @@ def type_of(value: Any) -> str:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The request's JSON object; NaN and Infinity are numbers. Raises INVALID_ARGUMENT with the place of the fault."""
+    """Return the request's JSON object; NaN and Infinity are numbers. INVALID_ARGUMENT has the fault's offset."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     start = len(_BOM) if body.startswith(_BOM) else 0
     try:
         document = _parse_text(body[start:] if start else body, start)
     except UnicodeDecodeError:
-        # For what is wrong with the JSON itself, in the words and at the byte where it would be wrong otherwise, too.
+        # Faults of the JSON itself are reported first, in the usual words and at the usual offset.
         _parse_text(_NO_ASCII.sub(b"?", body[start:]), start)
         document = _parse_bytes(body[start:])
     if not isinstance(document, dict):
@@ -81,12 +81,12 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def _parse_text(text: bytes, start: int) -> Any:
-    """The JSON of bytes that begin at `start` of the body. Raises as `parse`, or UnicodeDecodeError."""
+    """Return the JSON of bytes that begin at `start` of the body. Raises as `parse`, or UnicodeDecodeError."""
     try:
         return rapidjson.loads(text, number_mode=_NUMBERS)
     except rapidjson.JSONDecodeError as error:
-        found = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.S)
-        offset, reason = (int(found[1]), found[2]) if found else (0, str(error))
+        match = re.fullmatch(r"Parse error at offset (\d+): (.*)", str(error), re.S)
+        offset, reason = (int(match[1]), match[2]) if match else (0, str(error))
         reason = _SINCE_RENAMED.get(reason, reason)
         raise invalid(f"JSON Parse error: {reason} at offset: {start + offset}") from error
     except RecursionError as error:
@@ -94,7 +94,7 @@ def _parse_text(text: bytes, start: int) -> Any:
 
 
 def _parse_bytes(body: bytes) -> Any:
-    """JSON with strings that are no UTF-8: TF Serving takes their bytes as they are."""
+    """Return JSON with strings that are not UTF-8. TF Serving keeps their bytes."""
     try:
         return json.loads(body.decode("utf-8", "surrogateescape"), parse_int=_integer)
     except (ValueError, RecursionError) as error:
@@ -102,12 +102,12 @@ def _parse_bytes(body: bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-    """As RapidJSON: a whole number that no 64 bits hold is a double."""
+    """Return a whole number as RapidJSON does: one beyond 64 bits becomes a double."""
     return int(text) if len(text) <= 20 and int(text) in range(-(1 << 63), 1 << 64) else float(text)
 
 
 def encode(text: str) -> bytes:
-    """The bytes of a JSON text."""
+    """Return the bytes of a JSON text."""
     try:
         return text.encode()
     except UnicodeEncodeError:  # from `_parse_bytes`
@@ -115,7 +115,7 @@ def encode(text: str) -> bytes:
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
-    """The signature that the request names, "" when it names none."""
+    """Return the signature that the request names; "" when it names none."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(
@@ -125,12 +125,12 @@ def signature_name(document: Mapping[str, Any]) -> str:
 
 
 def is_base64(value: Any) -> bool:
-    """Whether a value stands for bytes: an object whose one key is b64."""
+    """Return whether a value stands for bytes: an object with the one key b64."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def decode_base64(text: str) -> bytes:
-    """As absl's decoder: white space is passed over, padding may be left out, any other stray character is an error."""
+    """Decode as absl does: white space is skipped, padding is optional, and any other character is an error."""
     decoded = _decode_packed(text)
     if decoded is None:
         decoded = _decode_packed(re.sub(r"[ \t\n\v\f\r]+", "", text))
@@ -146,14 +146,14 @@ def _decode_packed(text: str) -> bytes | None:
         return None
     try:
         decoded = binascii.a2b_base64(data + "=" * missing)
-    except ValueError:  # wrong padding, or a character beyond ASCII
+    except ValueError:  # wrong padding, or a character outside ASCII
         return None
-    # Python passes over what it does not know: then fewer bytes come out than the characters stand for.
+    # Python skips unknown characters; then the result is shorter than the characters mean.
     return decoded if len(decoded) == len(data) * 3 // 4 else None
 
 
 def _leaf(value: Any, dtype: tf.DType) -> Any:
-    """One JSON value as an element of type `dtype`."""
+    """Return one JSON value as an element of type `dtype`."""
 
     def wrong_type() -> ServingError:
         return invalid(f"JSON Value: {show(value)} Type: {type_of(value)} is not of expected type: {dtype_name(dtype)}")
@@ -186,7 +186,7 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
 
 
 def _shape(value: Any) -> list[int]:
-    """The shape of nested lists, going by the first element of each."""
+    """Return the shape of nested lists, by the first element of each."""
     shape: list[int] = []
     while isinstance(value, list):
         if len(shape) == _MAX_RANK:
@@ -223,19 +223,19 @@ def _pack(flat: list[Any], shape: list[int], dtype: tf.DType) -> np.ndarray:
         array[:] = flat
         return array.reshape(shape)
     if dtype in (tf.int8, tf.int16, tf.uint8):
-        # Through int64, so that 300 for a uint8 wraps as TF Serving's int_val does, and does not raise.
+        # By way of int64, so that 300 for a uint8 wraps as in TF Serving's int_val instead of raising.
         return np.array(flat, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
     if dtype == tf.float32:
-        # Through double, as RapidJSON's GetFloat: rounded, and infinite beyond the range.
+        # By way of double, as RapidJSON's GetFloat: rounded, and infinite beyond the range.
         with np.errstate(over="ignore"):
             return np.array(flat, np.float64).astype(np.float32).reshape(shape)
     return np.array(flat, dtype.as_numpy_dtype).reshape(shape)
 
 
 def _regular(value: Any, dtype: tf.DType) -> np.ndarray | None:
-    """Nested lists as an array, when all is as it should be; None to have `_array` look for the fault, leaf by leaf.
+    """Return correct nested lists as an array; None for others, in which `_array` finds the fault, leaf by leaf.
 
-    For speed alone: lists are joined and types looked at without a Python call for each number.
+    This exists for speed alone: it needs no Python call for each number.
     """
     shape = _shape(value)
     flat = [value]
@@ -259,7 +259,7 @@ def _regular(value: Any, dtype: tf.DType) -> np.ndarray | None:
 
 
 def _array(value: Any, dtype: tf.DType) -> np.ndarray:
-    """Nested lists (or one value) as an array of `dtype`; strings as an object array of bytes."""
+    """Return nested lists (or one value) as an array of `dtype`; strings as an object array of bytes."""
     array = _regular(value, dtype)
     if array is not None:
         return array
@@ -270,7 +270,7 @@ def _array(value: Any, dtype: tf.DType) -> np.ndarray:
 
 
 def read_inputs(document: Mapping[str, Any], signature: Any) -> tuple[str, dict[str, np.ndarray]]:
-    """(ROW or COLUMN, the request's tensors by name), read as the SignatureDef's types. Raises INVALID_ARGUMENT."""
+    """Return ROW or COLUMN, and the request's tensors by name in the SignatureDef's types. Raises INVALID_ARGUMENT."""
     dtypes = {name: tf.as_dtype(info.dtype) for name, info in signature.inputs.items()}
     if not dtypes:
         raise invalid(f"Failed to get input map for signature: {signature_name(document) or 'DEFAULT'}")
@@ -298,7 +298,7 @@ def _rows(document: Mapping[str, Any], dtypes: dict[str, tf.DType]) -> dict[str,
             "as per tensorinfo_map"
         )
     regular = _regular_rows(instances, dtypes)
-    return regular if regular is not None else _judged_rows(instances, dtypes)
+    return regular if regular is not None else _read_each_row(instances, dtypes)
 
 
 def _named(value: Any) -> bool:
@@ -306,7 +306,7 @@ def _named(value: Any) -> bool:
 
 
 def _regular_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray] | None:
-    """All rows at once, when they are alike; None to have `_judged_rows` look for the fault."""
+    """Return all rows when they are alike; None for others, in which `_read_each_row` finds the fault."""
     try:
         if not any(map(_named, instances)):
             columns = {next(iter(dtypes)): instances}
@@ -324,8 +324,8 @@ def _regular_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str
     )
 
 
-def _judged_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
-    """Row by row, so that the first fault is named with its row and key."""
+def _read_each_row(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
+    """Read row by row. The error names the row and the key of the first fault."""
     objects = _named(instances[0])
     columns: dict[str, list[np.ndarray]] = {}
     for index, instance in enumerate(instances):
@@ -355,7 +355,7 @@ def _judged_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str,
 
 
 def _check_same(before: list[np.ndarray], array: np.ndarray) -> None:
-    """Every instance must have the shape of the first."""
+    """Raise INVALID_ARGUMENT unless an instance has the shape of the first."""
     if before and before[0].size != array.size:
         raise invalid(f"Expecting tensor size: {before[0].size} but got: {array.size}")
     if before and before[0].shape != array.shape:

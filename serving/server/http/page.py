@@ -1,9 +1,8 @@
-"""The web page at `/` of the local server: drop an image, see its classes. `front` asks it for paths outside the API.
+"""The web page at `/` of the local server: drop an image, see its classes. Called by `routes`.
 
-The page is the files `page.*` beside this module, and loads nothing from elsewhere. It sends an image's bytes as they
-are to `/v1/models/NAME/versions/N:predict`, and where their format is refused, as the browser draws
-them. What there is to choose from it reads at `/graftline/models.json`, since TensorFlow Serving's API cannot list
-models.
+The page is the files `page.*` in this folder, and loads nothing from elsewhere. It sends the bytes of an image to
+`/v1/models/NAME/versions/N:predict`. If the server refuses their format, it sends the image as the browser draws it. It
+reads the models at `/graftline/models.json`, because TensorFlow Serving's API cannot list them.
 """
 
 import functools
@@ -23,7 +22,7 @@ _FILES = {
     "/graftline/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/graftline/page.svg": ("page.svg", "image/svg+xml"),
 }
-# The page loads nothing from elsewhere, and no other page may frame it.
+# The page loads nothing from elsewhere. No other page may frame it.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -1,12 +1,13 @@
-"""Adaptive batching: requests that come while a model is busy are run together as soon as it is free.
+"""Adaptive batching: requests that arrive while a model is busy run together as soon as it is free.
 
-An idle server runs a request at once, in the thread that brought it. While `num_batch_threads` runs are under way, the
-rest wait; whoever waited longest then takes up to `max_batch_size` rows of its kind along, runs them as one and hands
-out the parts. So nobody waits for company (unless `batch_timeout_micros` says so), and batches are as large as the
-load makes them. The parameters mean what they mean in TensorFlow Serving's batching guide,
+An idle server runs a request at once, in the request's own thread. Other requests wait while `num_batch_threads` runs
+are under way. Then the request that has waited longest takes up to `max_batch_size` rows of its kind, runs them as one
+batch and distributes the results. No request waits for a batch to fill, unless `batch_timeout_micros` is set, and the
+load decides how large batches are. The parameters are those of TensorFlow Serving's batching guide,
 https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md.
 
-There, a batch fails as a whole. Here its requests are run again in halves, so that one bad image fails its own alone.
+In TensorFlow Serving a batch fails as a whole. Here a failed batch runs again in halves, so that a bad image fails its
+own request alone.
 """
 
 import threading
@@ -21,10 +22,10 @@ from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import BatchingParameters
 
 Tensors = Mapping[str, np.ndarray]
-Run = Callable[[Tensors, float | None], dict[str, np.ndarray]]  # (inputs, seconds that it may take) → outputs
+Run = Callable[[Tensors, float | None], dict[str, np.ndarray]]  # (inputs, seconds that the run may take) → outputs
 
 _POOL = "batch_threads"  # thread_pool_name of the metrics
-# What may be the fault of one request in a batch. After the others there is nobody to run it again for.
+# After these errors a batch is not run again: one request did not cause them.
 _NOT_RERUN = (Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE)
 
 
@@ -33,9 +34,9 @@ def _too_late() -> ServingError:
 
 
 class Function:
-    """One signature of one loaded model with one set of outputs: what requests must share to be run together.
+    """One signature of one loaded model with one set of outputs. Requests in a batch share it.
 
-    `mergeable` is whether rows can be stacked; it is withdrawn when outputs turn out not to have one row for each.
+    `mergeable` says whether rows can be stacked. It becomes False when outputs do not have one row for each input row.
     """
 
     def __init__(self, run: Run, mergeable: bool) -> None:
@@ -44,7 +45,7 @@ class Function:
 
 
 class _Task:
-    """A request in the queue. Its thread waits for `woken`: then it is `leader` of a batch, or its answer is there."""
+    """A request in the queue. Its thread waits for `woken`: then it is the `leader` of a batch, or has its answer."""
 
     def __init__(self, function: Function, inputs: Tensors, rows: int, deadline: float | None) -> None:
         self.function = function
@@ -53,7 +54,7 @@ class _Task:
         self.deadline = deadline
         self.since = time.monotonic()
         self.woken = threading.Event()
-        self.leader = False  # it has one of the places, and its thread runs a batch
+        self.leader = False  # it holds one of the places, and its thread runs a batch
         self.taken = False  # it is in a batch
         self.outputs: dict[str, np.ndarray] = {}
         self.error: BaseException | None = None
@@ -71,12 +72,13 @@ class Batcher:
         self._free = parameters.num_batch_threads
 
     def run(self, function: Function, inputs: Tensors, deadline: float | None) -> dict[str, np.ndarray]:
-        """The outputs of `function` for `inputs`, by `deadline` (of time.monotonic).
+        """Return the outputs of `function` for `inputs`, before `deadline` (of time.monotonic).
 
-        Raises ServingError: what the function raises, UNAVAILABLE when too many are waiting, DEADLINE_EXCEEDED.
+        Raises:
+            ServingError: the function's own error, UNAVAILABLE when too many requests wait, or DEADLINE_EXCEEDED.
         """
         rows = _rows(inputs) if function.mergeable else None
-        if not rows:  # nothing to stack, or no row at all
+        if not rows:  # nothing to stack, or no row
             return self._schedule(object(), _Task(function, inputs, 1, deadline))
         self._metrics.input_batch_size.observe(rows)
         most, kind = self._parameters.max_batch_size, _kind(function, inputs)
@@ -123,19 +125,19 @@ class Batcher:
         return task.outputs
 
     def _wait(self, kind: Hashable, task: _Task) -> None:
-        """Until the task has its answer or is to lead. Raises DEADLINE_EXCEEDED."""
+        """Wait until the task has its answer or must lead. Raises DEADLINE_EXCEEDED."""
         if task.woken.wait(None if task.deadline is None else max(0.0, task.deadline - time.monotonic())):
             return
         with self._lock:
-            if task.woken.is_set():  # in this very moment: it must lead the others, even if too late for itself
+            if task.woken.is_set():  # woken just now: it must lead the others, even when it is too late for itself
                 return
             if not task.taken:
                 self._remove(kind, task)
-        # Once it has been taken it is being run; nobody waits for what comes of it.
+        # A task that was taken runs on; its outputs are dropped.
         raise _too_late()
 
     def _lead(self, kind: Hashable, task: _Task) -> None:
-        """Run a batch that begins with `task`; then wake who waited for it, and the next leader."""
+        """Run a batch that begins with `task`. Then wake its tasks and the next leader."""
         batch = [task]
         try:
             self._gather(kind, batch)
@@ -151,20 +153,20 @@ class Batcher:
                 each.woken.set()
 
     def _gather(self, kind: Hashable, batch: list[_Task]) -> None:
-        """Take the batch off the queue, waiting up to `batch_timeout_micros` for it to fill."""
+        """Move tasks from the queue to the batch. Wait for up to `batch_timeout_micros` until it is full."""
         most = self._parameters.max_batch_size
         with self._lock:
             queue = self._queues[kind]
             until = batch[0].since + self._parameters.batch_timeout_micros / 1e6
             if batch[0].deadline is not None:
-                until = min(until, batch[0].deadline)  # who leads is to be told in time, too
+                until = min(until, batch[0].deadline)  # the leader itself must be answered in time
             while batch[0].function.mergeable and sum(each.rows for each in queue) < most:
                 left = until - time.monotonic()
                 if left <= 0:
                     break
                 self._arrived.wait(left)
             rows = batch[0].rows
-            for each in [each for each in queue if not each.leader]:  # another leader has a batch of its own
+            for each in [each for each in queue if not each.leader]:  # other leaders have their own batches
                 if rows + each.rows > most:
                     break
                 batch.append(each)
@@ -183,7 +185,7 @@ class Batcher:
             del self._queues[kind]
 
     def _pass_on(self) -> None:
-        """Give the place of a batch that has ended to the request that has waited longest, if any waits."""
+        """Give the place of an ended batch to the request that has waited longest."""
         waiting = [each for queue in self._queues.values() for each in queue if not each.leader]
         if not waiting:
             self._free += 1
@@ -193,7 +195,7 @@ class Batcher:
         oldest.woken.set()
 
     def _run(self, batch: Sequence[_Task]) -> None:
-        """Give every task of the batch its outputs or its error."""
+        """Set the outputs or the error of every task."""
         live = []
         for task in batch:
             if task.deadline is not None and task.deadline <= time.monotonic():
@@ -215,12 +217,12 @@ class Batcher:
         self._run(live[middle:])
 
     def _run_merged(self, batch: Sequence[_Task]) -> bool:
-        """Set the outputs of all tasks by one run; False when their rows can't be stacked. Raises as the function."""
+        """Set the outputs of all tasks by one run. Return False when their rows cannot be stacked."""
         function = batch[0].function
         if len(batch) > 1 and not function.mergeable:
             return False
         deadlines = [task.deadline for task in batch if task.deadline is not None]
-        # As in TensorFlow Serving the batch may take as long as its most patient request allows.
+        # As in TensorFlow Serving, the latest deadline of the batch counts.
         seconds = max(deadlines) - time.monotonic() if len(deadlines) == len(batch) else None
         rows = sum(task.rows for task in batch)
         padding = self._padding(rows) if function.mergeable else 0
@@ -245,12 +247,12 @@ class Batcher:
         return True
 
     def _padding(self, rows: int) -> int:
-        """Rows that lack to the next allowed size."""
+        """Return the number of rows up to the next allowed size."""
         return next((size - rows for size in self._parameters.allowed_batch_sizes if size >= rows), 0)
 
 
 def _rows(inputs: Tensors) -> int | None:
-    """The size of the first dimension, None where the inputs do not share one."""
+    """Return the size of the first dimension; None when the inputs do not share it."""
     sizes = {values.shape[0] if values.ndim else None for values in inputs.values()}
     return sizes.pop() if len(sizes) == 1 else None
 

@@ -1,6 +1,6 @@
-"""Classify and regress: signatures that take serialized tf.Examples and give classes and scores, or one value each.
+"""Classify and regress: signatures that take serialized tf.Examples and return classes and scores, or values.
 
-The same for gRPC and REST. Source: TF Serving's servables/tensorflow/{classifier,regressor,util}.cc.
+Both ports use them. Source: TF Serving's servables/tensorflow/{classifier,regressor,util}.cc.
 """
 
 from typing import Any
@@ -16,17 +16,17 @@ _INPUTS, _CLASSES, _SCORES, _OUTPUTS = "inputs", "classes", "scores", "outputs"
 
 
 def examples_of(request_input: Any) -> list[bytes]:
-    """The serialized tf.Examples of a `tensorflow.serving.Input`, its context in each; [] for an empty one."""
+    """Return the serialized tf.Examples of a `tensorflow.serving.Input`, each with its context; [] for an empty one."""
     if request_input.WhichOneof("kind") == "example_list_with_context":
         listed = request_input.example_list_with_context
-        # Two messages one after the other are one message with the fields of both: how protobuf merges.
+        # Protobuf reads two concatenated messages as one with the fields of both.
         context = listed.context.SerializeToString()
         return [context + example.SerializeToString() for example in listed.examples]
     return [example.SerializeToString() for example in request_input.example_list.examples]
 
 
 def signature_of(model: LoadedModel, name: str, method: str) -> Any:
-    """The SignatureDef called `name` (`serving_default` for ""), which must be of `method`. Raises INVALID_ARGUMENT."""
+    """Return the SignatureDef `name` (`serving_default` for ""), checked against `method`. Raises INVALID_ARGUMENT."""
     signature = model.signatures.get(name or SERVING_DEFAULT)
     if signature is None:
         raise invalid(f"No signature was found with the name: {name or SERVING_DEFAULT}")
@@ -69,15 +69,16 @@ def _run(
 def classify(
     model: LoadedModel, name: str, examples: list[bytes], timeout: float | None = None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(labels as bytes [N, C], scores float32 [N, C]) of N examples; one of the two is None where the model has none.
+    """Return the labels (bytes [N, C]) and scores (float32 [N, C]) of N examples; None for a missing output.
 
-    Raises ServingError: INVALID_ARGUMENT for a signature that does not classify, no examples, or outputs of another
-    shape or type; what else the run reports.
+    Raises:
+        ServingError: INVALID_ARGUMENT for a signature that does not classify, no examples, or outputs of another shape
+            or type; or an error of the run.
     """
     signature = signature_of(model, name, CLASSIFY)
-    wanted = [output for output in (_CLASSES, _SCORES) if output in signature.outputs]
-    found = _run(model, name, examples, wanted, timeout)
-    labels, scores = found.get(_CLASSES), found.get(_SCORES)
+    names = [output for output in (_CLASSES, _SCORES) if output in signature.outputs]
+    outputs = _run(model, name, examples, names, timeout)
+    labels, scores = outputs.get(_CLASSES), outputs.get(_SCORES)
     if labels is not None:
         _check_matrix(labels, len(examples), _CLASSES, object, "DT_STRING")
     if scores is not None:
@@ -101,17 +102,17 @@ def _datatype(values: np.ndarray) -> str:
     return str(types_pb2.DataType.Name(kind.as_datatype_enum))
 
 
-def _check_matrix(values: np.ndarray, examples: int, name: str, dtype: Any, wanted: str) -> None:
+def _check_matrix(values: np.ndarray, examples: int, name: str, dtype: Any, datatype: str) -> None:
     if values.ndim != 2:
         raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(values)}")
     if values.dtype != dtype:
-        raise invalid(f"Expected {name} Tensor of {wanted}. Got: {_datatype(values)}")
+        raise invalid(f"Expected {name} Tensor of {datatype}. Got: {_datatype(values)}")
     if len(values) != examples:
         raise invalid(f"Expected {name} output batch size of {examples}. Got: {len(values)}")
 
 
 def regress(model: LoadedModel, name: str, examples: list[bytes], timeout: float | None = None) -> np.ndarray:
-    """One float32 for each of N examples: [N]. Raises ServingError as `classify` does."""
+    """Return one float32 for each of N examples: [N]. Raises ServingError as `classify` does."""
     signature_of(model, name, REGRESS)
     values = _run(model, name, examples, [_OUTPUTS], timeout)[_OUTPUTS]
     if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):

@@ -1,9 +1,9 @@
 """One version of one model: a SavedModel in a TensorFlow session, as TF Serving itself runs it.
 
-A session rather than `tf.saved_model.load`: it builds no Python objects, computes only the outputs that are asked for,
-gives its memory back on close, and fails where TF Serving fails. A Keras 3 model held by a `tf.Module` that does not
-also track each `variable.value` is the case in point: `tf.saved_model.load` runs it, a session and TF Serving answer
-"Could not find variable" (https://github.com/keras-team/keras/issues/20095).
+A session has advantages over `tf.saved_model.load`: it builds no Python objects, computes only the requested outputs,
+frees its memory on close, and fails where TF Serving fails. `tf.saved_model.load` runs a Keras 3 model in a `tf.Module`
+that does not track each `variable.value`, but a session and TF Serving answer "Could not find variable"
+(https://github.com/keras-team/keras/issues/20095).
 """
 
 import contextlib
@@ -32,18 +32,18 @@ from graftline.signatures import SERVING_DEFAULT, WARMUP_FILE
 _logger = logging.getLogger(__name__)
 
 MAX_WARMUP_RECORDS = 1000  # TF Serving's own bound
-_NODES = re.compile(r"(?:\{\{(?:function_)?node [^}]*\}\}\s*)+")  # where an error came from, before what it says
+_NODES = re.compile(r"(?:\{\{(?:function_)?node [^}]*\}\}\s*)+")  # the nodes before an error's message
 _MAX_TIMEOUT_MS = 1 << 40
-_MAX_FUNCTIONS = 1000  # clients choose outputs, in any order: what is asked for beyond these is not kept
+_MAX_FUNCTIONS = 1000  # clients choose outputs in any order: further combinations are not kept
 
 
 class LoadError(Exception):
-    """A SavedModel that cannot be served; the message names its directory and the reason."""
+    """A SavedModel cannot be served; the message has its directory and the reason."""
 
 
 @contextlib.contextmanager
 def _quiet_loader() -> Iterator[None]:
-    """Without the loader's note on every process's standard error that it is deprecated."""
+    """Suppress the loader's deprecation note on standard error."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -58,7 +58,7 @@ def _microseconds(since: float) -> int:
 
 
 def _first_dimension_is_free(infos: Iterable[Any]) -> bool:
-    """Whether rows may be stacked in all these tensors: a first dimension that the signature leaves open."""
+    """Return whether rows can be stacked in all these tensors: the signature leaves the first dimension open."""
     shapes = [info.tensor_shape for info in infos]
     return bool(shapes) and all(
         not shape.unknown_rank and len(shape.dim) > 0 and shape.dim[0].size == -1 for shape in shapes
@@ -66,7 +66,7 @@ def _first_dimension_is_free(infos: Iterable[Any]) -> bool:
 
 
 def _checked(signature: Any, inputs: Tensors, output_filter: list[str]) -> tuple[Tensors, list[str]]:
-    """All inputs of a run and the outputs to ask for. Raises in TF Serving's order: the types are the session's own."""
+    """Return all inputs of a run and its outputs. Raises in TF Serving's order, where the session checks types last."""
     check_names(signature, inputs)
     inputs = with_defaults(signature, inputs)
     outputs = check_outputs(signature, output_filter)
@@ -75,7 +75,7 @@ def _checked(signature: Any, inputs: Tensors, output_filter: list[str]) -> tuple
 
 
 def _clean(message: str) -> str:
-    """What the op itself said, without the nodes and the Python stacks of whoever once built the graph."""
+    """Return the op's own message, without its nodes and the Python stacks from when the graph was built."""
     message = message.removeprefix("Graph execution error:").strip()
     if "root error(s) found." in message[:40]:  # "2 root error(s) found.\n  (0) INVALID_ARGUMENT: …"
         message = message.partition("(0) ")[2].partition(": ")[2] or message
@@ -88,10 +88,10 @@ def _error(error: tf.errors.OpError) -> ServingError:
 
 
 class LoadedModel:
-    """A SavedModel in memory, ready to answer; any number of threads may call it at once.
+    """A SavedModel in memory, ready to answer. Threads may call it at the same time.
 
-    `name` is what the metrics call it. With a `batcher`, requests of several threads are run together where the
-    signature allows it. Raises LoadError when the directory holds no SavedModel that this TensorFlow can load.
+    `name` is the model's name in the metrics. A `batcher` combines requests of several threads where the signature
+    allows it. Raises LoadError when the directory holds no SavedModel that this TensorFlow can load.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class LoadedModel:
         self._retired = False
 
     def signature(self, name: str, missing: Code = Code.FAILED_PRECONDITION) -> Any:
-        """The SignatureDef called `name`, `serving_default` for ""; raises `missing` when there is none."""
+        """Return the SignatureDef `name`, `serving_default` for "". Raises `missing` when there is none."""
         name = name or SERVING_DEFAULT
         if name in self.signatures:
             return self.signatures[name]
@@ -147,13 +147,14 @@ class LoadedModel:
         output_filter: list[str] | None = None,
         timeout: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run a signature: tensors by input name → tensors by output name, strings as object arrays of bytes.
+        """Run a signature. Arrays are by input and output name; strings are object arrays of bytes.
 
-        `timeout` is in seconds; None takes the server's, which `options` say.
+        `timeout` is in seconds; None takes the limit of `options`.
 
-        Raises ServingError: FAILED_PRECONDITION (no such signature), INVALID_ARGUMENT (inputs or outputs that are not
-        the signature's, or that the graph refuses, as bytes that are no image, or too large an image),
-        DEADLINE_EXCEEDED, UNAVAILABLE (too many requests are waiting), or what else TensorFlow reports.
+        Raises:
+            ServingError: FAILED_PRECONDITION (no such signature), INVALID_ARGUMENT (inputs or outputs that the
+                signature lacks, values that the graph refuses, too large an image), DEADLINE_EXCEEDED, UNAVAILABLE
+                (too many requests wait), or another error of TensorFlow.
         """
         timeout = self._options.timeout if timeout is None else timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -166,18 +167,18 @@ class LoadedModel:
         return function.run(inputs, timeout)
 
     def _function(self, signature_name: str, outputs: list[str]) -> Function:
-        """What runs a signature for these outputs; made once. (A race makes it twice, and keeps one.)"""
+        """Return the function of a signature and its outputs. It is made once; a race makes two and keeps one."""
         key = signature_name, tuple(outputs)
-        if found := self._functions.get(key):
-            return found
+        if function := self._functions.get(key):
+            return function
         signature = self.signatures[signature_name]
         mergeable = _first_dimension_is_free(signature.inputs.values()) and _first_dimension_is_free(
             signature.outputs[name] for name in outputs
         )
-        made = Function(self._runner(signature, outputs), mergeable)
+        function = Function(self._runner(signature, outputs), mergeable)
         if len(self._functions) < _MAX_FUNCTIONS:
-            self._functions[key] = made
-        return made
+            self._functions[key] = function
+        return function
 
     def _runner(self, signature: Any, outputs: list[str]) -> Run:
         def at(info: Any) -> Any:
@@ -186,48 +187,44 @@ class LoadedModel:
         try:
             feeds = {name: at(info) for name, info in signature.inputs.items()}
             fetches = [at(signature.outputs[name]) for name in outputs]
-        except (KeyError, ValueError) as error:  # no tensor of the graph
+        except (KeyError, ValueError) as error:  # the graph lacks the tensor
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
 
         def run(inputs: Tensors, seconds: float | None) -> dict[str, np.ndarray]:
             options = tf.compat.v1.RunOptions()
             if seconds is not None:
                 options.timeout_in_ms = max(1, min(int(seconds * 1000), _MAX_TIMEOUT_MS))
-            told = tf_session.TF_NewBufferFromString(options.SerializeToString())
+            run_options = tf_session.TF_NewBufferFromString(options.SerializeToString())
             started = time.monotonic()
             try:
-                # What Session.run calls in the end. It looks in Python for what is fed and fetched, anew each time (137
-                # us against 29), and refuses shapes that TF Serving leaves to the graph.
-                found = self._session._call_tf_sessionrun(
-                    told, {feeds[name]: values for name, values in inputs.items()}, fetches, [], None
+                # Session.run resolves feeds and fetches in Python on every call (137 us; this call takes 29), and
+                # refuses shapes that TF Serving leaves to the graph.
+                fetched = self._session._call_tf_sessionrun(
+                    run_options, {feeds[name]: values for name, values in inputs.items()}, fetches, [], None
                 )
             except tf.errors.OpError as error:
                 raise _error(error) from error
             except UnicodeDecodeError as error:  # TensorFlow quotes the bytes that it could not parse
                 raise ServingError(Code.INVALID_ARGUMENT, "Could not parse the input's bytes") from error
-            except (
-                ValueError,
-                TypeError,
-                RuntimeError,
-            ) as error:  # a feed or fetch that the graph itself does not know
+            except (ValueError, TypeError, RuntimeError) as error:  # the graph lacks a feed or fetch
                 raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
             finally:
-                tf_session.TF_DeleteBuffer(told)
-            taken = _microseconds(started)
-            self._metrics.runtime_latency.observe(taken, self.name, "Predict", "TF1")
+                tf_session.TF_DeleteBuffer(run_options)
+            microseconds = _microseconds(started)
+            self._metrics.runtime_latency.observe(microseconds, self.name, "Predict", "TF1")
             self._metrics.graph_runs.add(1)
-            self._metrics.graph_run_time_usecs.add(taken)
+            self._metrics.graph_run_time_usecs.add(microseconds)
             return {
                 name: np.asarray(values, object if isinstance(values, bytes) else None)
-                for name, values in zip(outputs, found, strict=True)
+                for name, values in zip(outputs, fetched, strict=True)
             }
 
         return run
 
     def warm_up(self) -> int:
-        """Replay `assets.extra/tf_serving_warmup_requests`, so that the first client does not pay for it.
+        """Replay `assets.extra/tf_serving_warmup_requests`, so that the first request is as fast as the others.
 
-        Returns the number of requests replayed. Raises LoadError when one fails, as TF Serving does: a model that
+        Returns the number of replayed requests. Raises LoadError when one fails, as TF Serving does: a model that
         cannot answer its own warm-up cannot serve. Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
         """
         file = os.path.join(self.path, "assets.extra", WARMUP_FILE)
@@ -241,7 +238,7 @@ class LoadedModel:
                     raise LoadError(f"Number of warmup records exceeds the maximum ({MAX_WARMUP_RECORDS}) at {file}")
                 entry = prediction_log_pb2.PredictionLog.FromString(record)
                 if entry.WhichOneof("log_type") != "predict_log":
-                    _logger.warning("%s: a warm-up request that is no Predict was passed over", file)
+                    _logger.warning("%s: a warm-up request that is not a Predict was skipped", file)
                     continue
                 self._replay(entry.predict_log.request)
                 replayed += 1
@@ -254,14 +251,14 @@ class LoadedModel:
         return replayed
 
     def _replay(self, request: Any) -> None:
-        """Run a PredictRequest past the queue: a model that is being loaded should not wait behind those that serve."""
+        """Run a PredictRequest outside the queue: a loading model should not wait for requests to other models."""
         signature = self.signature(request.model_spec.signature_name)
-        given = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
-        inputs, outputs = _checked(signature, given, list(request.output_filter))
+        arrays = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+        inputs, outputs = _checked(signature, arrays, list(request.output_filter))
         self._function(request.model_spec.signature_name or SERVING_DEFAULT, outputs).run(inputs, None)
 
     def __enter__(self) -> "LoadedModel":
-        """Count a request in: `retire` waits for it. Raises UNAVAILABLE when the model has been retired."""
+        """Count a request, which `retire` waits for. Raises UNAVAILABLE when the model is retired."""
         with self._lock:
             if self._retired:
                 raise ServingError(Code.UNAVAILABLE, f"{self.path} is being unloaded")
@@ -276,7 +273,7 @@ class LoadedModel:
             self._session.close()
 
     def retire(self) -> None:
-        """Take no more requests, and give the memory back when the last one running has its answer."""
+        """Take no more requests, and free the memory when the last running request has its answer."""
         with self._lock:
             idle = not self._retired and not self._running
             self._retired = True

@@ -1,8 +1,8 @@
-"""Which versions are served: loads what each model's policy chooses, polls for new ones, and swaps them under traffic.
+"""Decides which versions are served: loads those of each model's policy, polls for new ones and swaps them.
 
-Availability first, as TF Serving's default policy: a version goes only when another one of its model is loaded and
-warm, and its memory when the last request on it is answered. Readers take no lock: what they look at is replaced as a
-whole.
+Availability comes first, as in TF Serving's default policy. A version is unloaded only when another version of its
+model is loaded and warm, and its memory is freed when its last request is answered. Readers take no lock: the manager
+replaces the mappings that they read as a whole.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from graftline.serving.versions.model_config import ModelConfig
 
 _logger = logging.getLogger(__name__)
 
-Load = Callable[[str, str, int], LoadedModel]  # (directory, model's name, version) → the model, not yet warmed up
+Load = Callable[[str, str, int], LoadedModel]  # (directory, model's name, version) → the model, before its warm-up
 
 
 @dataclass(frozen=True)
 class VersionState:
-    """The state of one version, in the words of TF Serving's ModelVersionStatus."""
+    """The state of one version, in the terms of TF Serving's ModelVersionStatus."""
 
     version: int
     state: str  # START, LOADING, AVAILABLE, UNLOADING or END
@@ -35,20 +35,20 @@ class VersionState:
 
 @dataclass
 class _Served:
-    """One model: its config and the versions that answer, each with the directory that it came from."""
+    """One model: its config, and each version that answers with its directory."""
 
     config: ModelConfig
     loaded: Mapping[int, tuple[str, LoadedModel]] = field(default_factory=dict)
-    refused: dict[str, tuple[int, int]] = field(default_factory=dict)  # directory that failed → what it held then
+    refused: dict[str, tuple[int, int]] = field(default_factory=dict)  # directory that failed → its mark at that time
 
     def has(self, version: int, path: str) -> bool:
         return version in self.loaded and self.loaded[version][0] == path
 
 
 def _mark(path: str) -> tuple[int, int]:
-    """What tells one upload of a version from another: a version that failed is tried again when this changes."""
-    found = os.stat(os.path.join(path, SAVED_MODEL))
-    return found.st_mtime_ns, found.st_size
+    """Return a mark that differs between uploads of a version. A failed version is tried again when it changes."""
+    status = os.stat(os.path.join(path, SAVED_MODEL))
+    return status.st_mtime_ns, status.st_size
 
 
 def _load(path: str, name: str, version: int) -> LoadedModel:
@@ -56,10 +56,10 @@ def _load(path: str, name: str, version: int) -> LoadedModel:
 
 
 class ModelManager:
-    """The models being served, by name. `load` first; `poll` at will or `start_polling`; `close` in the end.
+    """The served models, by name. `load` comes first, then `poll` or `start_polling`, and `close` at the end.
 
-    `allow_version_labels_for_unavailable_models` is TF Serving's flag: a label that is new may name a version that is
-    not loaded yet. A label in use moves to loaded versions only.
+    `allow_version_labels_for_unavailable_models` is TF Serving's flag: a new label may name a version that is not
+    loaded yet. A label in use moves to loaded versions only.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class ModelManager:
     ) -> None:
         configs = [model if isinstance(model, ModelConfig) else ModelConfig.of(model) for model in models]
         self._served = {config.name: _Served(config) for config in configs}
-        self._states: dict[str, dict[int, VersionState]] = {}  # also of models that are served no more
+        self._states: dict[str, dict[int, VersionState]] = {}  # also of models that are no longer served
         self._load = load
         self._labels_ahead = allow_version_labels_for_unavailable_models
-        self._swap = threading.RLock()  # one change at a time
+        self._swap = threading.RLock()  # held during a change
         self._stopped = threading.Event()
         self._pollers: list[threading.Thread] = []
 
-    # What changes what is served
+    # Changes
 
     def load(self) -> None:
-        """Load what every model's policy chooses.
+        """Load the versions that every model's policy chooses.
 
-        A version that fails is passed over when another can take its place; its state tells why. Raises UserError for a
-        model of which none can be served, or whose labels name versions that are not.
+        Another version takes the place of one that fails; the state of the failed version has the reason. Raises
+        UserError for a model without a version that can be served, or with a label of a version that is not served.
         """
         with self._swap:
             for served in self._served.values():
@@ -99,10 +99,10 @@ class ModelManager:
                             )
 
     def poll(self) -> None:
-        """Look at every base path once, and take up what its policy now chooses.
+        """Look at every base path once, and load the versions that its policy now chooses.
 
-        A version that fails to load is reported in its state and left alone until its file changes. When nothing
-        that can be loaded is left, what is loaded goes on answering.
+        A version that fails to load is not tried again until its file changes; its state has the reason. Loaded
+        versions go on answering when no other version can be loaded.
         """
         with self._swap:
             for served in self._served.values():
@@ -110,23 +110,24 @@ class ModelManager:
                     continue
                 try:
                     self._refresh(served)
-                except OSError as error:  # removed between the look and the load, or a file system that is away
+                except OSError as error:  # removed before the load, or the file system is unavailable
                     _logger.warning("cannot look for versions of %s: %s", served.config.name, error)
-                except Exception:  # the other models, and the next look, must not suffer for it
+                except Exception:  # the other models and the next poll must go on
                     _logger.exception("unexpected fault while taking up versions of %s", served.config.name)
 
     def reload(self, configs: Sequence[ModelConfig]) -> None:
-        """Serve these models and no others, from when every one of them can answer. When one can't, nothing changes.
+        """Serve these models and no others, as soon as all of them can answer. If one cannot, nothing changes.
 
-        Raises ServingError, as TF Serving's HandleReloadConfigRequest: INVALID_ARGUMENT (a model listed twice, a base
-        path that is not there), NOT_FOUND (no versions in it), FAILED_PRECONDITION (a label in use moved to a version
-        that is not available), UNKNOWN (a model of which no version can be loaded).
+        Raises:
+            ServingError: as TF Serving's HandleReloadConfigRequest. INVALID_ARGUMENT: a model is listed twice, or a
+                base path does not exist. NOT_FOUND: a base path holds no version. FAILED_PRECONDITION: a label in use
+                moves to a version that is not available. UNKNOWN: no version of a model can be loaded.
         """
         with self._swap:
             for config in configs:
                 self._check_config(config, configs)
             for config in configs:
-                _choose(config)  # before anything is loaded in vain
+                _choose(config)  # raises before anything is loaded
             after: dict[str, _Served] = {}
             before = dict(self._served)
             states = {name: dict(known) for name, known in self._states.items()}
@@ -135,25 +136,25 @@ class ModelManager:
                     after[config.name] = _Served(config)
                     self._prepare(after[config.name], before.get(config.name))
             except BaseException:
-                kept = {id(model) for served in before.values() for _, model in served.loaded.values()}
+                still_served = {id(model) for served in before.values() for _, model in served.loaded.values()}
                 for served in after.values():
-                    self._retire(model for _, model in served.loaded.values() if id(model) not in kept)
+                    self._retire(model for _, model in served.loaded.values() if id(model) not in still_served)
                 self._states = self._with_failures(states)
                 raise
             self._served = after
             for name, served in before.items():
-                wanted = after[name].loaded if name in after else {}
-                gone = [version for version, entry in served.loaded.items() if wanted.get(version) != entry]
-                self._unload(name, {version: served.loaded[version][1] for version in gone}, still=wanted)
+                still = after[name].loaded if name in after else {}
+                gone = [version for version, entry in served.loaded.items() if still.get(version) != entry]
+                self._unload(name, {version: served.loaded[version][1] for version in gone}, still=still)
 
     def _with_failures(self, states: dict[str, dict[int, VersionState]]) -> dict[str, dict[int, VersionState]]:
-        """`states`, and the versions that just failed of models that are not served: GetModelStatus tells why."""
-        found = dict(states)
+        """Return `states` and the failed versions of models that are not served. GetModelStatus reports the reasons."""
+        merged = dict(states)
         for name in self._states.keys() - self._served.keys():
             failed = {version: state for version, state in self._states[name].items() if state.code is not Code.OK}
             if failed:
-                found[name] = {**states.get(name, {}), **failed}
-        return found
+                merged[name] = {**states.get(name, {}), **failed}
+        return merged
 
     def _check_config(self, config: ModelConfig, configs: Sequence[ModelConfig]) -> None:
         if sum(other.name == config.name for other in configs) > 1:
@@ -171,7 +172,7 @@ class ModelManager:
                 )
 
     def _prepare(self, served: _Served, before: _Served | None) -> None:
-        """Load what a config wants that no request sees yet, but for what of it is loaded already."""
+        """Load the versions that a config needs and that are not loaded. No request sees them yet."""
         config = served.config
         chosen = _choose(config)
         if before:
@@ -189,20 +190,20 @@ class ModelManager:
             )
 
     def _refresh(self, served: _Served) -> dict[int, LoadError]:
-        """Bring one model to what its policy chooses now; the versions that failed at it, with their errors."""
+        """Apply one model's policy. Return the versions that failed, with their errors."""
         failed: dict[int, LoadError] = {}
         while True:
-            found = served.config.find()
+            candidates = served.config.find()
             sound = {
                 version: path
-                for version, path in found.items()
+                for version, path in candidates.items()
                 if served.has(version, path) or served.refused.get(path) != _mark(path)
             }
             chosen = served.config.policy.choose(sound)
             fresh = {version: sound[version] for version in chosen if not served.has(version, sound[version])}
             if not fresh:
                 break
-            # The next one below takes the place of one that fails, as far as the policy lets it.
+            # The next lower version takes the place of one that fails, if the policy allows it.
             failed.update(self._take_up(served, fresh))
         if chosen:
             gone = {version: model for version, (_, model) in served.loaded.items() if version not in chosen}
@@ -211,7 +212,7 @@ class ModelManager:
         return failed
 
     def _take_up(self, served: _Served, fresh: Mapping[int, str]) -> dict[int, LoadError]:
-        """Load and warm versions, the highest first, each answering from then on; those that failed, with the error."""
+        """Load and warm up versions, the highest first. Each answers at once. Return those that failed, with errors."""
         failed: dict[int, LoadError] = {}
         name = served.config.name
         for version in sorted(fresh, reverse=True):
@@ -221,7 +222,7 @@ class ModelManager:
             try:
                 loaded = self._load(path, name, version)
                 loaded.warm_up()
-            except Exception as fault:  # noqa: BLE001 - files break in ways that nobody thought of
+            except Exception as fault:  # noqa: BLE001 - a damaged file can raise anything
                 if loaded:
                     loaded.retire()
                 error = fault if isinstance(fault, LoadError) else LoadError(f"cannot load {path}: {fault!r}")
@@ -239,7 +240,7 @@ class ModelManager:
         return failed
 
     def _unload(self, name: str, models: Mapping[int, LoadedModel], still: Iterable[int] = ()) -> None:
-        """Take versions out of service; `still` are the numbers that another directory goes on serving."""
+        """Unload versions. Another directory goes on serving the numbers in `still`."""
         for version in models:
             if version not in still:
                 self._note(name, version, "UNLOADING")
@@ -255,11 +256,11 @@ class ModelManager:
             model.retire()
 
     def _note(self, name: str, version: int, state: str, code: Code = Code.OK, message: str = "") -> None:
-        known = self._states.get(name, {})
-        self._states = {**self._states, name: {**known, version: VersionState(version, state, code, message)}}
+        states = self._states.get(name, {})
+        self._states = {**self._states, name: {**states, version: VersionState(version, state, code, message)}}
 
     def start_polling(self, seconds: float, look: Callable[[], None] | None = None) -> None:
-        """Call `look`, which is `poll` unless told otherwise, every `seconds` in a thread of its own, until `close`."""
+        """Call `look` (default: `poll`) every `seconds` in a thread of its own, until `close`."""
         again = look or self.poll
 
         def loop() -> None:
@@ -270,7 +271,7 @@ class ModelManager:
         self._pollers[-1].start()
 
     def close(self) -> None:
-        """Stop polling and unload every model, each when its last request is answered."""
+        """Stop polling, and unload every model when its last request is answered."""
         self._stopped.set()
         for poller in self._pollers:
             poller.join()
@@ -278,19 +279,19 @@ class ModelManager:
             for served in self._served.values():
                 self._retire(model for _, model in served.loaded.values())
 
-    # What requests ask
+    # Requests
 
     @property
     def names(self) -> list[str]:
-        """Names of the models served, sorted."""
+        """Return the names of the served models, sorted."""
         return sorted(self._served)
 
     @contextlib.contextmanager
     def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[tuple[int, LoadedModel]]:
-        """The version number and the model that answer for `name`, held loaded for the length of the `with`.
+        """Yield the version number and the model that answer for `name`. The model stays loaded within the `with`.
 
-        The highest version that is loaded answers unless a `version` or a `label` says otherwise. Raises, in TF
-        Serving's words, NOT_FOUND for a model or version that is not loaded, INVALID_ARGUMENT for an unknown label.
+        Without a `version` or a `label` the highest loaded version answers. Raises, in TF Serving's words, NOT_FOUND
+        for a model or version that is not loaded, and INVALID_ARGUMENT for an unknown label.
         """
         if label is not None:
             version = self.version_of(name, label)
@@ -299,8 +300,8 @@ class ModelManager:
             loaded = served.loaded if served else {}
             number = max(loaded, default=None) if version is None else version
             if number is None or number not in loaded:
-                wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-                raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
+                servable = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+                raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {servable}")
             model = loaded[number][1]
             with contextlib.ExitStack() as stack:
                 try:
@@ -308,49 +309,49 @@ class ModelManager:
                 except ServingError:
                     if self._stopped.is_set():
                         raise
-                    continue  # swapped between the look and the hold: the new one is there by now
+                    continue  # swapped in the meantime: the new version is there
                 yield number, model
                 return
 
     def available_versions(self, name: str) -> list[int]:
         """Return the versions of a model that answer, the highest first."""
-        known = self._states.get(name, {})
-        return [version for version in sorted(known, reverse=True) if known[version].state == "AVAILABLE"]
+        states = self._states.get(name, {})
+        return [version for version in sorted(states, reverse=True) if states[version].state == "AVAILABLE"]
 
     def version_of(self, name: str, label: str) -> int:
-        """The version that a label of a model names. Raises INVALID_ARGUMENT."""
+        """Return the version that a label of a model names. Raises INVALID_ARGUMENT."""
         labels = self.labels(name)
         if label not in labels:
             raise invalid(f"Unrecognized servable version label: {label}")
         return labels[label]
 
     def labels(self, name: str) -> Mapping[str, int]:
-        """Label → version, of a model; empty for an unknown one."""
+        """Return label → version of a model; empty for an unknown model."""
         served = self._served.get(name)
         return served.config.labels if served else {}
 
     def states(self, name: str, version: int | None = None) -> list[VersionState]:
-        """The states of a model's versions, the highest first, or of one version. Raises NOT_FOUND."""
-        known = self._states.get(name, {})
+        """Return the states of a model's versions, the highest first, or of one version. Raises NOT_FOUND."""
+        states = self._states.get(name, {})
         if version is None:
-            if not known:
+            if not states:
                 raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
-            return [known[number] for number in sorted(known, reverse=True)]
-        if version not in known:
+            return [states[number] for number in sorted(states, reverse=True)]
+        if version not in states:
             raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
-        return [known[version]]
+        return [states[version]]
 
 
 def _choose(config: ModelConfig) -> dict[int, str]:
-    """Version → directory of what a config wants of what is there. Raises NOT_FOUND when that is nothing."""
-    found = config.find()
-    chosen = config.policy.choose(found)
+    """Return version → directory of the versions that a config chooses. Raises NOT_FOUND when it chooses none."""
+    versions = config.find()
+    chosen = config.policy.choose(versions)
     if not chosen:
         raise ServingError(
             Code.NOT_FOUND,
             f"Unable to find a numerical version path for servable {config.name} at: {config.base_path}",
         )
-    return {version: found[version] for version in chosen}
+    return {version: versions[version] for version in chosen}
 
 
 def _list(versions: Iterable[int]) -> str:
@@ -361,7 +362,7 @@ def _nothing_to_serve(config: ModelConfig, failed: Mapping[int, LoadError]) -> s
     if failed:
         version, error = next(iter(failed.items()))
         return f"model '{config.name}' version {version}: {error}; push it again"
-    found = config.find()
-    if found:
-        return f"model '{config.name}': {config.policy} is asked for, but {config.base_path} holds {_list(found)}"
+    versions = config.find()
+    if versions:
+        return f"model '{config.name}': the policy is {config.policy}, but {config.base_path} holds {_list(versions)}"
     return f"model '{config.name}': no numbered version with a SavedModel in {config.base_path}; push one"

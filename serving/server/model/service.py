@@ -1,4 +1,4 @@
-"""The answers themselves, the same for gRPC and REST: metadata and status of a model as TF Serving's protos."""
+"""Metadata and status of a model, as TF Serving's protos, for both ports."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ from graftline.serving.server.model.manager import ModelManager
 SIGNATURE_DEF = "signature_def"  # the one metadata_field that TF Serving knows
 
 
-def wanted(spec: Any) -> tuple[str, int | None, str | None]:
-    """(name, version, label) that a ModelSpec asks for, as `ModelManager.use` takes them; one of the two at most.
+def read_spec(spec: Any) -> tuple[str, int | None, str | None]:
+    """Return the name, the version and the label of a ModelSpec, as `ModelManager.use` takes them.
 
-    An explicit version 0 is a version. Raises INVALID_ARGUMENT without a model name.
+    A ModelSpec has a version or a label, or neither. An explicit version 0 is a version. Raises INVALID_ARGUMENT
+    without a model name.
     """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
@@ -29,7 +30,7 @@ def wanted(spec: Any) -> tuple[str, int | None, str | None]:
 def metadata(
     manager: ModelManager, name: str, version: int | None, label: str | None = None
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """The signatures of a model, with the version that they are of. Raises NOT_FOUND."""
+    """Return the signatures of a model and the version that has them. Raises NOT_FOUND."""
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     signatures = get_model_metadata_pb2.SignatureDefMap()
     with manager.use(name, version, label) as (number, model):
@@ -46,18 +47,18 @@ def metadata(
 def status(
     manager: ModelManager, name: str, version: int | None, label: str | None = None
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """The states of a model's versions, the highest first. Raises NOT_FOUND.
+    """Return the states of a model's versions, the highest first. Raises NOT_FOUND.
 
-    A label narrows it to the version that it names, as TF Serving's REST guide says; an unknown one is passed over, as
-    its get_model_status_impl.cc does with every label.
+    A label selects the version that it names, as TF Serving's REST guide says. An unknown label is ignored, as
+    TF Serving's get_model_status_impl.cc ignores every label.
     """
     if label is not None and label in manager.labels(name):
         version = manager.labels(name)[label]
     response = get_model_status_pb2.GetModelStatusResponse()
-    for found in manager.states(name, version):
+    for state in manager.states(name, version):
         entry = response.model_version_status.add(
-            version=found.version, state=get_model_status_pb2.ModelVersionStatus.State.Value(found.state)
+            version=state.version, state=get_model_status_pb2.ModelVersionStatus.State.Value(state.state)
         )
-        entry.status.error_code = found.code.value
-        entry.status.error_message = found.message
+        entry.status.error_code = state.code.value
+        entry.status.error_message = state.message
     return response

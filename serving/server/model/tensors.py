@@ -1,7 +1,7 @@
-"""Between TensorProto and numpy, and the check of a request's tensors against a signature.
+"""Converts between TensorProto and numpy, and checks a request's tensors against a signature.
 
-Answers carry typed fields (`float_val`, `string_val`, …) as TF Serving's do: third-party clients read those.
-TensorFlow's own `make_tensor_proto` writes `tensor_content` instead.
+Answers have typed fields (`float_val`, `string_val`, …) as TF Serving's do, because third-party clients read them.
+TensorFlow's `make_tensor_proto` writes `tensor_content` instead.
 """
 
 import math
@@ -16,7 +16,7 @@ from graftline.serving.server.options import MAX_REQUEST_BYTES
 
 # A TensorProto may claim any shape for one repeated value. The padded tensor may be no larger than a request.
 MAX_PADDED_BYTES = MAX_REQUEST_BYTES
-_STRING_BYTES = 64  # that an empty string takes, on its way through TensorFlow
+_STRING_BYTES = 64  # an empty string takes so many bytes inside TensorFlow
 
 # dtype → the field of TensorProto that holds its values; the rule is the comment on each field in tensor.proto.
 _FIELDS = {
@@ -33,7 +33,7 @@ _FIELDS = {
     tf.bool: "bool_val",
     tf.string: "string_val",
 }
-_NARROW = (tf.int8, tf.int16, tf.uint8, tf.uint16)  # an int_val may hold more than these: it wraps, as a C++ cast does
+_NARROW = (tf.int8, tf.int16, tf.uint8, tf.uint16)  # a larger int_val wraps, as a C++ cast does
 _HALF = (tf.float16, tf.bfloat16)
 _COMPLEX = {tf.complex64: "scomplex_val", tf.complex128: "dcomplex_val"}
 _BY_ENUM = {dtype.as_datatype_enum: dtype for dtype in (*_FIELDS, *_HALF, *_COMPLEX)}
@@ -42,19 +42,19 @@ _NAMES = {tf.float32: "float", tf.float64: "double", tf.float16: "half"}
 
 
 def dtype_name(dtype: tf.DType) -> str:
-    """A type as TensorFlow's C++ and so TF Serving's messages call it: `float`, not `float32`."""
+    """Return a type's name in TensorFlow's C++ and so in TF Serving's messages: `float`, not `float32`."""
     return _NAMES.get(dtype, dtype.name)
 
 
 def dtype_of(values: np.ndarray) -> tf.DType:
-    """The type of an array that a session takes or gives; arrays of objects hold strings."""
+    """Return the type of an array of a session; arrays of objects hold strings."""
     return tf.string if values.dtype.kind in "OSU" else tf.as_dtype(values.dtype)
 
 
 def from_proto(name: str, proto: Any) -> np.ndarray:
-    """The values of a TensorProto, in its own shape and dtype (strings as an object array of bytes).
+    """Return the values of a TensorProto in its shape and dtype; strings as an object array of bytes.
 
-    May be read-only. Raises INVALID_ARGUMENT naming the input when the proto contradicts itself.
+    The array may be read-only. Raises INVALID_ARGUMENT with the input's name when the proto contradicts itself.
     """
     dtype = _BY_ENUM.get(proto.dtype)
     shape = [dim.size for dim in proto.tensor_shape.dim]
@@ -70,10 +70,10 @@ def from_proto(name: str, proto: Any) -> np.ndarray:
             if dtype in _NARROW:
                 return np.array(field, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
             return np.array(field, dtype.as_numpy_dtype).reshape(shape)
-        # TensorFlow pads a short list of values to the shape given: without this bound, one could claim all memory.
+        # TensorFlow pads a short list to the given shape. Without this bound a request could claim all memory.
         if count * (_STRING_BYTES if dtype == tf.string else dtype.size) > MAX_PADDED_BYTES:
             raise invalid(f"tensor parsing error: {name}")
-        # Fewer or more values than the shape has, complex and half ones: TensorFlow's own rules, from its own code.
+        # TensorFlow's own code handles complex and half values, and lists that do not match the shape.
         return np.asarray(tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()).reshape(shape)
     except (tf.errors.OpError, ValueError) as error:  # also a shape of more than numpy's 32 dimensions
         raise invalid(f"tensor parsing error: {name}") from error
@@ -104,7 +104,7 @@ def _sorted_set(names: Any) -> str:
 def check_names(signature: Any, names: Collection[str]) -> None:
     """Raise INVALID_ARGUMENT unless `names` are the SignatureDef's inputs; one that has a default may be left out.
 
-    A signature that is none to call, as a SavedModel's initializer, is INTERNAL. Source: predict_util.cc, and
+    A signature that cannot be called, such as a SavedModel's initializer, is INTERNAL. Source: predict_util.cc, and
     GetInputValues in TensorFlow's cc/saved_model/util.cc.
     """
     if signature.method_name not in _METHODS:
@@ -113,17 +113,17 @@ def check_names(signature: Any, names: Collection[str]) -> None:
             f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. "
             f"Was: {signature.method_name}",
         )
-    wanted, defaults = signature.inputs, signature.defaults
-    extra, missing = set(names) - set(wanted), set(wanted) - set(names)
-    if len(names) > len(wanted) or (len(names) < len(wanted) and not defaults):
+    inputs, defaults = signature.inputs, signature.defaults
+    extra, missing = set(names) - set(inputs), set(inputs) - set(names)
+    if len(names) > len(inputs) or (len(names) < len(inputs) and not defaults):
         raise invalid(
-            f"input size does not match signature: {len(names)}!={len(wanted)} "
-            f"len({_sorted_set(names)}) != len({_sorted_set(wanted)}). "
+            f"input size does not match signature: {len(names)}!={len(inputs)} "
+            f"len({_sorted_set(names)}) != len({_sorted_set(inputs)}). "
             f"Sent extra: {_sorted_set(extra)}. Missing but required: {_sorted_set(missing)}."
         )
     for name in sorted(missing - set(defaults)):
         raise invalid(
-            f"Signature input alias: {name}(feed name: {wanted[name].name}) not found in request and no default value "
+            f"Signature input alias: {name}(feed name: {inputs[name].name}) not found in request and no default value "
             f"provided. Inputs expected to be in the request {_sorted_set(names)}, "
             f"or default input alias set: {','.join(sorted(defaults))}"
         )
@@ -135,30 +135,30 @@ def check_names(signature: Any, names: Collection[str]) -> None:
 
 
 def with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`inputs` and the SignatureDef's own values for those that are left out."""
+    """Return `inputs` with the SignatureDef's default values for missing inputs."""
     left_out = [name for name in signature.defaults if name in signature.inputs and name not in inputs]
     return {**inputs, **{name: from_proto(name, signature.defaults[name]) for name in left_out}}
 
 
 def check_types(signature: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    """Raise INVALID_ARGUMENT unless the types of `inputs`, which are all there, are those of the SignatureDef.
+    """Raise INVALID_ARGUMENT unless the types of all inputs are those of the SignatureDef.
 
-    Shapes are the graph's own business, as in TF Serving: an element-wise model answers in any shape.
+    The graph checks the shapes, as in TF Serving: an element-wise model answers in any shape.
     """
-    wanted = signature.inputs
+    infos = signature.inputs
     for name, values in inputs.items():
-        found = dtype_of(values)
-        if found.as_datatype_enum != wanted[name].dtype:
-            # The session numbers what it is fed by the tensors' names, sorted (direct_session.cc).
-            place = sorted(info.name for info in wanted.values()).index(wanted[name].name)
-            expected = dtype_name(tf.as_dtype(wanted[name].dtype))
-            raise invalid(f"Expects arg[{place}] to be {expected} but {dtype_name(found)} is provided")
+        dtype = dtype_of(values)
+        if dtype.as_datatype_enum != infos[name].dtype:
+            # The session numbers its feeds by the sorted names of the tensors (direct_session.cc).
+            place = sorted(info.name for info in infos.values()).index(infos[name].name)
+            expected = dtype_name(tf.as_dtype(infos[name].dtype))
+            raise invalid(f"Expects arg[{place}] to be {expected} but {dtype_name(dtype)} is provided")
 
 
 def check_outputs(signature: Any, output_filter: list[str]) -> list[str]:
-    """The outputs to answer with: those asked for, or all of the signature, sorted.
+    """Return the requested outputs, or all outputs of the signature, sorted.
 
-    Raises INVALID_ARGUMENT for an output that the signature does not have, or that is named twice.
+    Raises INVALID_ARGUMENT for an output that the signature lacks or that is named twice.
     """
     seen: set[str] = set()
     for name in output_filter:
