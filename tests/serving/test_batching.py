@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from graftline.errors import UserError
 from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.batching import Batcher, Function
@@ -104,7 +103,7 @@ def test_an_idle_batcher_runs_a_request_in_its_own_thread(crowd):
     assert seen == [threading.get_ident()]
 
 
-def test_requests_that_come_while_one_is_run_are_run_together_and_get_their_own_rows(crowd):
+def test_requests_that_come_during_a_run_share_the_next_run_and_get_their_own_rows(crowd):
     together = crowd()
     holding, first = busy(together)
     others = [together.ask(holding.function, n, n + 0.5) for n in range(5)]
@@ -126,7 +125,7 @@ def test_a_batch_is_never_larger_than_max_batch_size(crowd):
 
 
 @pytest.mark.parametrize("other", [lambda: np.ones(1, np.float64), lambda: np.ones((1, 3), np.float32)])
-def test_rows_of_another_type_or_shape_are_run_apart(crowd, other: Callable[[], np.ndarray]):
+def test_rows_of_different_types_or_shapes_run_apart(crowd, other: Callable[[], np.ndarray]):
     together = crowd()
     holding, _ = busy(together)
     same = together.ask(holding.function, 1)
@@ -138,7 +137,7 @@ def test_rows_of_another_type_or_shape_are_run_apart(crowd, other: Callable[[], 
     assert holding.sizes == [1, 1, 1]
 
 
-def test_functions_are_not_mixed_and_the_one_that_waits_longest_is_next(crowd):
+def test_functions_share_no_run_and_the_longest_wait_is_next(crowd):
     together = crowd()
     holding, _ = busy(together)
     order: list[str] = []
@@ -185,7 +184,7 @@ def test_a_batch_that_took_too_long_is_not_run_again(crowd):
     assert runs == [4]
 
 
-def test_a_request_whose_time_is_up_in_the_queue_is_not_run(crowd):
+def test_a_request_that_times_out_in_the_queue_is_not_run(crowd):
     together = crowd()
     holding, first = busy(together)
     assert code(together.ask(holding.function, 7, seconds=0.01)) == Code.DEADLINE_EXCEEDED
@@ -195,7 +194,7 @@ def test_a_request_whose_time_is_up_in_the_queue_is_not_run(crowd):
     assert holding.sizes == [1, 1]
 
 
-def test_a_run_is_told_how_long_its_most_patient_request_waits(crowd):
+def test_a_run_may_take_as_long_as_the_latest_deadline_of_its_requests(crowd):
     together = crowd()
     holding, _ = busy(together)
     told: list[float | None] = []
@@ -243,7 +242,7 @@ def test_a_request_of_more_rows_than_a_batch_is_split_or_refused(crowd):
     assert str(refused.exception()) == "Task size 10 is larger than maximum input batch size 4"
 
 
-def test_a_request_of_more_rows_than_a_batch_is_run_by_itself_unless_told_otherwise(crowd):
+def test_a_request_of_more_rows_than_a_batch_runs_alone_by_default(crowd):
     alone = crowd(max_batch_size=4, max_enqueued_batches=1)
     holding, first = busy(alone)
     large = alone.ask(holding.function, *range(10))
@@ -254,7 +253,7 @@ def test_a_request_of_more_rows_than_a_batch_is_run_by_itself_unless_told_otherw
     assert holding.sizes == [1, 10]
 
 
-def test_outputs_that_have_no_row_for_each_input_end_the_merging(crowd):
+def test_outputs_without_a_row_for_each_input_row_end_the_merging(crowd):
     together = crowd(max_batch_size=4)
     holding, _ = busy(together)
     sizes: list[int] = []
@@ -272,7 +271,7 @@ def test_outputs_that_have_no_row_for_each_input_end_the_merging(crowd):
     assert values(together.ask(function, 1, 2, 3, 4, 5, 6)) == [21]
 
 
-def test_a_batch_waits_for_company_as_long_as_it_is_told(crowd):
+def test_a_batch_waits_for_other_requests_for_the_batch_timeout(crowd):
     patient = crowd(max_batch_size=2, batch_timeout_micros=20_000_000)
     doubler = Doubler()
     first = patient.ask(doubler.function, 1)
@@ -282,7 +281,7 @@ def test_a_batch_waits_for_company_as_long_as_it_is_told(crowd):
     assert doubler.sizes == [2]
 
 
-def test_nobody_is_lost_when_a_run_fails_in_an_unforeseen_way(crowd):
+def test_every_request_is_answered_when_a_run_fails_unexpectedly(crowd):
     together = crowd()
     holding, _ = busy(together)
 
@@ -312,25 +311,7 @@ def test_many_requests_at_once_each_get_their_own_answer(crowd, threads):
             assert values(future) == (rows * 2).tolist()
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"max_batch_size": 0}, "max_batch_size is 0: give a whole number of 1 or more"),
-        ({"batch_timeout_micros": -1}, "batch_timeout_micros is -1: give 0 or more"),
-        (
-            {"max_batch_size": 8, "allowed_batch_sizes": (4, 2, 8)},
-            "allowed_batch_sizes is 4, 2, 8: its entries must increase, and the last must be max_batch_size, "
-            "which is 8",
-        ),
-    ],
-)
-def test_parameters_that_make_no_sense_are_named(parameters, message):
-    with pytest.raises(UserError) as caught:
-        BatchingParameters(**parameters)
-    assert str(caught.value) == message
-
-
-def test_good_and_bad_images_of_parallel_clients_get_the_answers_that_they_get_alone(colour_model):
+def test_images_of_parallel_clients_get_the_same_answers_as_alone(colour_model):
     from graftline.serving.server.model.loaded_model import LoadedModel
 
     alone = LoadedModel(colour_model)
@@ -387,48 +368,7 @@ def test_only_signatures_whose_tensors_all_have_rows_are_batched(float_model):
     model.retire()
 
 
-def test_a_batching_parameters_file_of_tensorflow_serving_is_read(tmp_path):
-    from graftline.serving.server import batching_file
-
-    file = tmp_path / "batching.config"
-    file.write_text(
-        "max_batch_size { value: 16 }\nbatch_timeout_micros { value: 500 } max_enqueued_batches { value: 7 }\n"
-        "num_batch_threads { value: 3 }  # a comment\nallowed_batch_sizes: [4, 16]\npad_variable_length_inputs: true\n"
-        "enable_large_batch_splitting { value: False } max_execution_batch_size { value: 16 }\n"
-        'thread_pool_name { value: "pool" }'
-    )
-    assert batching_file.read(str(file)) == BatchingParameters(
-        max_batch_size=16,
-        batch_timeout_micros=500,
-        max_enqueued_batches=7,
-        num_batch_threads=3,
-        allowed_batch_sizes=(4, 16),
-        enable_large_batch_splitting=False,
-    )
-    file.write_text("")
-    assert batching_file.read(str(file)) == BatchingParameters()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("max_batch_size: 3", "is not a BatchingParameters: 1:"),
-        ("max_batch { value: 3 }", 'has no field named "max_batch"'),
-        ("max_batch_size { value: 0 }", ": max_batch_size is 0: give a whole number of 1 or more"),
-    ],
-)
-def test_a_batching_parameters_file_with_a_mistake_is_named(tmp_path, text, message):
-    from graftline.serving.server import batching_file
-
-    file = tmp_path / "batching.config"
-    file.write_text(text)
-    with pytest.raises(UserError) as caught:
-        batching_file.read(str(file))
-    assert str(caught.value).startswith(str(file))
-    assert message in str(caught.value)
-
-
-def test_a_request_does_not_wait_for_company_past_its_deadline(crowd):
+def test_a_request_does_not_wait_for_other_requests_past_its_deadline(crowd):
     waiting = crowd(batch_timeout_micros=3_600_000_000)
     assert code(waiting.ask(Doubler().function, 1, seconds=0.1)) is Code.DEADLINE_EXCEEDED
     assert waiting.batcher._queues == {}

@@ -74,7 +74,7 @@ def test_images_are_classified_in_typed_fields(prediction):
     assert not response.outputs["probabilities"].tensor_content
 
 
-def test_the_answer_says_which_model_version_and_signature_it_came_from(prediction):
+def test_an_answer_names_its_model_version_and_signature(prediction):
     response = prediction.Predict(request("colours", image_bytes=[image_of("red")]), timeout=30)
     spec = response.model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("colours", 3, "serving_default")
@@ -86,7 +86,7 @@ def test_an_empty_batch_gives_empty_outputs(prediction):
     assert [dim.size for dim in response.outputs["probabilities"].tensor_shape.dim] == [0, 3]
 
 
-def test_only_the_outputs_asked_for_come(prediction):
+def test_only_the_requested_outputs_are_sent(prediction):
     message = request("colours", outputs=["score", "label"], image_bytes=[image_of("red")])
     assert sorted(prediction.Predict(message, timeout=30).outputs) == ["label", "score"]
 
@@ -106,14 +106,14 @@ def test_an_input_of_another_name_is_named(prediction):
     )
 
 
-def test_bytes_that_are_no_image_are_refused_and_the_server_answers_on(prediction):
+def test_bytes_that_are_not_an_image_are_refused_and_the_next_request_is_answered(prediction):
     code, details = refused(prediction.Predict, request("colours", image_bytes=[b"no image"]))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert details.startswith("Unknown image file format. One of JPEG, PNG, GIF, BMP required.")
     prediction.Predict(request("colours", image_bytes=[image_of("red")]), timeout=30)
 
 
-def test_messages_over_four_mebibytes_are_taken_and_given(prediction):
+def test_messages_over_four_mebibytes_are_accepted_and_sent(prediction):
     text = b"x" * (5 << 20)
     inputs = {"number": tf.make_tensor_proto([1], tf.int64), "flag": [True], "text": [text]}
     response = prediction.Predict(request("numbers", "mixed", **inputs), timeout=30)
@@ -151,7 +151,7 @@ def test_the_status_of_a_model_is_available(status):
     assert (found.version, found.state) == (3, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
 
 
-def test_names_beyond_ascii_and_commas_are_told_to_a_client_that_names_no_model(float_model):
+def test_a_client_without_a_model_name_gets_names_beyond_ascii_and_with_commas(float_model):
     with (
         ModelServer([Model("blüten, 漢", None, {1: float_model})], rest_port=0, grpc_port=0) as running,
         Client(f"127.0.0.1:{running.grpc_port}", timeout=30) as client,
@@ -159,7 +159,7 @@ def test_names_beyond_ascii_and_commas_are_told_to_a_client_that_names_no_model(
         assert client.predict({"x": np.ones([1, 2], np.float32)})["y"].tolist() == [[2.5, 2.5]]
 
 
-def test_names_that_no_header_has_room_for_are_left_out_of_a_refusal(float_model):
+def test_names_that_are_too_long_for_a_header_are_left_out(float_model):
     loaded = LoadedModel(float_model)
     models = [Model(f"{number:03}" + "m" * 200, None, {1: float_model}) for number in range(40)]
     manager = ModelManager(models, load=lambda path, name, version: loaded)
@@ -176,7 +176,7 @@ def test_names_that_no_header_has_room_for_are_left_out_of_a_refusal(float_model
     assert (code, details) == (grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(none)")
 
 
-def test_calls_that_send_no_message_keep_no_other_from_an_answer(workspace):
+def test_calls_without_a_message_do_not_keep_other_calls_from_an_answer(workspace):
     options = ServerOptions(port=0, rest_api_port=0, max_in_flight=1)
     done = threading.Event()
 

@@ -93,13 +93,13 @@ def test_a_request_that_is_not_read_to_its_end_is_answered_and_ends_the_connecti
 
 
 @pytest.mark.parametrize("kind", [b"multipart/form-data", b"multipart/form-data; boundary=x", b"nonsense", b"\xff"])
-def test_a_content_type_is_not_looked_at(kind: bytes) -> None:
+def test_a_content_type_is_ignored(kind: bytes) -> None:
     with running() as (server, asked):
         told(server, HEAD + b"Content-Type: " + kind + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
     assert asked == [("POST", "/a", b"{}")]
 
 
-def test_what_follows_the_last_chunk_is_no_next_request() -> None:
+def test_trailers_are_not_the_next_request() -> None:
     trailers = b"\r\n3;of=me\r\nabc\r\n0\r\nGET: /hidden\r\nX: y\r\n\r\n"
     with running() as (server, asked):
         said = told(server, HEAD + CHUNKED + trailers + NEXT)
@@ -114,7 +114,7 @@ def test_requests_that_come_at_once_are_answered_in_turn() -> None:
     assert said.count(b"HTTP/1.1 200 OK") == 3
 
 
-def test_a_client_that_has_nothing_more_to_send_is_answered() -> None:
+def test_a_client_that_closed_its_sending_side_is_answered() -> None:
     with running() as (server, _), connected(server) as client:
         client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
         client.shutdown(socket.SHUT_WR)
@@ -151,7 +151,7 @@ def test_a_refused_client_that_goes_on_sending_gets_its_answer() -> None:
         assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_waits_for_the_leave_to_send_its_body_gets_it() -> None:
+def test_a_client_that_expects_100_continue_gets_it() -> None:
     with running() as (server, asked), connected(server) as client:
         client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -191,7 +191,7 @@ def test_a_fault_of_the_application_ends_its_connection_alone() -> None:
 @pytest.mark.parametrize(
     "start", [b"", b"POST /a HT", HEAD, HEAD + CHUNKED + b"\r\n40\r\na", HEAD + CHUNKED + b"\r\n0\r\n"]
 )
-def test_a_request_as_a_whole_has_to_come_in_time(start: bytes) -> None:
+def test_a_whole_request_must_arrive_in_time(start: bytes) -> None:
     with running(seconds=0.3) as (server, asked), connected(server) as client:
         client.sendall(start)
         said = b""
@@ -207,14 +207,14 @@ def test_a_request_as_a_whole_has_to_come_in_time(start: bytes) -> None:
     assert asked == []
 
 
-def test_clients_that_send_half_a_request_keep_no_other_from_an_answer() -> None:
+def test_half_sent_requests_do_not_keep_others_from_an_answer() -> None:
     with running() as (server, _), contextlib.ExitStack() as clients:
         for _ in range(300):
             clients.enter_context(connected(server)).sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
         assert told(server, NEXT).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_beyond_the_most_connections_the_longest_idle_one_goes_and_none_with_a_request(
+def test_beyond_the_most_connections_the_longest_idle_one_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
@@ -235,7 +235,7 @@ def test_beyond_the_most_connections_the_longest_idle_one_goes_and_none_with_a_r
             assert second.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_drain_closes_the_port_and_what_waits_and_lets_what_is_under_way_end() -> None:
+def test_a_drain_closes_the_port_and_waiting_connections_and_answers_requests_under_way() -> None:
     go_on = threading.Event()
 
     loop = LoopThread("drained")

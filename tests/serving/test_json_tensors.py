@@ -59,7 +59,7 @@ def slowly(value, dtype) -> np.ndarray:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.one_of(_NESTED, _ALIKE), _TYPES)
 @pytest.mark.filterwarnings("error")
-def test_both_ways_agree(value, dtype):
+def test_the_fast_and_the_careful_path_agree(value, dtype):
     quick, slow = outcome(json_tensors._array, value, dtype), outcome(slowly, value, dtype)
     if isinstance(slow, tuple):
         assert quick == slow
@@ -68,12 +68,12 @@ def test_both_ways_agree(value, dtype):
         np.testing.assert_array_equal(quick, slow)
 
 
-def test_what_is_alike_takes_the_quick_way():
+def test_regular_lists_take_the_fast_path():
     assert json_tensors._regular([[1, 2.5], [3, float("nan")]], tf.float32) is not None
     assert json_tensors._regular([{"b64": "dGY="}] * 2, tf.string) is not None
 
 
-def test_text_that_is_no_utf_8_is_taken_as_bytes():
+def test_text_that_is_not_utf_8_is_read_as_bytes():
     document = json_tensors.parse(b'{"inputs": ["\xff\xfe"], "n": 100000000000000000000000}')
     assert document["n"] == 1e23
     assert json_tensors._array(document["inputs"], tf.string).tolist() == [b"\xff\xfe"]

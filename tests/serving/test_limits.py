@@ -29,7 +29,7 @@ def png_bomb(side: int) -> bytes:
 # Images in requests
 
 
-def test_images_within_tf_examples_are_looked_at():
+def test_images_in_tf_examples_are_checked():
     import tensorflow as tf
 
     example = tf.train.Example()
@@ -52,7 +52,7 @@ def strict(workspace):
         yield server
 
 
-def test_an_image_that_is_too_large_is_refused_before_it_is_decoded_and_alone(strict):
+def test_only_the_request_with_a_too_large_image_is_refused_and_before_decoding(strict):
     rest = Rest(strict)
     bomb = png_bomb(20_000)
     assert len(bomb) < 60_000
@@ -91,7 +91,7 @@ def test_a_grpc_message_that_is_too_large_is_refused(strict):
         ({"Transfer-Encoding": "chunked"}, b"zz\r\n", 400),
     ],
 )
-def test_bodies_that_are_too_large_or_make_no_sense_are_refused(strict, headers, body, status):
+def test_bodies_that_are_too_large_or_malformed_are_refused(strict, headers, body, status):
     connection = http.client.HTTPConnection("127.0.0.1", strict.rest_port, timeout=30)
     connection.putrequest("POST", "/v1/models/colours:predict")
     for name, value in headers.items():

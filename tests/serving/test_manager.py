@@ -106,7 +106,7 @@ def not_loaded(manager: ModelManager, version: int) -> bool:
     ("policy", "served"),
     [("latest", [7]), ("latest:2", [2, 7]), ("all", [0, 2, 7]), ("specific:0", [0]), ("specific:2,7,9", [2, 7])],
 )
-def test_the_policy_says_which_versions_answer(push, managed, policy, served):
+def test_the_policy_decides_which_versions_answer(push, managed, policy, served):
     base_path = [push(version) for version in (0, 2, 7)][-1]
     manager = managed(config(base_path, policy))
     assert sorted(states(manager)) == served
@@ -122,7 +122,7 @@ def test_a_saved_model_named_directly_is_one_version(managed, adder):
     assert answers(manager) == 3
 
 
-def test_a_new_version_pushes_the_lowest_of_the_latest_two_out(push, managed):
+def test_a_new_version_replaces_the_lower_of_the_latest_two(push, managed):
     push(1)
     manager = managed(config(push(2), "latest:2"))
     push(4)
@@ -131,7 +131,7 @@ def test_a_new_version_pushes_the_lowest_of_the_latest_two_out(push, managed):
     assert not_loaded(manager, 1)
 
 
-def test_a_specific_version_is_taken_up_when_it_comes(push, managed):
+def test_a_specific_version_is_served_after_its_push(push, managed):
     manager = managed(config(push(1), "specific:1,3"))
     push(2)
     manager.poll()
@@ -171,7 +171,7 @@ def test_a_version_is_unloaded_when_its_last_request_is_answered(push, managed):
 # Versions that cannot be loaded
 
 
-def test_a_broken_newest_version_is_passed_over_at_the_start(push, managed):
+def test_the_start_skips_a_broken_newest_version(push, managed):
     base_path = push(1)
     break_version(base_path, 2)
     manager = managed(config(base_path))
@@ -200,7 +200,7 @@ def test_a_broken_version_is_tried_again_when_its_file_changes(push, managed, ad
     assert answers(manager) == 2
 
 
-def test_a_version_that_breaks_what_loads_it_is_passed_over_and_polling_goes_on(push, managed):
+def test_a_version_whose_load_raises_anything_is_skipped_and_polling_goes_on(push, managed):
     tried = {2: threading.Event(), 3: threading.Event()}
 
     def load(path: str, name: str, version: int) -> LoadedModel:
@@ -222,7 +222,7 @@ def test_a_version_that_breaks_what_loads_it_is_passed_over_and_polling_goes_on(
     assert second.message == f"cannot load {base_path}/2: AttributeError('a fault that nobody thought of')"
 
 
-def test_with_none_that_loads_the_start_fails_and_says_why(push):
+def test_the_start_fails_with_the_reason_when_no_version_loads(push):
     break_version(str(push(1)), 1)
     base_path = os.path.dirname(push(1, "other"))
     manager = ModelManager([config(f"{base_path}/m")])
@@ -230,13 +230,13 @@ def test_with_none_that_loads_the_start_fails_and_says_why(push):
         manager.load()
 
 
-def test_a_specific_version_that_is_not_there_is_told_at_the_start(push):
+def test_the_start_reports_a_missing_specific_version(push):
     manager = ModelManager([config(push(1), "specific:9")])
     with pytest.raises(UserError, match=r"model 'm': the policy is specific:9, but .*/m holds 1$"):
         manager.load()
 
 
-def test_an_empty_base_path_is_told_at_the_start(tmp_path):
+def test_the_start_reports_an_empty_base_path(tmp_path):
     manager = ModelManager([config(str(tmp_path))])
     with pytest.raises(UserError, match="model 'm': no numbered version with a SavedModel in "):
         manager.load()
@@ -265,7 +265,7 @@ def test_labels_ahead_of_their_versions_may_be_forbidden(push):
 # Reloads
 
 
-def test_a_reload_serves_what_it_names_and_nothing_else(push, managed):
+def test_a_reload_serves_its_models_and_no_others(push, managed):
     manager = managed(config(push(1, "gone"), name="gone"), config(push(1)))
     push(2)
     manager.reload([config(push(4, "new"), name="new"), config(push(3), "all")])
@@ -278,7 +278,7 @@ def test_a_reload_serves_what_it_names_and_nothing_else(push, managed):
     assert manager.names == []
 
 
-def test_a_reload_loads_nothing_that_is_loaded(push, managed):
+def test_a_reload_does_not_load_a_loaded_version_again(push, managed):
     loads: list[int] = []
 
     def load(path: str, name: str, version: int) -> LoadedModel:
@@ -296,7 +296,7 @@ def test_a_reload_loads_nothing_that_is_loaded(push, managed):
     assert after is before
 
 
-def test_the_same_version_of_another_base_path_is_loaded_anew(push, managed):
+def test_the_same_version_of_another_base_path_is_loaded(push, managed):
     manager = managed(config(push(1)))
     manager.reload([config(push(1, "other", adds=101))])
     assert answers(manager) == 101
@@ -351,7 +351,7 @@ NOT_AVAILABLE = "Request to assign label to version {} of model m, which is not 
         (lambda good, bad: [config(good.base_path, "all", stable=9)], Code.FAILED_PRECONDITION, NOT_AVAILABLE.format(9)),
     ],
 )  # fmt: skip
-def test_a_reload_that_cannot_be_had_changes_nothing(push, managed, tmp_path, change, code, message):
+def test_a_reload_that_fails_changes_nothing(push, managed, tmp_path, change, code, message):
     push(1)
     good = config(push(2), "all", stable=1)
     manager = managed(good)
@@ -386,7 +386,7 @@ def test_new_labels_ahead_of_their_versions_may_be_forbidden_to_a_reload(push, m
 # The log
 
 
-def test_each_version_that_comes_goes_or_is_refused_is_one_line(push, managed, caplog):
+def test_each_version_that_is_loaded_unloaded_or_refused_is_one_line(push, managed, caplog):
     base_path = push(1)
     with caplog.at_level("INFO", "graftline.serving"):
         manager = managed(config(base_path))

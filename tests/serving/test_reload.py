@@ -66,7 +66,7 @@ def test_models_versions_and_labels_come_and_go(running, reload, folder):
     assert [(found["version"], found["state"]) for found in gone] == [("5", "END")]
 
 
-def test_a_reload_that_is_refused_says_why_and_changes_nothing(running, reload, folder):
+def test_a_refused_reload_gives_the_reason_and_changes_nothing(running, reload, folder):
     rest = Rest(running)
     reload(one(folder, "first", "version_labels { key: 'stable' value: 2 }"))
     invalid = grpc.StatusCode.INVALID_ARGUMENT

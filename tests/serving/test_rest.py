@@ -101,12 +101,12 @@ def test_a_named_version_answers_as_the_latest_does(rest):
     assert rest.ask("POST", "/v1/models/numbers/versions/1:predict", body) == rest.predict("numbers", body)
 
 
-def test_the_content_type_of_a_request_is_not_looked_at(rest):
+def test_the_content_type_of_a_request_is_ignored(rest):
     body = {"instances": [[1.0, 2.0]]}
     assert rest.predict("numbers", body, headers={"Content-Type": "text/csv"})[0] == 200
 
 
-def test_bodies_over_four_mebibytes_are_taken(rest):
+def test_bodies_over_four_mebibytes_are_accepted(rest):
     status, answer = rest.predict("numbers", {"instances": [[1.0, 2.0]], "comment": "x" * (5 << 20)})
     assert (status, answer) == (200, {"predictions": [[2.5, 3.0]]})
 
@@ -114,7 +114,7 @@ def test_bodies_over_four_mebibytes_are_taken(rest):
 # Errors of Predict
 
 
-def test_bytes_that_are_no_image_are_refused_and_the_server_answers_on(rest):
+def test_bytes_that_are_not_an_image_are_refused_and_the_next_request_is_answered(rest):
     status, answer = rest.predict("colours", {"instances": [b64(b"no image")]})
     assert status == 400
     assert answer["error"].startswith("Unknown image file format. One of JPEG, PNG, GIF, BMP required.")
@@ -192,14 +192,14 @@ HEAD = b"POST /v1/models/numbers:predict HTTP/1.1\r\nHost: x\r\n"
         (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "Malformed request: illegal chunk header"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused_as_tf_serving_writes_errors(server, rest_of_request, status, message):
+def test_a_malformed_request_is_refused_in_the_form_of_tf_servings_errors(server, rest_of_request, status, message):
     head, _, body = raw(server, HEAD + rest_of_request).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"\r\nContent-Type: application/json\r\n" in head
     assert json.loads(body)["error"].startswith(message)
 
 
-def test_a_client_that_never_sends_its_body_holds_up_nobody(server, rest):
+def test_a_client_that_never_sends_its_body_delays_no_other(server, rest):
     with socket.create_connection(("127.0.0.1", server.rest_port), timeout=10) as silent:
         silent.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
         assert rest.predict("numbers", {"instances": [[1, 2]]})[0] == 200
@@ -219,7 +219,7 @@ def test_many_clients_at_once_each_get_their_own_answer(rest):
     assert found == {number: {"predictions": [[number / 2 + 2, 2.0]]} for number in range(16)}
 
 
-def test_an_error_is_what_the_op_says_without_the_functions_that_it_ran_in(tmp_path):
+def test_an_error_is_the_ops_message_without_its_functions(tmp_path):
     import numpy as np
     import tensorflow as tf
 

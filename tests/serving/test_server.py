@@ -71,7 +71,7 @@ def test_a_grpc_port_in_use_is_named(workspace):
 
 
 @pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no..name", "::zz"])
-def test_a_host_that_is_not_this_machine_is_named_and_no_port(workspace, host):
+def test_the_error_of_a_foreign_host_names_the_host_and_no_port(workspace, host):
     with pytest.raises(UserError) as caught:
         started(workspace, host=host).start()
     assert str(caught.value).startswith(f"cannot listen on --host {host}: ")
@@ -83,7 +83,7 @@ def test_an_empty_host_is_refused():
         ServerOptions(host="")
 
 
-def test_of_a_grpc_port_in_use_nothing_else_is_said(workspace):
+def test_a_grpc_port_in_use_is_the_only_message(workspace):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [
@@ -170,7 +170,7 @@ def test_warm_up_requests_that_cannot_be_read_are_named(colour_model, tmp_path):
         started(saved_model).start()
 
 
-def test_a_warm_up_record_that_is_no_request_is_named(colour_model, tmp_path):
+def test_a_warm_up_record_that_is_not_a_request_is_named(colour_model, tmp_path):
     import tensorflow as tf
 
     saved_model = pathlib.Path(shutil.copytree(colour_model, tmp_path / "export"))
@@ -227,7 +227,7 @@ def test_no_request_fails_while_versions_change(roses, colour_model, sharper_mod
         assert states(rest) == {"4": "AVAILABLE", "3": "END", "2": "END", "1": "END"}
 
 
-def test_a_broken_new_version_leaves_the_old_one_answering(roses):
+def test_the_old_version_answers_when_the_new_one_is_broken(roses):
     (roses / "2").mkdir()
     (roses / "2/saved_model.pb").write_bytes(b"")
     with started(roses / "1") as fixed:  # version 1 alone is not polled
@@ -255,7 +255,7 @@ def test_a_removed_version_falls_back_to_the_one_below(roses, sharper_model):
         assert states(Rest(running)) == {"2": "END", "1": "AVAILABLE"}
 
 
-def test_a_base_path_that_is_gone_leaves_the_loaded_version_answering(roses):
+def test_the_loaded_version_answers_when_its_base_path_is_removed(roses):
     with started(roses, poll_seconds=60) as running:
         shutil.rmtree(roses)
         running.manager.poll()
@@ -273,7 +273,7 @@ def test_a_stopped_server_frees_its_ports_and_may_be_stopped_again(colour_model)
     socket.create_server(("127.0.0.1", running.grpc_port)).close()
 
 
-def test_serve_blocks_until_a_signal_and_puts_the_handlers_back(colour_model):
+def test_serve_blocks_until_a_signal_and_restores_the_handlers(colour_model):
     before = signal.getsignal(signal.SIGTERM)
     seen: list[tuple[int, int]] = []
 
@@ -291,7 +291,7 @@ def child(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_server_of_its_own_process_says_its_ports_answers_and_ends_well(colour_model):
+def test_a_server_process_writes_its_ports_answers_and_ends_with_status_zero(colour_model):
     process = child(colour_model, "--name", "roses")
     try:
         before = ""
@@ -336,7 +336,7 @@ def test_a_signal_while_tensorflow_is_imported_ends_the_server_at_once(colour_mo
         process.communicate()
 
 
-def test_a_path_without_a_model_is_one_line_and_status_two(tmp_path):
+def test_a_path_without_a_model_gives_one_line_and_status_two(tmp_path):
     command = [sys.executable, "-m", "graftline.serving.server", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2

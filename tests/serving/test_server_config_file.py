@@ -51,7 +51,7 @@ def served(manager: ModelManager) -> dict[str, list[int]]:
     }
 
 
-def test_a_changed_file_is_taken_up_by_itself(file):
+def test_a_changed_file_is_applied_without_a_restart(file):
     options = ServerOptions(
         port=0,
         rest_api_port=0,
@@ -67,7 +67,7 @@ def test_a_changed_file_is_taken_up_by_itself(file):
             assert time.monotonic() < deadline
 
 
-def test_how_often_the_file_is_looked_at():
+def test_how_often_the_file_is_read():
     assert ServerOptions(file_system_poll_wait_seconds=7).config_poll_seconds == 7
     assert ServerOptions(model_config_file_poll_wait_seconds=0).config_poll_seconds == 0
     assert ServerOptions(model_config_file_poll_wait_seconds=3).config_poll_seconds == 3
@@ -75,7 +75,7 @@ def test_how_often_the_file_is_looked_at():
         ServerOptions(model_config_file_poll_wait_seconds=-1)
 
 
-def test_tensorflow_serving_is_told_the_same():
+def test_tensorflow_serving_gets_the_same_interval():
     def flag(**options: float) -> list[str]:
         flags = engine.command([], ServerOptions(model_config_file="models.config", **options))
         return [each for each in flags if each.startswith("--model_config_file_poll_wait_seconds=")]
@@ -85,7 +85,7 @@ def test_tensorflow_serving_is_told_the_same():
     assert flag(model_config_file_poll_wait_seconds=0) == ["--model_config_file_poll_wait_seconds=0"]
 
 
-def test_a_file_that_makes_no_sense_is_logged_once_for_each_change_and_what_is_served_stays(file, looked, caplog):
+def test_a_malformed_file_is_logged_once_for_each_change_and_the_served_models_stay(file, looked, caplog):
     manager, look = looked
     good = file.read_bytes()
     for broken in (b"model_config_list { confi", b"\xff\xfe", b"", None):
@@ -116,7 +116,7 @@ def test_a_file_that_did_not_change_reloads_nothing(file, looked):
         assert model is before
 
 
-def test_a_model_that_is_listed_before_its_first_push_is_taken_up_when_it_comes(file, looked, float_model, caplog):
+def test_a_model_listed_before_its_first_push_is_served_after_the_push(file, looked, float_model, caplog):
     manager, look = looked
     write(file, "first", "third")
     look()
@@ -128,9 +128,7 @@ def test_a_model_that_is_listed_before_its_first_push_is_taken_up_when_it_comes(
     assert served(manager) == {"first": [2], "third": [1]}
 
 
-def test_a_model_that_cannot_be_loaded_is_not_tried_again_until_something_else_is_there(
-    file, looked, float_model, caplog
-):
+def test_a_model_that_cannot_be_loaded_is_tried_again_only_when_its_files_change(file, looked, float_model, caplog):
     manager, look = looked
     (file.parent / "third/1").mkdir(parents=True)
     (file.parent / "third/1/saved_model.pb").write_bytes(b"garbage")

@@ -59,7 +59,7 @@ def holding(model: str, *flags: str) -> Child:
 # Health and readiness
 
 
-def test_grpc_health_says_serving_of_the_server_and_its_services(server):
+def test_grpc_health_is_serving_for_the_server_and_its_services(server):
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", "tensorflow.serving.PredictionService"):
@@ -75,7 +75,7 @@ def test_a_server_is_alive_and_ready(server):
     assert get(address, "/readyz") == (200, "ready\n")
 
 
-def test_a_server_that_loads_is_alive_and_not_ready(colour_model, monkeypatch):
+def test_a_loading_server_is_alive_and_not_ready(colour_model, monkeypatch):
     from graftline.serving.server.model import manager
 
     seen: list[tuple[int, str]] = []
@@ -97,7 +97,7 @@ def test_a_server_that_loads_is_alive_and_not_ready(colour_model, monkeypatch):
 # The end
 
 
-def test_sigterm_ends_what_is_under_way_well_and_refuses_what_is_new(holding_model, held):
+def test_after_sigterm_requests_under_way_are_answered_and_new_ones_refused(holding_model, held):
     by_rest, by_grpc = held(), held()
     with holding(holding_model) as child, ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(hold_by_rest, child.rest, by_rest.inputs)]
@@ -121,7 +121,7 @@ def test_sigterm_ends_what_is_under_way_well_and_refuses_what_is_new(holding_mod
             socket.create_connection(tuple(child.rest.split(":")), timeout=5)
 
 
-def test_a_signal_that_another_thread_gets_ends_the_server_too(holding_model):
+def test_a_signal_to_another_thread_ends_the_server(holding_model):
     """The kernel may hand a process's signal to any of its threads; Python runs the handler in the main one."""
     with holding(holding_model) as child:
         process = child.process.pid
@@ -145,7 +145,7 @@ def test_a_second_signal_ends_the_server_at_once(holding_model, held):
         assert lost.exception(30).code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_request_that_never_ends_is_given_up_after_the_grace(holding_model, held):
+def test_a_request_that_never_ends_is_dropped_after_the_grace(holding_model, held):
     request = held()
     with holding(holding_model, "--shutdown-grace-seconds=0.2") as child, ThreadPoolExecutor(1) as pool:
         lost = pool.submit(hold_by_grpc, child.grpc, request.inputs)
@@ -157,7 +157,7 @@ def test_a_request_that_never_ends_is_given_up_after_the_grace(holding_model, he
 # What one client may take
 
 
-def test_more_requests_than_are_allowed_are_refused_while_probes_are_answered(holding_model, held):
+def test_requests_beyond_the_limit_are_refused_and_probes_are_answered(holding_model, held):
     first, second, third = held(), held(), held()
     with holding(holding_model, "--max-in-flight=2") as child, ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(hold_by_grpc, child.grpc, each.inputs) for each in (first, second)]
@@ -181,7 +181,7 @@ def test_more_requests_than_are_allowed_are_refused_while_probes_are_answered(ho
         assert again.result(30)[0] == 200
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_gives_its_place_free(holding_model):
+def test_a_run_that_takes_too_long_is_stopped_and_frees_its_place(holding_model):
     with ModelServer(
         locate.find_models(holding_model, "holding"),
         options=ServerOptions(
@@ -216,7 +216,7 @@ def told(lines: list[str]) -> list[str]:
     return [time.sub("", line).strip() for line in lines]
 
 
-def test_graftline_serve_says_its_addresses_on_one_line_answers_and_ends_with_status_zero(workspace):
+def test_graftline_serve_writes_its_addresses_on_one_line_answers_and_ends_with_status_zero(workspace):
     command = [sys.executable, "-c", "from graftline.pipeline.cli import main; main()", "serve", str(workspace)]
     env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # as a user's
     process = subprocess.Popen([*command, "--rest-port=0", "--port", "0"], stderr=subprocess.PIPE, text=True, env=env)
@@ -248,7 +248,7 @@ def test_graftline_serve_says_its_addresses_on_one_line_answers_and_ends_with_st
         process.communicate()
 
 
-def test_flags_are_tensorflow_servings_and_reach_the_server(workspace, tmp_path):
+def test_tensorflow_servings_flags_reach_the_server(workspace, tmp_path):
     models, batching = tmp_path / "models.config", tmp_path / "batching.config"
     models.write_text(
         f"""model_config_list {{ config {{

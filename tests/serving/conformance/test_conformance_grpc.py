@@ -227,7 +227,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("method", "request_text", "code", "details"), rows(ERRORS))
-def test_a_fault_is_told_as_tf_serving_tells_it(call, method, request_text, code, details):
+def test_a_fault_is_reported_as_tf_serving_reports_it(call, method, request_text, code, details):
     with pytest.raises(grpc.RpcError) as caught:
         call(method, request_text)
     assert (caught.value.code(), caught.value.details()) == (code, details)
@@ -346,7 +346,7 @@ def test_metadata_hold_every_signature_as_the_saved_model_has_it(call):
     assert set(TYPES) < set(signatures.signature_def)
 
 
-def test_a_version_that_a_refused_config_could_not_load_tells_why(call, tmp_path):
+def test_a_version_that_a_refused_config_could_not_load_has_the_reason(call, tmp_path):
     """server_core.cc WaitUntilModelsAvailable, servable_state_monitor.h (a state is never removed)"""
     (tmp_path / "1").mkdir()
     (tmp_path / "1/saved_model.pb").write_bytes(b"\xff\xff no graph")
@@ -364,7 +364,7 @@ def test_a_version_that_a_refused_config_could_not_load_tells_why(call, tmp_path
     assert caught.value.details() == "Servable not found for request: Latest(broken)"
 
 
-def test_large_values_come_whole_in_typed_fields(call, server):
+def test_large_values_are_complete_in_typed_fields(call, server):
     values = np.random.default_rng(0).normal(size=(700, 700)).astype(np.float32)
     request = text_format.Parse(signed("float32"), predict_pb2.PredictRequest())
     request.inputs["x"].CopyFrom(tf.make_tensor_proto(values))

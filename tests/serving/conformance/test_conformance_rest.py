@@ -333,7 +333,7 @@ def test_a_value_is_written_as_tf_serving_writes_it(rest, signature, values, tex
     ("signature", "error"),
     [("float16", "half"), ("bfloat16", "bfloat16"), ("uint16", "uint16"), ("complex64", "complex64")],
 )
-def test_a_type_that_json_has_no_form_for_cannot_be_written(signature, error):
+def test_a_type_without_a_form_in_json_cannot_be_written(signature, error):
     values = np.zeros(2, tf.as_dtype(signature).as_numpy_dtype)
     with pytest.raises(ServingError) as caught:
         json_answers.write_outputs(json_answers.ROW, {"y": values})
