@@ -12,8 +12,6 @@ from graftline.signatures import EXAMPLES
 if TYPE_CHECKING:
     import numpy as np
 
-SPARE_THREADS = 8  # of each port: for status, metadata and health while max_in_flight requests wait for their answers
-
 
 class InFlight:
     """Counts the requests under way and refuses more than `most` of them. `drain` makes it refuse all."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_SPARE_THREADS = 8  # for status and metadata while max_in_flight requests wait for their answers
+
 
 def _port_error(host: str, port: int, option: str, error: OSError | UnicodeError | None = None) -> UserError:
     # A UnicodeError or a gaierror means an unknown name; EADDRNOTAVAIL means another machine's address.
@@ -72,10 +74,12 @@ class ModelServer:
         from graftline.serving.server.http.routes import HttpRoutes
         from graftline.serving.server.limits import InFlight
         from graftline.serving.server.metrics import Metrics
+        from graftline.serving.server.threads import RequestThreads
 
         self._metrics = Metrics()
         self._in_flight = InFlight(self.options.max_in_flight)
-        self._routes = HttpRoutes(self.options, self._metrics, self._in_flight)
+        self._threads = RequestThreads(self.options.max_in_flight + _SPARE_THREADS)
+        self._routes = HttpRoutes(self.options, self._metrics, self._in_flight, self._threads)
         self._undo = contextlib.ExitStack()
 
     @property
@@ -99,9 +103,10 @@ class ModelServer:
         return self
 
     def _start(self) -> None:
-        from graftline.serving.server.loop_thread import LoopThread
-
         # Ports come first: the error of a mistyped port should not wait for TensorFlow's import.
+        from graftline.serving.server.threads import LoopThread
+
+        self._undo.callback(self._threads.shutdown)
         self._loop = LoopThread("graftline-ports")
         self._undo.callback(self._loop.stop)
         rest = self._bind_rest()
@@ -168,7 +173,7 @@ class ModelServer:
     def _bind_grpc(self) -> "GrpcServer":
         from graftline.serving.server.grpc.server import GrpcServer
 
-        rpc = GrpcServer(self.options, self._metrics, self._in_flight)
+        rpc = GrpcServer(self.options, self._metrics, self._in_flight, self._threads)
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             # gRPC gives the reason of a failure only as lines of its own on standard error.

@@ -19,12 +19,12 @@ from graftline.serving.client import Client
 from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.grpc.server import GrpcServer
-from graftline.serving.server.limits import SPARE_THREADS, InFlight
-from graftline.serving.server.loop_thread import LoopThread
+from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
 from graftline.serving.server.model.tensors import from_proto
+from graftline.serving.server.threads import LoopThread, RequestThreads
 from graftline.serving.versions.locate import Model, find_models
 from tests.images import image_of
 
@@ -164,7 +164,7 @@ def test_names_that_are_too_long_for_a_header_are_left_out(float_model):
     models = [Model(f"{number:03}" + "m" * 200, None, {1: float_model}) for number in range(40)]
     manager = ModelManager(models, load=lambda path, name, version: loaded)
     manager.load()
-    server, loop = GrpcServer(ServerOptions(), Metrics(), InFlight(1)), LoopThread("grpc")
+    server, loop = GrpcServer(ServerOptions(), Metrics(), InFlight(1), RequestThreads(1)), LoopThread("grpc")
     port = loop.run(server.bind("127.0.0.1", 0))
     loop.run(server.start(manager))
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -188,7 +188,7 @@ def test_calls_without_a_message_do_not_keep_other_calls_from_an_answer(workspac
         address = f"127.0.0.1:{server.grpc_port}"
         with grpc.insecure_channel(address) as holding, grpc.insecure_channel(address) as channel:
             call = holding.stream_unary("/tensorflow.serving.PredictionService/Predict")
-            held = [call.future(nothing()) for _ in range(options.max_in_flight + SPARE_THREADS + 10)]
+            held = [call.future(nothing()) for _ in range(50)]
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             for _ in range(5):
                 stub.Predict(request("numbers", x=[[1.0, 2.0]]), timeout=10)

@@ -12,7 +12,7 @@ import pytest
 from graftline.serving.server.http import server as http_server
 from graftline.serving.server.http.messages import Answer, Message, Receive, Send, read_body, send_answer
 from graftline.serving.server.http.server import HttpServer
-from graftline.serving.server.loop_thread import LoopThread
+from graftline.serving.server.threads import LoopThread
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"

@@ -15,6 +15,7 @@ from graftline.serving.server.http.routes import HttpRoutes
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import ServerOptions
+from graftline.serving.server.threads import RequestThreads
 
 LIMIT = 100_000
 COUNT = ":tensorflow:serving:request_count{"
@@ -29,7 +30,7 @@ class Application:
         self.in_flight = InFlight(max_in_flight)
         self.bodies: list[bytes] = []
         options = ServerOptions(max_request_bytes=LIMIT, max_in_flight=max_in_flight)
-        self._routes = HttpRoutes(options, self.metrics, self.in_flight)
+        self._routes = HttpRoutes(options, self.metrics, self.in_flight, RequestThreads(1))
         if not loading:
 
             def act(request: Request) -> Answer:

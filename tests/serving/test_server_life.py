@@ -1,5 +1,6 @@
 """A server as a supervisor sees it: health, readiness, the end with requests under way, and `graftline serve`."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +99,21 @@ def test_a_loading_server_is_alive_and_not_ready(colour_model, monkeypatch):
 # The end
 
 
+def test_the_end_is_told_to_every_watcher_of_health_and_waits_for_none(holding_model):
+    with ModelServer(locate.find_models(holding_model, "holding"), 0, 0) as running, contextlib.ExitStack() as channels:
+        stubs = [
+            health_pb2_grpc.HealthStub(channels.enter_context(grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}")))
+            for _ in range(3)
+        ]
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for stub in stubs]
+        assert [next(watch).status for watch in watches] == [SERVING] * 3
+        watches[0].cancel()
+        began = time.monotonic()
+        running.stop()
+        assert time.monotonic() - began < 10  # the grace is 30 s
+        assert [next(watch).status for watch in watches[1:]] == [NOT_SERVING] * 2
+
+
 def test_after_sigterm_requests_under_way_are_answered_and_new_ones_refused(holding_model, held):
     by_rest, by_grpc = held(), held()
     with holding(holding_model) as child, ThreadPoolExecutor(3) as pool:
@@ -145,13 +162,17 @@ def test_a_second_signal_ends_the_server_at_once(holding_model, held):
         assert lost.exception(30).code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_request_that_never_ends_is_dropped_after_the_grace(holding_model, held):
-    request = held()
-    with holding(holding_model, "--shutdown-grace-seconds=0.2") as child, ThreadPoolExecutor(1) as pool:
-        lost = pool.submit(hold_by_grpc, child.grpc, request.inputs)
-        request.wait_until_started()
+def test_requests_that_never_end_are_dropped_after_the_grace_and_the_process_ends(holding_model, held):
+    by_rest, by_grpc = held(), held()
+    with holding(holding_model, "--shutdown-grace-seconds=0.2") as child, ThreadPoolExecutor(2) as pool:
+        lost_by_rest = pool.submit(hold_by_rest, child.rest, by_rest.inputs)
+        lost_by_grpc = pool.submit(hold_by_grpc, child.grpc, by_grpc.inputs)
+        by_rest.wait_until_started()
+        by_grpc.wait_until_started()
         child.process.send_signal(signal.SIGTERM)
-        assert lost.exception(30).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        assert lost_by_grpc.exception(30).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        assert isinstance(lost_by_rest.exception(30), ConnectionError)
+        assert child.process.wait(10) == 0  # a run is stopped by its own limit after 30 s
 
 
 # What one client may take

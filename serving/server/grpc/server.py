@@ -3,14 +3,15 @@
 A call takes a thread when its message is there, not before: calls that send no message keep no other from an answer.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 
+from graftline.serving.server.grpc.health import Health
 from graftline.serving.server.grpc.interceptors import ServiceInterceptor
-from graftline.serving.server.limits import SPARE_THREADS, InFlight
+from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import ServerOptions
 
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 class GrpcServer:
     """Listens from `bind` and answers from `start` to `close`; all are run in one event loop."""
 
-    def __init__(self, options: ServerOptions, metrics: Metrics, in_flight: InFlight) -> None:
+    def __init__(self, options: ServerOptions, metrics: Metrics, in_flight: InFlight, threads: Executor) -> None:
         self._options = options
+        self._threads = threads
         self._manager: ModelManager | None = None
         self._interceptor = ServiceInterceptor(metrics, in_flight, self._names)
-        self._health = health.aio.HealthServicer()
         self._started = False
 
     def _names(self) -> list[str]:
@@ -33,9 +34,8 @@ class GrpcServer:
 
     async def bind(self, host: str, port: int) -> int:
         """Listen, and return the port in use. Raises RuntimeError when the port cannot be had."""
-        threads = self._options.max_in_flight + SPARE_THREADS
         self._server = grpc.aio.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="graftline-grpc"),
+            self._threads,
             interceptors=[self._interceptor],
             options=[
                 ("grpc.max_receive_message_length", self._options.max_request_bytes),
@@ -51,16 +51,14 @@ class GrpcServer:
 
         self._manager = manager
         add_services(self._server, manager)
-        # Health follows https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
-        for service in ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._started = True
         await self._server.start()
 
     async def drain(self, seconds: float) -> None:
         """Say that the end is near and take no new calls. Return when all have ended, after `seconds` at most."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await self._server.stop(seconds)
 
     async def close(self) -> None:

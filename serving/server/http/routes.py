@@ -9,7 +9,7 @@ import logging
 import re
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from graftline.serving.server.http.messages import (
     text_answer,
     too_large,
 )
-from graftline.serving.server.limits import SPARE_THREADS, InFlight
+from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import ServerOptions
 
@@ -67,13 +67,13 @@ class _Route:
 class HttpRoutes:
     """An ASGI application. It answers 503 to all but probes until it is opened."""
 
-    def __init__(self, options: ServerOptions, metrics: Metrics, in_flight: InFlight) -> None:
+    def __init__(self, options: ServerOptions, metrics: Metrics, in_flight: InFlight, threads: Executor) -> None:
         self._options = options
         self._metrics = metrics
         self._in_flight = in_flight
         self._manager: ModelManager | None = None
         self._api: RestApi | None = None
-        self._threads = ThreadPoolExecutor(options.max_in_flight + SPARE_THREADS, thread_name_prefix="graftline-http")
+        self._threads = threads
         self._table = [
             _Route("/healthz", lambda request: text_answer(200, "ok"), probe=True),
             _Route("/readyz", self._readiness, probe=True),
