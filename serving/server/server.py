@@ -117,6 +117,7 @@ class ModelServer:
 
         import_tensorflow()
         from graftline.serving.server.config_file import ConfigFile
+        from graftline.serving.server.http.rest import RestApi
         from graftline.serving.server.model.batching import Batcher
         from graftline.serving.server.model.loaded_model import LoadedModel
         from graftline.serving.server.model.manager import ModelManager
@@ -137,7 +138,7 @@ class ModelServer:
 
         self._loop.run(rpc.start(self.manager))
         self.answering = True
-        self._routes.open(self.manager)
+        self._routes.open(self.manager, RestApi(self.manager, self.options.max_request_bytes))
         self._undo.callback(self._drain, rest, rpc)
 
     def _configs(self) -> list["ModelConfig"]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.http.messages import Answer, Message, Request, error_answer
+from graftline.serving.server.http.messages import Message, error_answer
+from graftline.serving.server.http.rest import RestApi
 from graftline.serving.server.http.routes import HttpRoutes
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
@@ -32,15 +33,16 @@ class Application:
         options = ServerOptions(max_request_bytes=LIMIT, max_in_flight=max_in_flight)
         self._routes = HttpRoutes(options, self.metrics, self.in_flight, RequestThreads(1))
         if not loading:
+            api = RestApi(SimpleNamespace(names=["roses"]), LIMIT)  # type: ignore[arg-type]
 
-            def act(request: Request) -> Answer:
-                self.bodies.append(request.body)
+            def predict(name: str, version: int | None, label: str | None, body: bytes) -> bytes:
+                self.bodies.append(body)
                 if fault:
                     raise fault
-                return Answer(200, b"{}")
+                return b"{}"
 
-            self._routes._manager = SimpleNamespace(names=["roses"])  # type: ignore[assignment]
-            self._routes._api = SimpleNamespace(act=act)  # type: ignore[assignment]
+            api._predict = predict  # type: ignore[method-assign]
+            self._routes.open(api._manager, api)
 
     def ask(self, method: str, path: str, *pieces: bytes, encoding: bytes = b"") -> tuple[int, dict[bytes, bytes], Any]:
         """Status, headers and body of the answer to a request whose body comes in pieces."""

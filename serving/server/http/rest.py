@@ -4,6 +4,7 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest. Called by `routes`, who
 """
 
 import json
+import zlib
 from typing import Any
 
 from google.protobuf import json_format
@@ -11,7 +12,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from graftline.serving.server.errors import Code, invalid
 from graftline.serving.server.http import json_answers, json_examples, json_tensors
-from graftline.serving.server.http.messages import Answer, Request
+from graftline.serving.server.http.messages import Answer, Request, too_large
 from graftline.serving.server.model import inference, service
 from graftline.serving.server.model.manager import ModelManager
 
@@ -21,8 +22,9 @@ _INT64_MAX = (1 << 63) - 1
 class RestApi:
     """The answers under /v1/. Its methods raise ServingError for requests that cannot be answered."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, max_body: int) -> None:
         self._manager = manager
+        self._max_body = max_body
 
     def act(self, request: Request) -> Answer:
         """Run a model: predict, classify or regress."""
@@ -31,11 +33,12 @@ class RestApi:
         run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(verb or "")
         if run is None:
             raise invalid(f"Malformed request: {request.method} {request.path}")
-        return Answer(200, run(*_wanted(request), request.body))
+        body = gunzip(request.body, self._max_body) if request.gzipped else request.body
+        return Answer(200, run(*_model_of(request), body))
 
     def look(self, request: Request) -> Answer:
         """Return the state of a model's versions, or its metadata."""
-        name, version, label = _wanted(request)
+        name, version, label = _model_of(request)
         if not name:
             raise invalid("Missing model name in request.")
         if request.parts["part"] == "metadata":
@@ -76,7 +79,7 @@ class RestApi:
         )
 
 
-def _wanted(request: Request) -> tuple[str, int | None, str | None]:
+def _model_of(request: Request) -> tuple[str, int | None, str | None]:
     """Return the name, the version and the label of the request's path; at most one of the last two."""
     text = request.parts["version"]
     version = None if text is None else _version_number(text)
@@ -97,3 +100,19 @@ def _as_dict(message: Any) -> dict[str, Any]:
 
 def _json(document: dict[str, Any]) -> Answer:
     return Answer(200, json.dumps(document, indent=1).encode())
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Return the content of a gzip body. Raises RefusedError when the content is larger than `limit` bytes.
+
+    A broken body becomes an empty one, as in TF Serving (ReadRequestGzipBytes in its evhttp_request.cc), whose API then
+    calls the document empty.
+    """
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # 16: gzip alone
+    try:
+        plain = unpacker.decompress(body, limit + 1)  # never more than that: a gzip bomb stays small
+    except zlib.error:
+        return b""
+    if len(plain) > limit:
+        raise too_large(limit)
+    return plain if unpacker.eof and not unpacker.unused_data else b""

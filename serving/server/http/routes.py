@@ -7,13 +7,12 @@ import asyncio
 import contextlib
 import logging
 import re
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graftline.serving.server.errors import HTTP_STATUS, ServingError, invalid
+from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
 from graftline.serving.server.http.messages import (
     Answer,
     Message,
@@ -25,7 +24,6 @@ from graftline.serving.server.http.messages import (
     read_body,
     send_answer,
     text_answer,
-    too_large,
 )
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
@@ -42,56 +40,49 @@ _VERSION_OR_LABEL = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+)
 _ACT = rf"(?i:/v1/models/(?P<name>[^/:]+){_VERSION_OR_LABEL}:(?P<verb>classify|regress|predict))"
 _LOOK = rf"(?i:/v1/models(?:/(?P<name>[^/:]+))?{_VERSION_OR_LABEL}(?:/(?P<part>metadata))?)"
 _ORIGIN = re.compile(r"\Ahttps?://[^/]*", re.I)  # of a target that is a whole URL: RFC 9112, section 3.2.2
-_READ = ("GET", "HEAD")
 
 
+@dataclass(frozen=True)
 class _Route:
-    """One row of the table: a path, the methods that it takes (none: all) and what answers it."""
+    """One row of the table: a path, what answers it, and the methods that it takes (none: all)."""
 
-    def __init__(
-        self,
-        pattern: str,
-        handle: Callable[[Request], Answer],
-        methods: tuple[str, ...] = (),
-        *,
-        probe: bool = False,
-        inference: bool = False,
-    ) -> None:
-        self.pattern = re.compile(pattern)
-        self.handle = handle
-        self.methods = methods
-        self.probe = probe  # answered also while the models are loading and when all threads are busy
-        self.inference = inference  # limited by max_in_flight and counted in the metrics
+    pattern: str
+    handle: Callable[[Request], Answer]
+    methods: tuple[str, ...] = ()
+    probe: bool = False  # answered in the event loop: also when all threads are busy
+    inference: bool = False  # limited by max_in_flight and counted in the metrics
 
 
 class HttpRoutes:
     """An ASGI application. It answers 503 to all but probes until it is opened."""
 
     def __init__(self, options: ServerOptions, metrics: Metrics, in_flight: InFlight, threads: Executor) -> None:
-        self._options = options
         self._metrics = metrics
         self._in_flight = in_flight
-        self._manager: ModelManager | None = None
-        self._api: RestApi | None = None
         self._threads = threads
-        self._table = [
+        self._manager: ModelManager | None = None
+        self._probes = [
             _Route("/healthz", lambda request: text_answer(200, "ok"), probe=True),
-            _Route("/readyz", self._readiness, probe=True),
-            _Route(_ACT, self._act, ("POST",), inference=True),
-            _Route(_LOOK, self._look, ("GET",)),
-            _Route("(?i:/v1/).*", _refuse),
-            _Route("/graftline/models.json", self._list_models, _READ),
-            _Route(r"/|/graftline/page\.(css|js|svg)", self._read_page, _READ),
-            _Route(".*", lambda request: text_answer(404, f"not found: {request.path}; the API is under /v1/")),
+            _Route("/readyz", self._report_readiness, probe=True),
         ]
         if options.enable_monitoring:
-            self._table.insert(0, _Route(re.escape(options.monitoring_path), self._expose_metrics, probe=True))
+            self._probes.append(_Route(re.escape(options.monitoring_path), self._expose_metrics, probe=True))
+        self._table = [*self._probes, _Route(".*", _refuse_while_loading, probe=True)]
 
-    def open(self, manager: "ModelManager") -> None:
+    def open(self, manager: "ModelManager", api: "RestApi") -> None:
         """Answer all requests from now on."""
-        from graftline.serving.server.http.rest import RestApi  # it imports TensorFlow
+        from graftline.serving.server.http import page  # it imports TensorFlow
 
-        self._manager, self._api = manager, RestApi(manager)
+        self._manager = manager
+        self._table = [
+            *self._probes,
+            _Route(_ACT, api.act, ("POST",), inference=True),
+            _Route(_LOOK, api.look, ("GET",)),
+            _Route("(?i:/v1/).*", _refuse_malformed),
+            _Route("/graftline/models.json", lambda request: page.list_models(manager), ("GET", "HEAD")),
+            _Route(r"/|/graftline/page\.(css|js|svg)", page.read_page, ("GET", "HEAD")),
+            _Route(".*", lambda request: text_answer(404, f"not found: {request.path}; the API is under /v1/")),
+        ]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request. It counts as under way from when it is whole until its answer has left."""
@@ -104,7 +95,7 @@ class HttpRoutes:
 
     def _match(self, method: str, path: str) -> tuple[_Route, dict[str, str | None]]:
         for route in self._table:
-            if (not route.methods or method in route.methods) and (match := route.pattern.fullmatch(path)):
+            if (not route.methods or method in route.methods) and (match := re.fullmatch(route.pattern, path)):
                 return route, match.groupdict()
         raise AssertionError("the last route matches everything")
 
@@ -112,13 +103,7 @@ class HttpRoutes:
         try:
             if route.probe:
                 return route.handle(request)
-            if self._manager is None:
-                return error_answer(503, "the model server is still loading its models")
-            with contextlib.ExitStack() as counted:
-                if route.inference:
-                    name, verb = request.part("name") or "", request.parts["verb"] or ""
-                    counted.enter_context(self._metrics.counting(name, self._manager.names, verb.lower(), "REST"))
-                    place.enter_context(self._in_flight.counting())
+            with self._count(request, place) if route.inference else contextlib.nullcontext():
                 return await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
         except ServingError as error:
             return error_answer(HTTP_STATUS[error.code], error.message)
@@ -128,28 +113,15 @@ class HttpRoutes:
             _logger.exception("unexpected fault while answering %s %s", request.method, request.path)
             return error_answer(500, "internal error of the model server: see its log")
 
-    def _act(self, request: Request) -> Answer:
-        assert self._api is not None
-        if request.gzipped:
-            request = replace(request, body=gunzip(request.body, self._options.max_request_bytes))
-        return self._api.act(request)
-
-    def _look(self, request: Request) -> Answer:
-        assert self._api is not None
-        return self._api.look(request)
-
-    def _list_models(self, request: Request) -> Answer:
-        from graftline.serving.server.http import page  # it imports TensorFlow
-
+    @contextlib.contextmanager
+    def _count(self, request: Request, place: contextlib.ExitStack) -> Iterator[None]:
         assert self._manager is not None
-        return page.list_models(self._manager)
+        name, verb = request.part("name") or "", (request.parts["verb"] or "").lower()
+        with self._metrics.counting(name, self._manager.names, verb, "REST"):
+            place.enter_context(self._in_flight.counting())
+            yield
 
-    def _read_page(self, request: Request) -> Answer:
-        from graftline.serving.server.http import page
-
-        return page.read_page(request)
-
-    def _readiness(self, request: Request) -> Answer:
+    def _report_readiness(self, request: Request) -> Answer:
         """Return 200 while every model has a version that answers and the server is not about to end."""
         if self._in_flight.draining:
             return text_answer(503, "shutting down")
@@ -164,21 +136,9 @@ class HttpRoutes:
         return Answer(200, self._metrics.exposition().encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
-def _refuse(request: Request) -> Answer:
+def _refuse_while_loading(request: Request) -> Answer:
+    raise ServingError(Code.UNAVAILABLE, "the model server is still loading its models")
+
+
+def _refuse_malformed(request: Request) -> Answer:
     raise invalid(f"Malformed request: {request.method} {request.path}")
-
-
-def gunzip(body: bytes, limit: int) -> bytes:
-    """Return the content of a gzip body. Raises RefusedError when the content is larger than `limit` bytes.
-
-    A broken body becomes an empty one, as in TF Serving (ReadRequestGzipBytes in its evhttp_request.cc), whose API then
-    calls the document empty.
-    """
-    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # 16: gzip alone
-    try:
-        plain = unpacker.decompress(body, limit + 1)  # never more than that: a gzip bomb stays small
-    except zlib.error:
-        return b""
-    if len(plain) > limit:
-        raise too_large(limit)
-    return plain if unpacker.eof and not unpacker.unused_data else b""
