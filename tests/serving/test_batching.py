@@ -1,4 +1,4 @@
-"""The batcher: who runs, with whom, when, and what becomes of the bad ones. Then the same with a real model."""
+"""The batcher: which requests run together, when, and how bad ones fail. Then the same with a real model."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from tests.images import image_of
 
 
 class Doubler:
-    """A function that doubles its rows, notes the sizes that it was run with, and can be held up in its first run."""
+    """A function that doubles its rows and records the sizes of its runs. Its first run can be held."""
 
     def __init__(self, held: bool = False) -> None:
         self.sizes: list[int] = []
@@ -47,7 +47,7 @@ class Crowd:
         return self._pool.submit(self.batcher.run, function, {"x": np.array(values, dtype)}, deadline)
 
     def wait_for(self, requests: int) -> None:
-        """Until so many requests are in the queue."""
+        """Wait until so many requests are in the queue."""
         with self.batcher._arrived:
             queues = self.batcher._queues
             arrived = lambda: sum(len(queue) for queue in queues.values()) == requests  # noqa: E731
@@ -75,7 +75,7 @@ def crowd():
 
 
 def busy(crowd: Crowd) -> tuple[Doubler, Future]:
-    """A function that is being run, and goes on when told."""
+    """A function whose first run is held."""
     holding = Doubler(held=True)
     first = crowd.ask(holding.function, 100)
     assert holding.started.wait(20)
@@ -164,7 +164,7 @@ def test_a_bad_request_in_a_batch_fails_alone(crowd):
     assert code(others[3]) is Code.INVALID_ARGUMENT
     good = [n for n in range(16) if n != 3]
     assert [values(others[n]) for n in good] == [[2 * n] for n in good]
-    assert sorted(holding.sizes) == [1, 1, 1, 2, 2, 4, 4, 8, 8, 16]  # halves, down to the bad one: not each by itself
+    assert sorted(holding.sizes) == [1, 1, 1, 2, 2, 4, 4, 8, 8, 16]  # halves, down to the bad one
 
 
 def test_a_batch_that_took_too_long_is_not_run_again(crowd):
@@ -348,7 +348,7 @@ def test_images_of_parallel_clients_get_the_same_answers_as_alone(colour_model):
             else:
                 np.testing.assert_allclose(one[name], array, rtol=1e-5)
     runs_of_one = int(metrics.processed_batch_size.samples()[0].rpartition(" ")[2])
-    assert runs_of_one < len(found)  # some did go together
+    assert runs_of_one < len(found)  # some ran together
     alone.retire()
     together.retire()
 

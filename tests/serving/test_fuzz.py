@@ -1,4 +1,4 @@
-"""Malformed requests without number: errors for their senders, and a server that answers the next one.
+"""Very many malformed requests: each gets an error, and the server answers the next one.
 
 All are drawn from a seed: damaged images, protos, JSON and HTTP. What must not come back is a status that means a fault
 of the server's (5xx, UNKNOWN, INTERNAL), where TensorFlow Serving itself would not say so.
@@ -21,7 +21,7 @@ from tests.serving.conftest import Child
 from tests.serving.test_grpc import request
 
 PREDICT = "/v1/models/colours:predict"
-# A message that is no proto never reaches TensorFlow Serving's code: gRPC itself answers INTERNAL, there as here.
+# A message that is not a proto never reaches TensorFlow Serving's code: gRPC answers INTERNAL, and so does Graftline.
 ALLOWED = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -147,7 +147,7 @@ class Fuzzer:
         self._post(damaged(good.encode(), self.chance))
 
     def http(self) -> None:
-        """Raw bytes on the socket: any answer will do, and none, as long as it is no fault of the server's."""
+        """Send raw bytes. Any answer or none is accepted, unless it reports a fault of the server."""
         body = b'{"instances": [{"b64": ""}]}'
         head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         host, _, port = self._rest.partition(":")
@@ -176,7 +176,7 @@ def fuzz(workspace, count: int, seed: int) -> None:
         for _ in range(count):
             fuzzer.send()
         assert child.process.poll() is None
-        # It has said something else than "no", so that the requests are known to have come as far as the model.
+        # Some answers are positive, so that the requests are known to have reached the model.
         assert fuzzer.said["REST 200"] and fuzzer.said["REST 400"] and fuzzer.said["gRPC INVALID_ARGUMENT"], fuzzer.said
         channel = grpc.insecure_channel(child.grpc)
         answer = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(

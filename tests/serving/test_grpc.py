@@ -1,4 +1,4 @@
-"""The gRPC API, asked with the official stubs on loopback, as clients of images use it. Tables: conformance/."""
+"""The gRPC API by the official stubs on loopback, as clients of images use it. The tables are in conformance/."""
 
 import threading
 
@@ -59,7 +59,7 @@ def request(model, signature="", version=None, outputs=(), **inputs):
 
 
 def refused(call, message):
-    """(status code, details) of a call that must fail."""
+    """Return the status code and the details of a call that must fail."""
     with pytest.raises(grpc.RpcError) as caught:
         call(message, timeout=30)
     return caught.value.code(), caught.value.details()

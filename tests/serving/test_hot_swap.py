@@ -1,4 +1,4 @@
-"""New versions under traffic: no request fails, each answer is the one of the version that it names, memory stays."""
+"""New versions under traffic: no request fails, each answer is from the version that it names, memory stays flat."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ CLIENTS = 16
 
 
 class Traffic:
-    """Clients that ask over gRPC, each on a connection of its own, until told to stop; who answered what."""
+    """Clients that call over gRPC, each on a connection of its own, until the end of the `with`, and their answers."""
 
     def __init__(self, port: int, name: str) -> None:
         self._stop = threading.Event()
@@ -45,7 +45,7 @@ class Traffic:
                     self._answered.notify_all()
 
     def wait_for_version(self, version: int) -> None:
-        """Until every client has had an answer of `version`."""
+        """Wait until every client has an answer of `version`."""
         with self._answered:
             assert self._answered.wait_for(
                 lambda: self.failures or all(answers and answers[-1][0] == version for answers in self.answers), 120
@@ -69,7 +69,7 @@ def resident_mb() -> float:
 
 
 def swap(times: int, tmp_path: pathlib.Path, models: list[str]) -> list[float]:
-    """Publish a version, wait for all to have it, and so on; memory after each."""
+    """Publish versions one by one, wait until all clients get each, and return the memory after each."""
     base = tmp_path / "roses"
     publish(models[0], str(base))
     memory = []
@@ -85,9 +85,11 @@ def swap(times: int, tmp_path: pathlib.Path, models: list[str]) -> list[float]:
         found = [answer for answers in traffic.answers for answer in answers]
         assert {version for version, _ in found} == set(range(1, times + 2))
         scores = {parity: {round(score, 4) for version, score in found if version % 2 == parity} for parity in (0, 1)}
-        assert all(len(each) == 1 for each in scores.values())  # one score a model, so each is that of its version
+        assert all(
+            len(each) == 1 for each in scores.values()
+        )  # each model has one score, so each answer is from its version
         assert scores[0] != scores[1]
-        for answers in traffic.answers:  # no client is ever sent back to an older version
+        for answers in traffic.answers:  # no client gets an older version again
             assert [version for version, _ in answers] == sorted(version for version, _ in answers)
         assert running.served == {"roses": [times + 1]}
     return memory

@@ -1,4 +1,4 @@
-"""The HTTP server alone: where a request ends, when its answer leaves, and what slow clients may keep."""
+"""The HTTP server alone: where a request ends, when its answer leaves, and what slow clients can hold."""
 
 import asyncio
 import contextlib
@@ -17,18 +17,18 @@ from graftline.serving.server.threads import LoopThread
 HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-Asked = list[tuple[str, str, bytes]]
+Requests = list[tuple[str, str, bytes]]
 
 
 @contextlib.contextmanager
 def running(
     answered: Callable[[], Awaitable[object]] | None = None, seconds: float = 10, loop: LoopThread | None = None
-) -> Iterator[tuple[HttpServer, Asked]]:
-    """A server that notes what it is asked; `answered` is awaited after each answer has left."""
-    asked: Asked = []
+) -> Iterator[tuple[HttpServer, Requests]]:
+    """A server that records its requests; `answered` is awaited after each answer has left."""
+    requests: Requests = []
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
-        asked.append((scope["method"], scope["path"], await read_body(receive)))
+        requests.append((scope["method"], scope["path"], await read_body(receive)))
         await send_answer(send, Answer(200, b"answered"))
         if answered:
             await answered()
@@ -37,7 +37,7 @@ def running(
     loop = loop or LoopThread("http")
     loop.run(server.start())
     try:
-        yield server, asked
+        yield server, requests
     finally:
         loop.run(server.close())
         loop.stop()
@@ -47,8 +47,8 @@ def connected(server: HttpServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
 
 
-def told(server: HttpServer, request: bytes) -> bytes:
-    """All that the server says to these bytes, until it closes the connection."""
+def exchange(server: HttpServer, request: bytes) -> bytes:
+    """Send these bytes, and return everything that the server sends until it closes the connection."""
     with connected(server) as client:
         client.sendall(request)
         said = b""
@@ -85,32 +85,32 @@ def told(server: HttpServer, request: bytes) -> bytes:
 def test_a_request_that_is_not_read_to_its_end_is_answered_and_ends_the_connection(
     request_: bytes, status: int
 ) -> None:
-    with running() as (server, asked):
-        said = told(server, request_ + NEXT)
+    with running() as (server, requests):
+        said = exchange(server, request_ + NEXT)
     assert said.startswith(b"HTTP/1.1 %d " % status)
     assert b'{"error": ' in said
-    assert asked == []
+    assert requests == []
 
 
 @pytest.mark.parametrize("kind", [b"multipart/form-data", b"multipart/form-data; boundary=x", b"nonsense", b"\xff"])
 def test_a_content_type_is_ignored(kind: bytes) -> None:
-    with running() as (server, asked):
-        told(server, HEAD + b"Content-Type: " + kind + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
-    assert asked == [("POST", "/a", b"{}")]
+    with running() as (server, requests):
+        exchange(server, HEAD + b"Content-Type: " + kind + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+    assert requests == [("POST", "/a", b"{}")]
 
 
 def test_trailers_are_not_the_next_request() -> None:
     trailers = b"\r\n3;of=me\r\nabc\r\n0\r\nGET: /hidden\r\nX: y\r\n\r\n"
-    with running() as (server, asked):
-        said = told(server, HEAD + CHUNKED + trailers + NEXT)
-    assert asked == [("POST", "/a", b"abc"), ("GET", "/next", b"")]
+    with running() as (server, requests):
+        said = exchange(server, HEAD + CHUNKED + trailers + NEXT)
+    assert requests == [("POST", "/a", b"abc"), ("GET", "/next", b"")]
     assert said.count(b"HTTP/1.1 200 OK") == 2
 
 
 def test_requests_that_come_at_once_are_answered_in_turn() -> None:
-    with running() as (server, asked):
-        said = told(server, HEAD + b"Content-Length: 2\r\n\r\n{}" + HEAD + b"Content-Length: 0\r\n\r\n" + NEXT)
-    assert asked == [("POST", "/a", b"{}"), ("POST", "/a", b""), ("GET", "/next", b"")]
+    with running() as (server, requests):
+        said = exchange(server, HEAD + b"Content-Length: 2\r\n\r\n{}" + HEAD + b"Content-Length: 0\r\n\r\n" + NEXT)
+    assert requests == [("POST", "/a", b"{}"), ("POST", "/a", b""), ("GET", "/next", b"")]
     assert said.count(b"HTTP/1.1 200 OK") == 3
 
 
@@ -122,23 +122,23 @@ def test_a_client_that_closed_its_sending_side_is_answered() -> None:
 
 
 def test_a_body_that_ends_early_is_answered() -> None:
-    with running() as (server, asked), connected(server) as client:
+    with running() as (server, requests), connected(server) as client:
         client.sendall(HEAD + b"Content-Length: 50\r\n\r\n{}")
         client.shutdown(socket.SHUT_WR)
         assert b"(received 2 bytes, expected 50)" in client.recv(65536)
-    assert asked == []
+    assert requests == []
 
 
 def test_a_client_of_http_1_0_is_answered_and_its_connection_closed() -> None:
-    with running() as (server, asked):
-        said = told(server, b"GET /a HTTP/1.0\r\n\r\n")
-    assert asked == [("GET", "/a", b"")]
+    with running() as (server, requests):
+        said = exchange(server, b"GET /a HTTP/1.0\r\n\r\n")
+    assert requests == [("GET", "/a", b"")]
     assert said.startswith(b"HTTP/1.1 200 OK") and b"\r\nConnection: close\r\n" in said
 
 
 def test_an_answer_to_head_has_the_length_and_no_body() -> None:
     with running() as (server, _):
-        said = told(server, b"HEAD /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        said = exchange(server, b"HEAD /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert said.endswith(b"\r\n\r\n") and b"\r\nContent-Length: 8\r\n" in said
 
 
@@ -152,12 +152,12 @@ def test_a_refused_client_that_goes_on_sending_gets_its_answer() -> None:
 
 
 def test_a_client_that_expects_100_continue_gets_it() -> None:
-    with running() as (server, asked), connected(server) as client:
+    with running() as (server, requests), connected(server) as client:
         client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"body")
         assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
-    assert asked == [("POST", "/a", b"body")]
+    assert requests == [("POST", "/a", b"body")]
 
 
 def test_a_request_counts_as_under_way_until_its_answer_has_left() -> None:
@@ -179,10 +179,10 @@ def test_a_fault_of_the_application_ends_its_connection_alone() -> None:
     async def fail() -> None:
         raise ValueError
 
-    with running(fail) as (server, asked):
-        assert told(server, HEAD + b"Content-Length: 0\r\n\r\n" + NEXT).startswith(b"HTTP/1.1 200 OK")
-        assert told(server, NEXT).startswith(b"HTTP/1.1 200 OK")
-    assert [path for _, path, _ in asked] == ["/a", "/next"]
+    with running(fail) as (server, requests):
+        assert exchange(server, HEAD + b"Content-Length: 0\r\n\r\n" + NEXT).startswith(b"HTTP/1.1 200 OK")
+        assert exchange(server, NEXT).startswith(b"HTTP/1.1 200 OK")
+    assert [path for _, path, _ in requests] == ["/a", "/next"]
 
 
 # Slow clients and too many of them
@@ -192,11 +192,11 @@ def test_a_fault_of_the_application_ends_its_connection_alone() -> None:
     "start", [b"", b"POST /a HT", HEAD, HEAD + CHUNKED + b"\r\n40\r\na", HEAD + CHUNKED + b"\r\n0\r\n"]
 )
 def test_a_whole_request_must_arrive_in_time(start: bytes) -> None:
-    with running(seconds=0.3) as (server, asked), connected(server) as client:
+    with running(seconds=0.3) as (server, requests), connected(server) as client:
         client.sendall(start)
         said = b""
         with contextlib.suppress(TimeoutError, BrokenPipeError, ConnectionResetError):
-            for _ in range(40):  # each drip would put off a limit on silence alone
+            for _ in range(40):  # each byte would restart a limit on silence
                 client.settimeout(0.05)
                 try:
                     said = client.recv(65536)
@@ -204,14 +204,14 @@ def test_a_whole_request_must_arrive_in_time(start: bytes) -> None:
                 except TimeoutError:
                     client.sendall(start[:1] and b"a")
     assert said.partition(b"\r\n")[0] == (b"HTTP/1.1 408 Request Timeout" if start else b"")
-    assert asked == []
+    assert requests == []
 
 
 def test_half_sent_requests_do_not_keep_others_from_an_answer() -> None:
     with running() as (server, _), contextlib.ExitStack() as clients:
         for _ in range(300):
             clients.enter_context(connected(server)).sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
-        assert told(server, NEXT).startswith(b"HTTP/1.1 200 OK")
+        assert exchange(server, NEXT).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_beyond_the_most_connections_the_longest_idle_one_is_closed(
@@ -224,7 +224,7 @@ def test_beyond_the_most_connections_the_longest_idle_one_is_closed(
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
         busy.sendall(HEAD)
         time.sleep(0.1)
-        assert told(server, NEXT).startswith(b"HTTP/1.1 200 OK")
+        assert exchange(server, NEXT).startswith(b"HTTP/1.1 200 OK")
         assert idle.recv(1) == b""
         with connected(server) as second:
             second.sendall(HEAD)

@@ -1,4 +1,4 @@
-"""The quick way from JSON to an array holds against the slow one, which looks at each value by itself."""
+"""The fast path from JSON to an array agrees with the careful path, which reads each value by itself."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a client may send: the size of a request and the size of the images in it."""
+"""The largest size of a request and of the images in it."""
 
 import http.client
 import struct
@@ -46,7 +46,7 @@ def test_images_in_tf_examples_are_checked():
 
 @pytest.fixture(scope="module")
 def strict(workspace):
-    """A server that takes requests of 100 KB and images of a megapixel."""
+    """A server that accepts requests of 100 KB and images of one megapixel."""
     options = ServerOptions(port=0, rest_api_port=0, max_request_bytes=100_000, max_image_pixels=1_000_000)
     with ModelServer(locate.find_models(str(workspace)), options=options) as server:
         yield server

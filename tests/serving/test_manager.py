@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (a row of a table is a line)
-"""Which versions answer: policies, labels, swaps under requests, and reloads that happen whole or not at all."""
+"""Which versions answer: policies, labels, swaps under requests, and reloads, which happen completely or not at all."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ from graftline.serving.versions.model_config import ModelConfig, VersionPolicy
 
 @pytest.fixture(scope="module")
 def adder(tmp_path_factory):
-    """(number) → a SavedModel that adds the number: so an answer tells which one gave it."""
+    """(number) → a SavedModel that adds the number, so that an answer identifies its model."""
     import tensorflow as tf
 
     made: dict[int, pathlib.Path] = {}
@@ -38,7 +38,7 @@ def adder(tmp_path_factory):
 
 @pytest.fixture
 def push(tmp_path, adder):
-    """(version, name, folder) → a base path with one more version, which adds its own number or the one given."""
+    """(version, name, folder) → a base path with one more version, which adds its own or the given number."""
 
     def pushed(version: int, name: str = "m", adds: int | None = None) -> str:
         shutil.copytree(adder(version if adds is None else adds), tmp_path / name / str(version))
@@ -49,7 +49,7 @@ def push(tmp_path, adder):
 
 @pytest.fixture
 def managed():
-    """(configs or models) → a loaded manager, closed in the end."""
+    """(configs or models) → a loaded manager, closed at the end."""
     started: list[ModelManager] = []
 
     def manage(*models, **options) -> ModelManager:
@@ -216,7 +216,7 @@ def test_a_version_whose_load_raises_anything_is_skipped_and_polling_goes_on(pus
     for version in tried:
         os.rename(f"{push(version, 'aside')}/{version}", f"{base_path}/{version}")
         assert tried[version].wait(30)
-    manager.close()  # ends when what has begun is done
+    manager.close()  # waits for the running poll
     third, second, first = manager.states("m")
     assert (third.state, second.state, first.state) == ("AVAILABLE", "END", "END")
     assert second.message == f"cannot load {base_path}/2: AttributeError('a fault that nobody thought of')"
@@ -357,7 +357,7 @@ def test_a_reload_that_fails_changes_nothing(push, managed, tmp_path, change, co
     manager = managed(good)
     break_version(str(tmp_path / "bad"), 3)
     (tmp_path / "bad/empty").mkdir()
-    push(3)  # there by now, but not loaded
+    push(3)  # pushed, but not loaded
     before = manager.states("m")
     with pytest.raises(ServingError) as caught:
         manager.reload(change(good, str(tmp_path / "bad")))

@@ -1,4 +1,4 @@
-"""The metrics: that Prometheus can read them, that they bear TensorFlow Serving's names, and that they are true."""
+"""The metrics: Prometheus can read them, their names are TensorFlow Serving's, and their values are correct."""
 
 import urllib.request
 
@@ -17,14 +17,14 @@ REQUESTS, LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:re
 
 
 def scrape(server: ModelServer) -> dict[tuple, float]:
-    """(name, labels) → value, of every sample."""
+    """Return (name, labels) → value of every sample."""
     url = f"http://127.0.0.1:{server.rest_port}/monitoring/prometheus/metrics"
     with urllib.request.urlopen(url, timeout=30) as answer:
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         text = answer.read().decode()
     families = list(text_string_to_metric_families(text))
     assert {family.type for family in families} == {"counter", "histogram"}
-    # The parser gives counters the suffix that OpenMetrics asks for.
+    # The parser adds OpenMetrics' suffix to counters.
     return {
         (sample.name.removesuffix("_total"), tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -38,7 +38,7 @@ def sample(found: dict[tuple, float], name: str, **labels: str) -> float:
 
 @pytest.fixture(scope="module")
 def running(workspace):
-    """A server that only these tests ask, so that its counts are known."""
+    """A server that only these tests call, so that its counts are known."""
     with ModelServer(locate.find_models(str(workspace)), 0, 0) as server:
         yield server
 

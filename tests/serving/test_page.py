@@ -1,4 +1,4 @@
-"""The web page of the server, as a person uses it: in Debian's Chromium, headless, with a real server behind it."""
+"""The web page of the server, as a person uses it, in Debian's headless Chromium with a real server."""
 
 import base64
 import os
@@ -25,7 +25,7 @@ TEN_SECONDS = 10
 
 @dataclass(frozen=True)
 class Site:
-    """A server of three models, two of which take images. It looks for versions only when told to."""
+    """A server of three models, two of which take images. It looks for versions only when a test calls `poll`."""
 
     manager: ModelManager
     models: pathlib.Path
@@ -42,7 +42,7 @@ def site(workspace: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 class Browser:
-    """What a person does with the page, and what there is to see."""
+    """The actions of a person on the page, and what the page shows."""
 
     def __init__(self, url: str) -> None:
         from selenium import webdriver
@@ -57,7 +57,7 @@ class Browser:
         self.url = url
 
     def open(self) -> None:
-        """Anew, and wait for the list of models."""
+        """Load the page, and wait for the list of models."""
         self.driver.get(self.url)
         self.until("return !document.getElementById('model').disabled")
 
@@ -69,11 +69,11 @@ class Browser:
         )
 
     def choose(self, *files: pathlib.Path) -> None:
-        """As by the system's dialogue for files."""
+        """Choose files as in the system's dialogue."""
         self.driver.find_element("id", "file").send_keys("\n".join(str(file) for file in files))
 
     def drop(self, *files: pathlib.Path) -> None:
-        """As by the mouse, through the browser's own handling of what is dragged into it."""
+        """Drop files as by the mouse, through the browser's own handling."""
         place = self.driver.find_element("id", "drop").rect
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
         at = {"x": place["x"] + place["width"] / 2, "y": place["y"] + place["height"] / 2, "data": data}
@@ -86,7 +86,7 @@ class Browser:
         ActionChains(self.driver).send_keys(*keys).perform()
 
     def cards(self, count: int = 1) -> list[str]:
-        """The text of each result, the latest first, once so many are there and none is waiting."""
+        """Wait for so many finished results, and return the text of each, the latest first."""
         self.until(
             f"return document.querySelectorAll('.card').length === {count}"
             " && !document.querySelector('.card[aria-busy]')"
@@ -206,7 +206,7 @@ def test_names_are_text(browser, tmp_path):
 def test_a_new_version_answers_the_next_image_and_says_so(site, browser, red, sharper_model):
     browser.choose(red)
     browser.cards()
-    site.models.joinpath("colours/3").rename(site.models / "colours/.3")  # so that it is put back in the end
+    site.models.joinpath("colours/3").rename(site.models / "colours/.3")  # restored at the end
     try:
         shutil.copytree(sharper_model, site.models / "colours/4")
         site.manager.poll()
@@ -239,7 +239,7 @@ def test_the_keyboard_chooses_the_model_and_reaches_the_chooser_of_files(browser
     focused = "return document.activeElement.id"
     browser.press(Keys.TAB)
     assert browser.driver.execute_script(focused) == "model"
-    browser.press("t")  # the select goes to what begins with it; what takes no image cannot be reached
+    browser.press("t")  # the select goes to the name that begins with it; models without images cannot be selected
     browser.press(Keys.TAB)
     assert browser.driver.execute_script(focused) == "file"
     browser.choose(red)

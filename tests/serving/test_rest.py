@@ -1,4 +1,4 @@
-"""The REST API v1, asked over HTTP on loopback, as clients of images use it. The tables are in conformance/."""
+"""The REST API v1, over HTTP on loopback, as clients of images use it. The tables are in conformance/."""
 
 import base64
 import http.client
@@ -16,13 +16,13 @@ from tests.serving.conftest import LABELS
 
 
 class Rest:
-    """A client that speaks plain HTTP and keeps nothing."""
+    """A client of plain HTTP without state."""
 
     def __init__(self, server):
         self.base = f"http://127.0.0.1:{server.rest_port}"
 
     def ask(self, method, path, body=None, headers=None):
-        """(HTTP status, the JSON of the answer)"""
+        """Return the HTTP status and the JSON of the answer."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         request = urllib.request.Request(self.base + path, data=data, method=method, headers=headers or {})
         try:
@@ -170,7 +170,7 @@ def test_a_chunked_body_is_read(server):
 
 
 def raw(server, data: bytes) -> bytes:
-    """What the server answers to these very bytes, after which the client says no more."""
+    """Send these bytes, close the sending side, and return the answer."""
     with socket.create_connection(("127.0.0.1", server.rest_port), timeout=10) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -231,7 +231,9 @@ def test_an_error_is_the_ops_message_without_its_functions(tmp_path):
         lambda x: {"y": tf.strings.to_number(x)},
         input_signature=[tf.TensorSpec([None], tf.string, name="x")],
         autograph=False,
-        experimental_attributes={"_noinline": True},  # a call that stays one puts its name before the message, twice
+        experimental_attributes={
+            "_noinline": True
+        },  # a call that is not inlined puts its name before the message, twice
     )
     tf.saved_model.save(module, str(tmp_path), signatures=module.read)
     model = LoadedModel(str(tmp_path))

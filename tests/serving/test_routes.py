@@ -1,4 +1,4 @@
-"""The application behind the HTTP port, without a server: bodies, errors and what is answered while models load."""
+"""The application behind the HTTP port, without a server: bodies, errors, and the answers while models load."""
 
 import asyncio
 import gzip
@@ -24,7 +24,7 @@ PREDICT = "/v1/models/roses:predict"
 
 
 class Application:
-    """HttpRoutes with an API that only notes its requests, or fails as it is told."""
+    """HttpRoutes with an API that only records its requests, or raises `fault`."""
 
     def __init__(self, fault: Exception | None = None, loading: bool = False, max_in_flight: int = 8) -> None:
         self.metrics = Metrics()
@@ -45,23 +45,23 @@ class Application:
             self._routes.open(api._manager, api)
 
     def ask(self, method: str, path: str, *pieces: bytes, encoding: bytes = b"") -> tuple[int, dict[bytes, bytes], Any]:
-        """Status, headers and body of the answer to a request whose body comes in pieces."""
+        """Send a request whose body comes in pieces; return the status, headers and body of the answer."""
         left = list(pieces) or [b""]
-        said: list[Message] = []
+        sent: list[Message] = []
 
         async def receive() -> Message:
             return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
         async def send(message: Message) -> None:
-            said.append(message)
+            sent.append(message)
 
         headers = [(b"content-encoding", encoding)] if encoding else []
         scope = {"type": "http", "method": method, "raw_path": path.encode(), "headers": headers}
         asyncio.run(self._routes(scope, receive, send))
-        return said[0]["status"], dict(said[0]["headers"]), said[1]["body"]
+        return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
     def counted(self) -> list[str]:
-        """The lines of the metric of requests."""
+        """Return the lines of the metric of requests."""
         return [
             line for line in self.metrics.exposition().splitlines() if line.startswith(":tensorflow:serving:request_c")
         ]

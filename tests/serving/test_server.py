@@ -37,7 +37,7 @@ def states(rest: Rest, model: str = "roses") -> dict[str, str]:
 
 
 def write_warmup(saved_model: pathlib.Path, images: list[bytes]) -> None:
-    """A warm-up file as a Trainer writes it: one PredictionLog a request."""
+    """Write a warm-up file as the Trainer does: one PredictionLog for each request."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -197,7 +197,7 @@ def test_a_new_version_takes_over_by_itself(roses, sharper_model):
         before = score(rest)
         publish(sharper_model, str(roses))
         deadline = time.monotonic() + 20
-        while states(rest) != {"2": "AVAILABLE", "1": "END"}:  # each look is a request
+        while states(rest) != {"2": "AVAILABLE", "1": "END"}:  # each call is a request
             assert time.monotonic() < deadline
         assert score(rest) > before
         answer = rest.ask("POST", "/v1/models/roses/versions/1:predict", {"instances": [b64(image_of("red"))]})
@@ -325,7 +325,7 @@ def test_a_server_process_writes_its_ports_answers_and_ends_with_status_zero(col
 def test_a_signal_while_tensorflow_is_imported_ends_the_server_at_once(colour_model):
     process = child(colour_model)
     try:
-        # Whatever TensorFlow's import reads is open or mapped by then, and the models are seconds away.
+        # TensorFlow's import has begun; the models are loaded seconds later.
         while "tensorflow" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)

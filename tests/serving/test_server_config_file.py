@@ -1,4 +1,4 @@
-"""--model-config-file of a running server: a change of the file is taken up, one that makes no sense is not."""
+"""--model-config-file of a running server: a change of the file is applied, unless the file is malformed."""
 
 import logging
 import pathlib
@@ -28,7 +28,7 @@ def name_and_more(folder: pathlib.Path, entry: str) -> str:
 
 @pytest.fixture
 def file(tmp_path, float_model) -> pathlib.Path:
-    """A config that names `first`, beside the base paths of `first` and `second`."""
+    """A config that names `first`. The base paths of `first` and `second` are in its folder."""
     for place in ("first/1", "first/2", "second/5"):
         shutil.copytree(float_model, tmp_path / place)
     write(tmp_path / "models.config", "first")
@@ -37,7 +37,7 @@ def file(tmp_path, float_model) -> pathlib.Path:
 
 @pytest.fixture
 def looked(file):
-    """(manager, what to call to have it look at the file)"""
+    """(manager, a function that makes it read the file)"""
     config = ConfigFile(str(file))
     manager = ModelManager(config.read())
     manager.load()

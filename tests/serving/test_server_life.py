@@ -54,7 +54,7 @@ def hold_by_grpc(address: str, inputs: dict[str, str], timeout: float = 60):
 
 
 def holding(model: str, *flags: str) -> Child:
-    # A held run keeps a thread of TensorFlow's, of which there are as many as cores.
+    # A held run keeps one of TensorFlow's threads; by default there is one for each core.
     return Child(model, "--name=holding", "--tensorflow-inter-op-parallelism=8", "--num-batch-threads=4", *flags)
 
 
@@ -139,7 +139,7 @@ def test_after_sigterm_requests_under_way_are_answered_and_new_ones_refused(hold
 
 
 def test_a_signal_to_another_thread_ends_the_server(holding_model):
-    """The kernel may hand a process's signal to any of its threads; Python runs the handler in the main one."""
+    """The kernel may send a process's signal to any of its threads. Python runs the handler in the main thread."""
     with holding(holding_model) as child:
         process = child.process.pid
         other = min(int(thread) for thread in os.listdir(f"/proc/{process}/task") if int(thread) != process)
@@ -172,10 +172,10 @@ def test_requests_that_never_end_are_dropped_after_the_grace_and_the_process_end
         child.process.send_signal(signal.SIGTERM)
         assert lost_by_grpc.exception(30).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         assert isinstance(lost_by_rest.exception(30), ConnectionError)
-        assert child.process.wait(10) == 0  # a run is stopped by its own limit after 30 s
+        assert child.process.wait(10) == 0  # the limit of a request would stop the run after 30 s
 
 
-# What one client may take
+# Limits
 
 
 def test_requests_beyond_the_limit_are_refused_and_probes_are_answered(holding_model, held):
@@ -230,8 +230,8 @@ def test_a_run_that_takes_too_long_is_stopped_and_frees_its_place(holding_model)
 # graftline serve
 
 
-def told(lines: list[str]) -> list[str]:
-    """What is in the log of `graftline serve`, each line with its time, without those."""
+def events(lines: list[str]) -> list[str]:
+    """The lines in the log of `graftline serve`. Each has its time, which is cut off here."""
     time = re.compile(r"graftline: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ")
     assert all(time.match(line) for line in lines), lines
     return [time.sub("", line).strip() for line in lines]
@@ -251,14 +251,14 @@ def test_graftline_serve_writes_its_addresses_on_one_line_answers_and_ends_with_
         )
         assert found, line
         models = workspace / "models"
-        assert told(log) == [
+        assert events(log) == [
             f"serving colours version 3 from {models}/colours/3",
             f"serving numbers version 1 from {models}/numbers/1",
         ]
         assert get(found[1], "/v1/models/numbers")[0] == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
-        assert told(process.stderr.readlines()) == [
+        assert events(process.stderr.readlines()) == [
             "SIGINT: stopping",
             "draining: no new requests; those under way get 30 s",
             "drained",

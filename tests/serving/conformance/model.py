@@ -1,4 +1,4 @@
-"""A SavedModel with a signature for every behaviour that TF Serving's sources tell of, and a server of it.
+"""A SavedModel with a signature for every behaviour in TF Serving's sources, and its server.
 
 The tables in test_conformance_*.py say, row by row, what TF Serving answers and which of its files says so.
 """
@@ -55,7 +55,7 @@ def _predict_functions(tf) -> dict[str, Callable]:
 
 
 def _example_functions(tf) -> dict[str, tuple[str, Callable]]:
-    """Name → (method, function) of signatures that take tf.Examples with a number `x`; most are wrong in one way."""
+    """Name → (method, function) of signatures that take tf.Examples with a number `x`; most have one fault."""
 
     def function(give, name="inputs", **more):
         specs = [tf.TensorSpec([None], tf.string, name=name)]
@@ -105,7 +105,7 @@ def _example_functions(tf) -> dict[str, tuple[str, Callable]]:
 
 
 def save(path: pathlib.Path) -> pathlib.Path:
-    """Write the SavedModel. TensorFlow 2 calls every signature's method predict: the others are set in its file."""
+    """Write the SavedModel. TensorFlow 2 sets the method predict everywhere; the others are written into its file."""
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -119,7 +119,7 @@ def save(path: pathlib.Path) -> pathlib.Path:
     definitions = saved.meta_graphs[0].signature_def
     for name, (method, _) in examples.items():
         definitions[name].method_name = method
-    # classify and regress on one input tensor, as an estimator exports them and MultiInference asks for
+    # classify and regress on one input tensor, as an estimator exports them and MultiInference needs them
     for name, method, dropped in (("both_classify", CLASSIFY, "outputs"), ("both_regress", REGRESS, "scores")):
         definitions[name].CopyFrom(definitions["both"])
         definitions[name].method_name = method
@@ -134,7 +134,7 @@ def save(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def serving(folder: pathlib.Path) -> Iterator[ModelServer]:
-    """A server of versions 0, 1 and 2 of the model, labelled, and of one whose name has to be quoted in a URL."""
+    """A server of versions 0, 1 and 2 of the model, labelled, and of a model whose name must be quoted in a URL."""
     made = save(folder / MODEL / "1")
     for version in ("0", "2"):
         shutil.copytree(made, folder / MODEL / version)
@@ -153,18 +153,18 @@ def serving(folder: pathlib.Path) -> Iterator[ModelServer]:
 
 
 class Part(str):
-    """A text that the error has to contain; a plain `str` is the whole of it."""
+    """A text that the error must contain; a plain `str` is the whole error."""
 
 
 def ask(rest: Rest, path: str, body: object, verb: str = "predict", signature: str = "") -> tuple[int, object]:
-    """(status, answer) of a POST to the model: text and bytes as they are, an object with the signature's name."""
+    """POST text or bytes as they are, or an object with the signature's name; return the status and the answer."""
     if isinstance(body, dict):
         body = json.dumps({"signature_name": signature, **body} if signature else body)
     return rest.ask("POST", f"/v1/models/{path}:{verb}", body.encode() if isinstance(body, str) else body)
 
 
 def check(answer: tuple[int, object], status: int, expected: object) -> None:
-    """Hold a REST answer against a table's: an object as it is, a text as the error's."""
+    """Compare a REST answer with the table's: an object with the answer, a text with its error."""
     if isinstance(expected, Part):
         assert answer[0] == status, answer
         assert list(answer[1]) == ["error"]
@@ -174,5 +174,5 @@ def check(answer: tuple[int, object], status: int, expected: object) -> None:
 
 
 def rows(table: dict[str, list[tuple]]) -> list:
-    """The rows of a table {source: [(what, …), …]} as parameters, each named by its source and what it is about."""
+    """The rows of a table {source: [(what, …), …]} as parameters. Each has its source and its subject as its name."""
     return [pytest.param(*row[1:], id=f"{source}: {row[0]}") for source, listed in table.items() for row in listed]

@@ -241,7 +241,7 @@ def answered(version: int, signature: str = "serving_default") -> str:
 
 
 def typed(dtype: str, given: str, expected: str | None = None) -> tuple:
-    """A row: what this signature, which gives back what it is given, answers."""
+    """Return a row for a signature that returns its input."""
     enum = "DT_" + {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF"}.get(dtype, dtype.upper())
     head = f"dtype: {enum} {VECTOR} "
     output = f"outputs {{ key: 'y' value {{ {head} {expected or given} }} }}"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (a row of a table is a line)
-"""REST beyond the reading of tensors: URLs, labels, status, metadata, classify, regress and how answers are written.
+"""REST without the reading of tensors: URLs, labels, status, metadata, classify, regress and the text of answers.
 
 Row by row from TF Serving's model_servers/http_rest_api_{handler,util}.cc and their tests, util/json_tensor.cc, and
 servables/tensorflow/{classifier,regressor,util}.cc.
@@ -75,13 +75,13 @@ URLS = {
         bad("PATCH", f"/v1/models/{MODEL}:predict"),
         bad("DELETE", f"/v1/models/{MODEL}"),
         bad("OPTIONS", f"/v1/models/{MODEL}:predict"),
-        # The pattern knows no case; the verb is then compared as it is written (http_rest_api_handler.cc).
+        # The pattern ignores case; the verb is then compared as it is written (http_rest_api_handler.cc).
         bad("POST", f"/v1/models/{MODEL}:PREDICT"),
         bad("POST", f"/v1/models/{MODEL}:Classify"),
-        ("the path knows no case", "POST", f"/V1/Models/{MODEL}:predict", ONE, 200, HALF),
-        ("nor do the words in it", "POST", f"/v1/models/{MODEL}/VERSIONS/1:predict", ONE, 200, HALF),
-        ("the name does", "POST", "/v1/models/ALL:predict", ONE, 404, unknown("Latest(ALL)")),
-        ("a query is passed over", "POST", f"/v1/models/{MODEL}:predict?verbose=1", ONE, 200, HALF),
+        ("the path ignores case", "POST", f"/V1/Models/{MODEL}:predict", ONE, 200, HALF),
+        ("and the words in it", "POST", f"/v1/models/{MODEL}/VERSIONS/1:predict", ONE, 200, HALF),
+        ("the name does not", "POST", "/v1/models/ALL:predict", ONE, 404, unknown("Latest(ALL)")),
+        ("a query is ignored", "POST", f"/v1/models/{MODEL}:predict?verbose=1", ONE, 200, HALF),
     ],
     "http_rest_api_util.cc kModelStatusApiRegex": [
         bad("GET", f"/v1/models/{MODEL}/"),
@@ -293,7 +293,7 @@ def test_a_verb_is_answered_as_tf_serving_answers_it(rest, verb, signature, body
 
 
 def raw(rest, body: dict) -> str:
-    """The very text of an answer to predict."""
+    """Return the text of an answer to predict."""
     request = urllib.request.Request(f"{rest.base}/v1/models/{MODEL}:predict", json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=30) as answer:
         return answer.read().decode()
