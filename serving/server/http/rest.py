@@ -72,10 +72,7 @@ class RestApi:
         response.metadata[service.SIGNATURE_DEF].Unpack(signatures)
         # An Any would be written as {"@type": …}: TF Serving writes the map that it holds in its place.
         return _json(
-            {
-                "model_spec": _as_dict(response.model_spec),
-                "metadata": {service.SIGNATURE_DEF: _as_dict(signatures)},
-            }
+            {"model_spec": _as_dict(response.model_spec), "metadata": {service.SIGNATURE_DEF: _as_dict(signatures)}}
         )
 
 

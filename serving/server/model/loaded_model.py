@@ -141,11 +141,7 @@ class LoadedModel:
         raise ServingError(missing, f'Serving signature name: "{name}" not found in signature def')
 
     def predict(
-        self,
-        signature_name: str,
-        inputs: Tensors,
-        output_filter: list[str] | None = None,
-        timeout: float | None = None,
+        self, signature_name: str, inputs: Tensors, output_filter: list[str] | None = None, timeout: float | None = None
     ) -> dict[str, np.ndarray]:
         """Run a signature. Arrays are by input and output name; strings are object arrays of bytes.
 

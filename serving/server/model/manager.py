@@ -348,8 +348,7 @@ def _choose(config: ModelConfig) -> dict[int, str]:
     chosen = config.policy.choose(versions)
     if not chosen:
         raise ServingError(
-            Code.NOT_FOUND,
-            f"Unable to find a numerical version path for servable {config.name} at: {config.base_path}",
+            Code.NOT_FOUND, f"Unable to find a numerical version path for servable {config.name} at: {config.base_path}"
         )
     return {version: versions[version] for version in chosen}
 
