@@ -1,4 +1,4 @@
-"""Drawn data sets, their statistics and what is found in them, for the tests of data validation."""
+"""Drawn data sets, their statistics and their findings, for the tests of data validation."""
 
 import functools
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Data validation: what it finds and what it does not, by itself and with a curated schema."""
+"""Tests of the checks, without and with a curated schema."""
 
 import hashlib
 import math

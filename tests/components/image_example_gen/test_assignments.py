@@ -1,4 +1,4 @@
-"""The memory of splits: kept from run to run, one file for each fraction and seed, never half written."""
+"""Tests of the memory of splits: it is kept from run to run and never half written."""
 
 import hashlib
 import pathlib

@@ -1,4 +1,4 @@
-"""The table and the page of copies: complete, safe to open, the same from run to run, and of bounded size."""
+"""Tests of the table and the page of copies: complete, safe to open, reproducible and of bounded size."""
 
 import base64
 import csv

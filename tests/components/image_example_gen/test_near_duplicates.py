@@ -1,4 +1,4 @@
-"""Near copies are found exactly, whatever the hashes, and groups too large to be copies are not believed."""
+"""Tests of near copies: the search is exact, and too large groups are not accepted."""
 
 import pathlib
 from itertools import combinations

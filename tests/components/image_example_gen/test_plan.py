@@ -3,7 +3,7 @@
 import pickle
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftline.components.image_example_gen.decoding import Decoded, Quarantined
@@ -63,6 +63,7 @@ def written_as_planned(plan: Plan) -> Summary:
     return summarize(plan, written)
 
 
+@settings(deadline=None)
 @given(rows_of_folders(), knowns)
 def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[CheckedFile], known: dict[str, str]) -> None:
     plan = planned(rows, known)
@@ -83,6 +84,7 @@ def test_every_file_is_an_example_or_quarantined_or_a_duplicate(rows: list[Check
     assert Summary.from_json(summary.to_json()) == summary
 
 
+@settings(deadline=None)
 @given(rows_of_folders(), knowns, st.randoms())
 def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(
     rows: list[CheckedFile], known: dict[str, str], random: object
@@ -92,6 +94,7 @@ def test_the_plan_does_not_depend_on_the_order_in_which_files_were_checked(
     assert planned(shuffled, known) == planned(rows, known)
 
 
+@settings(deadline=None)
 @given(rows_of_folders(), knowns)
 def test_what_the_layout_gives_is_kept_and_then_what_is_known(rows: list[CheckedFile], known: dict[str, str]) -> None:
     plan = planned(rows, known)
@@ -108,6 +111,7 @@ def test_what_the_layout_gives_is_kept_and_then_what_is_known(rows: list[Checked
                 assert shard.split == (EVAL if known[kept.sha256] == TEST and not tests else known[kept.sha256])
 
 
+@settings(deadline=None)
 @given(rows_of_folders(), knowns)
 def test_what_belongs_together_is_in_one_split_or_told_as_a_leak(
     rows: list[CheckedFile], known: dict[str, str]
@@ -126,6 +130,7 @@ def test_what_belongs_together_is_in_one_split_or_told_as_a_leak(
         assert all(paths in plan.near for paths in leaks)
 
 
+@settings(deadline=None)
 @given(rows_of_folders(), rows_of_folders(), knowns)
 def test_an_image_once_planned_stays_where_it_is(
     old: list[CheckedFile], new: list[CheckedFile], known: dict[str, str]
@@ -136,6 +141,7 @@ def test_an_image_once_planned_stays_where_it_is(
     assert {sha: after.splits[sha] for sha in before.splits} == before.splits
 
 
+@settings(deadline=None)
 @given(rows_of_folders())
 def test_one_content_is_never_on_both_sides(rows: list[CheckedFile]) -> None:
     split_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The split of an image follows from its content and what it must stay with; nothing moves when images are added."""
+"""Tests of the splits: they follow from the content, and added images move no old image."""
 
 import hashlib
 from collections import Counter

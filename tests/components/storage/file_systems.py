@@ -1,4 +1,4 @@
-"""Filesystems of the tests' own for Beam, each with a scheme: they serve what lies on disk, `scheme:///tmp/x` /tmp/x.
+"""File systems for Beam that serve the files on disk: `scheme:///tmp/x` is /tmp/x.
 
 In a module of its own, so that Beam's workers find them by import, as they find Beam's.
 """

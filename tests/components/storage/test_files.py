@@ -1,4 +1,4 @@
-"""What is read of a file, and what is refused."""
+"""Tests of the reading of files, and of the files that are refused."""
 
 import os
 import pathlib

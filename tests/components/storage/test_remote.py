@@ -1,4 +1,4 @@
-"""Images at a URI: on filesystems of the tests' own, and on a real S3 and a real GCS interface over loopback."""
+"""Tests of images at a URI: on the tests' own file systems, and on real S3 and GCS interfaces over loopback."""
 
 import functools
 import os
