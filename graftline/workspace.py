@@ -37,7 +37,7 @@ class Workspace:
         return self._at(self.MODELS)
 
     def base_path(self, model_name: str) -> str:
-        """The numbered versions of one model."""
+        """Return the base path of one model, which holds its numbered versions."""
         return self._at(self.MODELS, model_name)
 
     @property

@@ -44,7 +44,7 @@ class Outcome:
 
 
 def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
-    """Rolls back a model.
+    """Roll back a model.
 
     Args:
       path: a workspace, or the base path of a model's versions, on disk or as a URI.

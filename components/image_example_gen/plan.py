@@ -124,7 +124,7 @@ class Plan:
         return self.paths("leak")
 
     def paths(self, kind: Kind) -> tuple[tuple[str, ...], ...]:
-        """The paths of each group of one kind."""
+        """Return the paths of each group of one kind."""
         return tuple(copies.paths for copies in self.copies if copies.kind == kind)
 
 

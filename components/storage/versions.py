@@ -110,7 +110,7 @@ class ObjectStore:
     """A `serving.versions.base_path.BasePath` at a URI."""
 
     def __init__(self, path: str) -> None:
-        """Raises: as `destination`."""
+        """Check that the path can be reached; raise what `destination` raises."""
         self.path = path.rstrip("/")
         listing.require_reachable(f"{self.path}/")
         self._unfinished = f"{self.path}/.push"  # holds a file for each version that is being written or removed
