@@ -91,7 +91,7 @@ def _version_number(text: str) -> int:
 
 
 def _as_dict(message: Any) -> dict[str, Any]:
-    """A proto as TF Serving writes it: every field, under its own name; 64-bit numbers become strings."""
+    """Return a proto as TF Serving writes it: every field, under its own name; 64-bit numbers become strings."""
     return json_format.MessageToDict(message, including_default_value_fields=True, preserving_proto_field_name=True)
 
 
