@@ -56,13 +56,9 @@ class ModelServer:
         *,
         options: ServerOptions | None = None,
     ) -> None:
-        short = {
-            "rest_api_port": rest_port,
-            "port": grpc_port,
-            "host": host,
-            "file_system_poll_wait_seconds": poll_seconds,
-        }
-        overrides: dict[str, Any] = {name: value for name, value in short.items() if value is not None}
+        fields: dict[str, Any] = {"rest_api_port": rest_port, "port": grpc_port, "host": host}
+        fields["file_system_poll_wait_seconds"] = poll_seconds
+        overrides = {name: value for name, value in fields.items() if value is not None}
         self.options = replace(options or ServerOptions(), **overrides)
         self.rest_port = self.options.rest_api_port
         self.grpc_port = self.options.port

@@ -1,8 +1,9 @@
 """Stands before the gRPC services: errors become statuses; inference is limited and counted."""
 
+import contextlib
 import logging
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -20,8 +21,6 @@ _INFERENCE = ("Predict", "Classify", "Regress", "MultiInference")
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_LIMIT = 1024  # characters, as in TF Serving's grpc_status_util.cc: details travel in a header
 _METADATA_LIMIT = 4096  # bytes of trailing metadata: gRPC takes 8 KiB of headers in all
-
-_Method = Callable[[Any, Any], Any]
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
@@ -42,12 +41,12 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not call.method.startswith(_SERVICES):
             return handler
         api = call.method.rpartition("/")[2]
-        run = self._run_counted if api in _INFERENCE else self._run
 
         def answer(message: bytes, context: Any) -> Any:
             try:
                 request = handler.request_deserializer(message)
-                return handler.response_serializer(run(handler.unary_unary, api, request, context))
+                with self._counting(api, request):
+                    return handler.response_serializer(handler.unary_unary(request, context))
             except DecodeError:
                 context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
             except ServingError as error:
@@ -63,15 +62,16 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    @staticmethod
-    def _run(method: _Method, api: str, request: Any, context: Any) -> Any:
-        return method(request, context)
-
-    def _run_counted(self, method: _Method, api: str, request: Any, context: Any) -> Any:
-        """Run a call of inference. It is counted, and refused beyond the limit."""
-        name = request.model_spec.name if hasattr(request, "model_spec") else _task_name(request)
+    @contextlib.contextmanager
+    def _counting(self, api: str, request: Any) -> Iterator[None]:
+        """Count a call of inference, and refuse it beyond the limit."""
+        if api not in _INFERENCE:
+            yield
+            return
+        specs = [task.model_spec for task in request.tasks] if api == "MultiInference" else [request.model_spec]
+        name = specs[0].name if specs else ""
         with self._metrics.counting(name, self._names(), api, "GRPC"), self._in_flight.counting():
-            return method(request, context)
+            yield
 
     def _add_names(self, context: Any) -> None:
         """Name the models that are served. TF Serving's API cannot list them; our client asks by a wrong name.
@@ -81,7 +81,3 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         names = ",".join(urllib.parse.quote(name, safe="") for name in self._names())
         if len(names) <= _METADATA_LIMIT:
             context.set_trailing_metadata(((MODELS_METADATA, names),))
-
-
-def _task_name(request: Any) -> str:
-    return str(request.tasks[0].model_spec.name) if request.tasks else ""
