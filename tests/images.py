@@ -13,6 +13,23 @@ _COLOURS = {"blue sky": (60, 90, 220), "green": (40, 180, 60), "rot": (210, 50, 
 _CHANNELS = {"red": 0, "rot": 0, "green": 1, "blue": 2, "blue sky": 2}
 _EXIF_ORIENTATION = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# EXIF orientation -> the operation that makes the stored pixels from an upright picture; CIPA DC-008, 4.6.4.
+TURNS_OF_CAMERAS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def turn_as_stored(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an upright picture's pixels as a camera stores them with this EXIF orientation."""
+    turn = TURNS_OF_CAMERAS[orientation]
+    return image if turn is None else image.transpose(turn)
 
 
 def draw(label: str, seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:

@@ -9,7 +9,7 @@ from graftline.components.image_example_gen import decoding
 from graftline.components.image_example_gen.decoding import Decoded
 from tests.assets import FLOWERS, needs_assets
 from tests.components.image_example_gen.verdicts import distance, good
-from tests.images import draw_scene, encode
+from tests.images import TURNS_OF_CAMERAS, draw_scene, encode, turn_as_stored
 
 
 def test_quality_numbers_tell_dark_flat_and_blurred_images_apart() -> None:
@@ -40,21 +40,11 @@ def test_the_numbers_of_a_jpeg_are_those_of_its_pixels() -> None:
 def test_the_perceptual_hash_is_of_the_upright_image(image_format: str) -> None:
     image = draw_scene(10, (300, 200))
     upright = good(encode(image, image_format)).phash
-    turn_back = {
-        1: None,
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    for orientation, turn in turn_back.items():
-        turned = image.transpose(turn) if turn is not None else image
+    for orientation in TURNS_OF_CAMERAS:
+        turned = turn_as_stored(image, orientation)
         data = encode(turned, image_format, orientation=orientation)
         assert distance(good(data).phash, upright) <= 4, orientation
-        if turn is not None:
+        if orientation > 1:
             assert distance(good(encode(turned, image_format)).phash, upright) > 8, orientation
 
 

@@ -30,17 +30,6 @@ from tests.images import CLASSES
 
 ROOT = pathlib.Path(__file__).parents[3]
 _CLOSE = 1e-3
-# Orientation → the operation that makes a camera's pixels from an upright picture; CIPA DC-008, 4.6.4.
-_AS_WRITTEN = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +59,11 @@ def _picture() -> Image.Image:
 
 
 def _written(orientation: int, tell: bool = True) -> bytes:
-    turn = _AS_WRITTEN[orientation]
-    turned = _picture() if turn is None else _picture().transpose(turn)
+    turned = images.turn_as_stored(_picture(), orientation)
     return images.encode(turned, orientation=orientation if tell else None)
 
 
-ALL = [_written(orientation) for orientation in _AS_WRITTEN]
+ALL = [_written(orientation) for orientation in images.TURNS_OF_CAMERAS]
 
 
 def _by_requests(server: ModelServer, files: list[bytes]) -> np.ndarray:
@@ -104,7 +92,7 @@ def test_all_eight_orientations_get_the_answer_of_the_upright_picture(served: Mo
 
 def test_a_picture_that_is_not_turned_back_gets_another_answer(served: ModelServer) -> None:
     """Otherwise the test above would prove nothing."""
-    answers = _by_requests(served, [_written(orientation, tell=False) for orientation in _AS_WRITTEN])
+    answers = _by_requests(served, [_written(orientation, tell=False) for orientation in images.TURNS_OF_CAMERAS])
     assert all(np.abs(answers[1:] - answers[0]).max(axis=1) > 10 * _CLOSE)
 
 
