@@ -3,7 +3,6 @@
 import ast
 import functools
 import importlib
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +27,9 @@ def face(package: str) -> Callable[[str], Any]:
 @functools.cache
 def _origins(package: str) -> dict[str, tuple[str, str]]:
     """Return the module and the name there of each public name."""
-    tree = ast.parse(pathlib.Path(str(importlib.import_module(package).__file__)).read_bytes())
+    # By the loader, not by the file: the package may lie in a zip.
+    loader: Any = importlib.import_module(package).__loader__
+    tree = ast.parse(loader.get_source(package))
     blocks = [
         node
         for node in tree.body
