@@ -7,10 +7,8 @@ standardised features, is fitted to the average-pooled features of the same froz
 run's own records, through the run's own Transform. A run takes about two minutes on two cores.
 """
 
-import argparse
 import functools
 import pathlib
-import tempfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +28,6 @@ class Pair:
     backbone: str
     weights: pathlib.Path
     options: dict[str, object]
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """The settings of the trunk, by dotted key."""
-        return {
-            "backbone.name": self.backbone,
-            "backbone.weights": self.weights,
-            "backbone.options": self.options,
-        }
 
 
 _V3 = _WEIGHTS / "mobilenet_v3_large_minimalistic_1.0_224_no_top_DEQUANT.h5"
@@ -89,28 +78,26 @@ def logistic(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, flo
 
 def main() -> None:
     """Print a line for each run and the mean of each pair."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, images=False, trunk=False)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     arguments = parser.parse_args()
     for name in arguments.pairs:
+        pair = PAIRS[name]
+        trunk = {"backbone.name": pair.backbone, "backbone.weights": pair.weights, "backbone.options": pair.options}
         rows = []
         for split_seed in range(arguments.splits):
-            with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as folder:
-                workspace = pathlib.Path(folder)
-                settings = {**PAIRS[name].settings, "data.split_seed": split_seed}
-                _, summary = commands.graftline(PAIRS[name].images, workspace, settings)
-                plain, scaled = logistic(pooled_features(PAIRS[name], workspace))
+            with commands.temporary_folder() as workspace:
+                _, summary = commands.graftline(pair.images, workspace, {**trunk, "data.split_seed": split_seed})
+                plain, scaled = logistic(pooled_features(pair, workspace))
             head = summary["phases"][0]["val_accuracy"]
             rows.append((summary["accuracy"], head, plain, scaled))
             shown = "  ".join(f"{value:.4f}" for value in rows[-1])
             print(f"{name} split {split_seed}: graftline, after phase 1, LR, standardised LR: {shown}", end="  ")
-            print(
-                f"{sum(summary['seconds'].values()):.0f} s, Trainer {summary['seconds']['Trainer']:.0f} s", flush=True
-            )
+            print(f"{sum(summary['seconds'].values()):.0f} s, Trainer {summary['seconds']['Trainer']:.0f} s")
         ours, head, plain, scaled = np.mean(rows, axis=0)
         print(f"{name} mean of {len(rows)}: graftline {ours:.4f} (after phase 1 {head:.4f}), ", end="")
-        print(f"LR {plain:.4f} ({ours - plain:+.4f}), standardised LR {scaled:.4f} ({ours - scaled:+.4f})", flush=True)
+        print(f"LR {plain:.4f} ({ours - plain:+.4f}), standardised LR {scaled:.4f} ({ours - scaled:+.4f})")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ with imports; Graftline's has ingest, validation and gate in it.
 """
 
 import argparse
-import pathlib
-import tempfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,18 +36,15 @@ def compare(arguments: argparse.Namespace, epochs: int, split_seed: int) -> Pair
     """Run both programs, and print the seconds of each of Graftline's stages."""
     rate = arguments.learning_rate
     settings = {
-        **commands.mobilenet(arguments.weights, arguments.alpha),
-        **commands.exactly(epochs, epochs),
+        **commands.settings(arguments.weights, arguments.alpha, epochs, epochs),
         "feature_extraction.learning_rate": rate,
         "data.split_seed": split_seed,
         "seed": split_seed,
     }
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        folder = pathlib.Path(name)
+    with commands.temporary_folder() as folder:
         whole, summary = commands.graftline(arguments.images, folder / "workspace", settings)
-        plain_whole, plain = commands.plain_keras(
-            arguments, folder, summary, epochs, "--learning-rate", rate, "--seed", split_seed
-        )
+        options = ("--learning-rate", rate, "--seed", split_seed)
+        plain_whole, plain = commands.plain_keras(arguments, folder, summary, epochs, *options)
     stages = {"start": summary["startup_seconds"], **summary["seconds"]}
     print(f"{epochs}+{epochs} epochs, split {split_seed}, seconds by stage")
     print("  graftline: " + ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items()))
@@ -68,7 +63,7 @@ def show(what: str, pairs: list[Pair]) -> None:
         compared = commands.compared(mean(ours), mean(theirs))
         return f"{mean(theirs):.1f} -> {mean(ours):.1f} s, {compared}"
 
-    print(f"{what}: training {times('training', 'plain_training')}; whole {times('whole', 'plain_whole')}", flush=True)
+    print(f"{what}: training {times('training', 'plain_training')}; whole {times('whole', 'plain_whole')}")
 
 
 def show_accuracy(what: str, pairs: list[Pair]) -> None:
@@ -80,7 +75,7 @@ def show_accuracy(what: str, pairs: list[Pair]) -> None:
     line = f"{what}: mean {plain.mean():.4f} / {ours.mean():.4f}, difference {difference.mean():+.4f}"
     if len(pairs) > 1:
         line += f", standard error {difference.std(ddof=1) / np.sqrt(len(pairs)):.4f}"
-    print(line, flush=True)
+    print(line)
 
 
 def main() -> None:

@@ -9,17 +9,7 @@ an epoch are those of the whole training, with its fixed costs and export, divid
 takes the split that Graftline made.
 """
 
-import pathlib
-import tempfile
-
 from benchmarks import commands
-
-_AUGMENTATION: dict[str, object] = {
-    "augmentation.flip": "horizontal",
-    "augmentation.rotation": 0.1,
-    "augmentation.zoom": 0.1,
-    "augmentation.contrast": 0.1,
-}
 
 
 def main() -> None:
@@ -30,14 +20,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the head, on both sides")
     arguments = parser.parse_args()
     settings = {
-        **commands.mobilenet(arguments.weights, arguments.alpha),
-        **commands.exactly(arguments.epochs, arguments.epochs),
-        **_AUGMENTATION,
+        **commands.settings(arguments.weights, arguments.alpha, arguments.epochs, arguments.epochs),
+        "augmentation.flip": "horizontal",
+        **dict.fromkeys(("augmentation.rotation", "augmentation.zoom", "augmentation.contrast"), 0.1),
         "feature_extraction.learning_rate": arguments.learning_rate,
     }
     lines = []
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        folder = pathlib.Path(name)
+    with commands.temporary_folder() as folder:
         for views in arguments.views:
             # A new workspace each: no run reuses the cache of another.
             workspace = folder / f"workspace-{views}"
@@ -53,8 +42,7 @@ def main() -> None:
         each = training / epochs
         print(
             f"{what:20}  whole {whole:6.1f} s; training {training:6.1f} s, {epochs} epochs, {each:6.2f} s each, "
-            f"{commands.compared(each, theirs / (2 * arguments.epochs))}; accuracy {accuracy:.4f}",
-            flush=True,
+            f"{commands.compared(each, theirs / (2 * arguments.epochs))}; accuracy {accuracy:.4f}"
         )
 
 

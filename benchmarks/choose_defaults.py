@@ -8,7 +8,6 @@ accuracy on the eval split in per cent, and the mean number of epochs. Phase 2 s
 phase 1. The defaults must not be a point worse than logistic regression on the pooled features.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import commands
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
 from graftline.components.transform import pixels, preprocessing
 from graftline.trainer import backbones, boundary, models, phases
@@ -140,7 +140,7 @@ def _train(
 
 def main() -> None:
     """Print the table, a line for each candidate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, images=False, trunk=False)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     arguments = parser.parse_args()
@@ -154,7 +154,7 @@ def main() -> None:
             rows = {"train": train, "eval": held_back}
             bars.append(logistic({key: (data.pooled[row], data.labels[row]) for key, row in rows.items()}))
         plain, scaled = 100 * np.mean(bars, axis=0)
-        print(f"{name}: logistic regression {plain:.2f}, standardised {scaled:.2f}", flush=True)
+        print(f"{name}: logistic regression {plain:.2f}, standardised {scaled:.2f}")
         for candidate in PHASE_1:
             results = [phase_1(pair, data, candidate, seed)[1] for seed in seeds]
             _print(name, f"phase 1 {candidate}", results)
@@ -169,7 +169,7 @@ def main() -> None:
 def _print(name: str, what: str, results: list[phases.PhaseResult]) -> None:
     accuracy = 100 * float(np.mean([result.val_accuracy for result in results]))
     epochs, kept = np.mean([result.epochs for result in results]), sum(result.kept for result in results)
-    print(f"{name}: {accuracy:6.2f}  {epochs:4.0f} epochs  kept {kept}/{len(results)}  {what}", flush=True)
+    print(f"{name}: {accuracy:6.2f}  {epochs:4.0f} epochs  kept {kept}/{len(results)}  {what}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """What the benchmarks share: both programs as timed commands in fresh processes, with settings for equal work."""
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from graftline.components.image_example_gen.scan import scan
@@ -26,13 +29,28 @@ def existing(path: str) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with `--images`, `--weights` and `--alpha`: the images, and the MobileNetV2 for both programs."""
+def parser(description: str | None, images: bool = True, trunk: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with `--images`, and with `--weights` and `--alpha` of the MobileNetV2 for both programs.
+
+    From now on each printed line is flushed, and TensorFlow logs errors alone.
+    """
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--images", type=existing, default=str(assets.FLOWERS), help="a folder with one folder a class")
-    made.add_argument("--weights", type=existing, default=str(assets.MOBILENET_V2_100), help="of MobileNetV2, no top")
-    made.add_argument("--alpha", type=float, default=1.0, help="MobileNetV2's width multiplier, that of the weights")
+    add = made.add_argument
+    if images:
+        add("--images", type=existing, default=str(assets.FLOWERS), help="a folder with one folder a class")
+    if trunk:
+        add("--weights", type=existing, default=str(assets.MOBILENET_V2_100), help="of MobileNetV2, no top")
+        add("--alpha", type=float, default=1.0, help="MobileNetV2's width multiplier, that of the weights")
     return made
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[pathlib.Path]:
+    """Provide a new folder, and remove it at the end."""
+    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+        yield pathlib.Path(name)
 
 
 def timed(command: Sequence[object]) -> tuple[float, dict[str, Any]]:
@@ -48,6 +66,13 @@ def timed(command: Sequence[object]) -> tuple[float, dict[str, Any]]:
     return seconds, json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def in_process(function: Callable[..., None], *arguments: object) -> dict[str, Any]:
+    """Return the JSON object that a function of a benchmark prints in a fresh process; it gets strings as arguments."""
+    module = function.__globals__["__spec__"].name  # `__module__` is "__main__" in the program itself
+    code = f"import sys; from {module} import {function.__name__} as run; run(*sys.argv[1:])"
+    return timed([sys.executable, "-c", code, *arguments])[1]
+
+
 def graftline(
     images: pathlib.Path, workspace: pathlib.Path, settings: Mapping[str, object]
 ) -> tuple[float, dict[str, Any]]:
@@ -58,14 +83,11 @@ def graftline(
     return timed(command)
 
 
-def mobilenet(weights: pathlib.Path, alpha: float) -> dict[str, object]:
-    """Return the settings of the trunk."""
-    return {"backbone.weights": weights, "backbone.options": {"alpha": alpha}}
-
-
-def exactly(epochs: int, fine_tune_epochs: int) -> dict[str, object]:
-    """Return settings for exactly so many epochs in each phase, and a gate that every first model passes."""
+def settings(weights: object, alpha: float, epochs: int, fine_tune_epochs: int) -> dict[str, object]:
+    """Return settings for a MobileNetV2, exactly so many epochs in each phase, and a gate that a first model passes."""
     return {
+        "backbone.weights": weights,
+        "backbone.options": {"alpha": alpha},
         "feature_extraction.epochs": epochs,
         "feature_extraction.patience": epochs,
         "fine_tuning.epochs": fine_tune_epochs,
@@ -77,14 +99,9 @@ def exactly(epochs: int, fine_tune_epochs: int) -> dict[str, object]:
 def plain_keras(
     arguments: argparse.Namespace, folder: pathlib.Path, summary: Mapping[str, Any], epochs: int, *options: object
 ) -> tuple[float, dict[str, Any]]:
-    """Run the tutorials' script on the split of a Graftline run; return its wall seconds and its JSON.
+    """Run the tutorials' script on the split of the Graftline run in `summary`; return its wall seconds and its JSON.
 
-    Args:
-      arguments: from `parser`.
-      folder: for the files that the script reads and writes.
-      summary: of the Graftline run.
-      epochs: of each phase.
-      *options: more for the script's command line.
+    `arguments` come from `parser`, `epochs` is the number in each phase, and `folder` holds the script's files.
     """
     split = folder / "split.json"
     split.write_text(json.dumps(split_of(arguments.images, summary)))

@@ -9,15 +9,12 @@ numbers of images give the fixed time and the images a second above it. The same
 this part out.
 """
 
-import argparse
 import json
 import pathlib
-import sys
-import tempfile
 
 from benchmarks import commands
 from benchmarks.ingest import copies
-from tests import assets, images
+from tests import images
 
 _STAGES = {
     "statistics, schema, validation": ("StatisticsGen", "SchemaGen", "ExampleValidator"),
@@ -37,10 +34,7 @@ def run(folder: str, workspace: str, last: str) -> None:
     from graftline.pipeline.site import Site
     from graftline.workspace import Workspace
 
-    settings = [
-        "backbone.weights=none",
-        "data.near_duplicates=null",
-    ]  # keep near copies, and split them like other images
+    settings = ["backbone.weights=none", "data.near_duplicates=null"]  # near copies are split like other images
     pipeline = create_pipeline(
         config_file.load(None, settings, {"images": folder, "workspace": workspace}),
         Site(Workspace(workspace), fingerprint=folder, readable=True),
@@ -58,9 +52,8 @@ def run(folder: str, workspace: str, last: str) -> None:
 def measured(folder: pathlib.Path, workspace: pathlib.Path) -> dict:
     """Ingest in one process; return what `run` prints of the later stages in another process."""
     workspace.mkdir()
-    code = "import sys; from benchmarks import data_stages; data_stages.run(*sys.argv[1:])"
-    commands.timed([sys.executable, "-c", code, folder, workspace, "ImageExampleGen"])
-    return commands.timed([sys.executable, "-c", code, folder, workspace, "Transform"])[1]
+    commands.in_process(run, folder, workspace, "ImageExampleGen")
+    return commands.in_process(run, folder, workspace, "Transform")
 
 
 def write_large(folder: pathlib.Path, count: int, megabytes: float) -> None:
@@ -69,33 +62,30 @@ def write_large(folder: pathlib.Path, count: int, megabytes: float) -> None:
         label = images.CLASSES[number % len(images.CLASSES)]
         (folder / label).mkdir(parents=True, exist_ok=True)
         image = images.encode(images.draw(label, number))
-        (folder / label / f"{number}.jpg").write_bytes(
-            image + bytes(int(megabytes * 1e6) - len(image) - 2) + image[-2:]
-        )
+        padding = bytes(int(megabytes * 1e6) - len(image) - 2)
+        (folder / label / f"{number}.jpg").write_bytes(image + padding + image[-2:])
 
 
 def main() -> None:
     """Print a line for each number of images, then the fixed time and the rate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
+    parser = commands.parser(__doc__, trunk=False)
     parser.add_argument("--times", type=int, nargs=2, default=[1, 20], help="crops of each photo")
     parser.add_argument("--memory-mb", type=float, default=4, help="size of an image")
     parser.add_argument("--records", type=int, nargs="*", default=[100, 300], help="numbers of such images")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        root = pathlib.Path(name)
+    with commands.temporary_folder() as root:
         results = []
         for times in arguments.times:
             copies(arguments.images, root / f"photos-{times}", times)
             results.append(measured(root / f"photos-{times}", root / f"workspace-{times}"))
             stages = ", ".join(f"{node} {seconds:.1f} s" for node, seconds in results[-1]["seconds"].items())
-            print(f"{results[-1]['images']:,} photos: {stages}; peak {results[-1]['gib']:.2f} GiB", flush=True)
+            print(f"{results[-1]['images']:,} photos: {stages}; peak {results[-1]['gib']:.2f} GiB")
         few, many = results
         for stage, nodes in _STAGES.items():
             first, second = (sum(each["seconds"][node] for node in nodes) for each in results)
             each_image = (second - first) / (many["images"] - few["images"])
             rate = f"{1 / each_image:,.0f} images a second" if each_image > 0 else "nothing for an image"
-            print(f"{stage}: {first - few['images'] * max(each_image, 0):.1f} s and {rate}", flush=True)
+            print(f"{stage}: {first - few['images'] * max(each_image, 0):.1f} s and {rate}")
         least = None
         for count in arguments.records:
             write_large(root / f"large-{count}", count, arguments.memory_mb)
@@ -103,8 +93,7 @@ def main() -> None:
             least = least or large["gib"]
             print(
                 f"{large['images']:,} images of {arguments.memory_mb:g} MB: peak {large['gib']:.2f} GiB, "
-                f"{large['gib'] / least:.2f} times the first's",
-                flush=True,
+                f"{large['gib'] / least:.2f} times the first's"
             )
 
 

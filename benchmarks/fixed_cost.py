@@ -8,10 +8,7 @@ real weights. The second is left out if there is no weights file. The program pr
 and after the last node. Each repeat has a new workspace. All figures are printed, and the table holds the medians.
 """
 
-import argparse
-import pathlib
 import statistics
-import tempfile
 
 from benchmarks import commands
 from tests import assets, images
@@ -21,29 +18,27 @@ _A_CLASS = 60
 
 def main() -> None:
     """Print every run, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, images=False, trunk=False)
     default = str(assets.MOBILENET_V2_100) if assets.MOBILENET_V2_100.is_file() else None
     parser.add_argument("--weights", type=commands.existing, default=default, help="of MobileNetV2 1.0, no top")
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
-    ways: dict[str, dict[str, object]] = {
-        "0.35 at 32 px": {"backbone.weights": "none", "backbone.options": {"alpha": 0.35}, "backbone.input_size": 32}
-    }
+    epochs = (arguments.epochs, arguments.epochs)
+    ways = {"0.35 at 32 px": {**commands.settings("none", 0.35, *epochs), "backbone.input_size": 32}}
     if arguments.weights is not None:
-        ways["1.0 at 224 px"] = commands.mobilenet(arguments.weights, 1.0)
+        ways["1.0 at 224 px"] = commands.settings(arguments.weights, 1.0, *epochs)
     columns: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        folder = images.write_folder(pathlib.Path(name, "images"), _A_CLASS)
+    with commands.temporary_folder() as root:
+        folder = images.write_folder(root / "images", _A_CLASS)
         for repeat in range(arguments.repeats):
             for number, (way, settings) in enumerate(ways.items()):
-                workspace = pathlib.Path(name, f"workspace-{number}-{repeat}")
-                settings = {**settings, **commands.exactly(arguments.epochs, arguments.epochs)}
+                workspace = root / f"workspace-{number}-{repeat}"
                 seconds, summary = commands.graftline(folder, workspace, settings)
                 stages = {"start": summary["startup_seconds"], **summary["seconds"]}
                 stages |= {"around it": seconds - sum(stages.values()), "whole": seconds}
                 columns[way].append(stages)
-                print(f"{way}: " + ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items()), flush=True)
+                print(f"{way}: " + ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items()))
     print(f"\n| stage | {' | '.join(ways)} |")
     print("|---" * (len(ways) + 1) + "|")
     for stage in stages:

@@ -9,18 +9,14 @@ Memory: `--counts` drawn JPEGs of 64 px are ingested. The program prints the pea
 `--times 0` leaves the first part out, `--counts` without numbers the second.
 """
 
-import argparse
 import gc
 import json
 import pathlib
 import random
-import sys
-import tempfile
 import time
 
 from benchmarks import commands
 from graftline.components.image_example_gen.scan import scan
-from tests import assets
 
 
 def copies(images: pathlib.Path, to: pathlib.Path, times: int) -> int:
@@ -100,41 +96,31 @@ def ingest(images: str, folder: str) -> None:
     print(json.dumps({"images": count, "seconds": seconds, "gib": commands.peak_gib()}))
 
 
-def measured(function: str, *arguments: pathlib.Path) -> dict[str, float]:
-    """Return what `bare` or `ingest` prints in a fresh process."""
-    code = f"import sys; from benchmarks import ingest; ingest.{function}(*sys.argv[1:])"
-    return commands.timed([sys.executable, "-c", code, *arguments])[1]
-
-
 def main() -> None:
     """Print a line for each program, and one for each count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
+    parser = commands.parser(__doc__, trunk=False)
     parser.add_argument("--times", type=int, default=10, help="parts of each photo")
     parser.add_argument("--counts", type=int, nargs="*", default=[10_000, 100_000], help="drawn images")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        root = pathlib.Path(name)
+    with commands.temporary_folder() as root:
         if arguments.times:
             copies(arguments.images, root / "photos", arguments.times)
-            loop = measured("bare", root / "photos")
-            ours = measured("ingest", root / "photos", root / "speed")
+            loop = commands.in_process(bare, root / "photos")
+            ours = commands.in_process(ingest, root / "photos", root / "speed")
             rates = {what: result["images"] / result["seconds"] for what, result in (("bare", loop), ("ours", ours))}
             print(f"bare tf.data loop: {loop['images']:,} in {loop['seconds']:.1f} s, {rates['bare']:.0f} a second")
             print(
                 f"ImageExampleGen:   {ours['images']:,} in {ours['seconds']:.1f} s, {rates['ours']:.0f} a second, "
-                f"{rates['ours'] / rates['bare']:.2f} of the bare loop's speed",
-                flush=True,
+                f"{rates['ours'] / rates['bare']:.2f} of the bare loop's speed"
             )
         first: dict[str, float] = {}
         for count in arguments.counts:
             draw(root / str(count), count)
-            result = measured("ingest", root / str(count), root / f"{count}-out")
+            result = commands.in_process(ingest, root / str(count), root / f"{count}-out")
             first = first or result
             print(
                 f"{count:8,} drawn: {result['gib']:.2f} GiB, {result['gib'] / first['gib']:.2f} times the first's; "
-                f"{result['seconds']:.1f} s, {count / result['seconds']:.0f} a second",
-                flush=True,
+                f"{result['seconds']:.1f} s, {count / result['seconds']:.0f} a second"
             )
 
 

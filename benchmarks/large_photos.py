@@ -9,7 +9,6 @@ memory of that process or of its largest child process, and the seconds of each 
 
 import pathlib
 import resource
-import tempfile
 
 from benchmarks import commands
 from graftline.components.image_example_gen.scan import scan
@@ -34,22 +33,21 @@ def main() -> None:
     parser = commands.parser(__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[150, 300], help="photos, the fewest first")
     arguments = parser.parse_args()
-    settings = {**commands.mobilenet(arguments.weights, arguments.alpha), **commands.exactly(1, 1)}
+    settings = commands.settings(arguments.weights, arguments.alpha, 1, 1)
     first = 0.0
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+    with commands.temporary_folder() as root:
         for count in arguments.counts:
-            images = pathlib.Path(name, f"photos-{count}")
+            images = root / f"photos-{count}"
             enlarge(arguments.images, images, count)
             size = sum(path.stat().st_size for path in images.rglob("*.jpg"))
-            _, summary = commands.graftline(images, pathlib.Path(name, f"workspace-{count}"), settings)
+            _, summary = commands.graftline(images, root / f"workspace-{count}", settings)
             # The largest child so far. It is the last one if memory grows; if not, the figure stays the same.
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
             first = first or peak
             stages = ", ".join(f"{node} {seconds:.1f}" for node, seconds in summary["seconds"].items())
             print(
                 f"{summary['examples']} photos of 12 megapixels, {size / 1e6:.0f} MB: {peak:.2f} GiB, "
-                f"{peak / first:.2f} times the first's; {stages} s",
-                flush=True,
+                f"{peak / first:.2f} times the first's; {stages} s"
             )
 
 

@@ -8,13 +8,12 @@ and as Graftline scales it; the mean and deviation of each colour, without a tru
 with ImageNet weights; and each weights FILE. This takes about two minutes on two cores.
 """
 
-import argparse
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks import commands
 from tests import assets
 
 SIZE = 96
@@ -46,12 +45,7 @@ def digits() -> Data:
 
 
 def trunk(weights: str, calibrated_on: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from images to features float32 [n, 1280].
-
-    Args:
-      weights: of the trunk.
-      calibrated_on: images to scale a random trunk by; None for no scaling.
-    """
+    """Return a function from images to features float32 [n, 1280]; a random trunk is scaled by `calibrated_on`."""
     import keras
     import tensorflow as tf
 
@@ -87,13 +81,12 @@ def accuracy(features: np.ndarray, labels: np.ndarray, splits: int) -> tuple[flo
 
 def main() -> None:
     """Print a line for each trunk."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = commands.parser(__doc__, images=False, trunk=False)
     parser.add_argument("weights", nargs="*", metavar="FILE", help="more weights of MobileNetV2, alpha 0.35, no top")
     parser.add_argument("--splits", type=int, default=5)
     args = parser.parse_args()
     if not assets.ASSETS.is_dir():
         parser.error(f"{assets.ASSETS} holds no real weights and photos; set GRAFTLINE_ASSETS")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sets = {"flowers": folder(assets.FLOWERS), "eurosat": folder(assets.EUROSAT), "digits": digits()}
     rows: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "random": lambda images: trunk("none")(images),
@@ -106,7 +99,7 @@ def main() -> None:
     print(f"{'':<16}" + "".join(f"{name:>16}" for name in sets))
     for name, features in rows.items():
         results = [accuracy(features(images), labels, args.splits) for images, labels in sets.values()]
-        print(f"{name:<16}" + "".join(f"{mean:>9.3f} ± {deviation:.3f}" for mean, deviation in results), flush=True)
+        print(f"{name:<16}" + "".join(f"{mean:>9.3f} ± {deviation:.3f}" for mean, deviation in results))
 
 
 if __name__ == "__main__":

@@ -9,19 +9,15 @@ by decoding the files and once from the stored images. The largest difference of
 0..255.
 """
 
-import argparse
 import hashlib
 import json
-import os
 import pathlib
-import sys
-import tempfile
 import time
 
 from benchmarks import commands
 from graftline import features
 from graftline.components.image_example_gen.scan import scan
-from tests import artifacts, assets
+from tests import artifacts
 
 _WAYS = ("float32", "uint8")
 
@@ -112,44 +108,33 @@ def read(folder: str, size: str) -> None:
     print(json.dumps(result))
 
 
-def measured(function: str, *arguments: object) -> dict[str, float]:
-    """Return what `transform` or `read` prints in a fresh process."""
-    code = f"import sys; from benchmarks import materialized; materialized.{function}(*sys.argv[1:])"
-    return commands.timed([sys.executable, "-c", code, *arguments])[1]
-
-
 def main() -> None:
     """Print a line for each way to store, and one for the training input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=commands.existing, default=str(assets.FLOWERS))
+    parser = commands.parser(__doc__, trunk=False)
     parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
     parser.add_argument("--times", type=int, default=1, help="crops of each photo")
     parser.add_argument("--few", type=int, default=8, help="photos whose seconds count as the fixed cost")
     arguments = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        root = pathlib.Path(name)
+    with commands.temporary_folder() as root:
         counts = [
             write_examples(arguments.images, root / "few", 1, arguments.few),
             write_examples(arguments.images, root / "all", arguments.times),
         ]
         above, sizes = {}, {}
         for way in _WAYS:
-            few, every = (measured("transform", way, root / part, arguments.size) for part in ("few", "all"))
+            few, every = (commands.in_process(transform, way, root / part, arguments.size) for part in ("few", "all"))
             above[way], sizes[way] = every["seconds"] - few["seconds"], every["bytes"]
             rate = (counts[1] - counts[0]) / above[way]
             print(
                 f"{way:7} {counts[1]:,} images: {every['seconds']:.1f} s, {above[way]:.1f} s above those of "
                 f"{counts[0]} images, {rate:.0f} images a second; {sizes[way] / 1e6:.1f} MB, "
-                f"{sizes[way] / 1e3 / counts[1]:.1f} KB an image",
-                flush=True,
+                f"{sizes[way] / 1e3 / counts[1]:.1f} KB an image"
             )
         print(
             f"uint8 is {above['float32'] / above['uint8']:.2f} times as fast above the fixed cost, "
-            f"and takes {sizes['uint8'] / sizes['float32']:.3f} of the bytes",
-            flush=True,
+            f"and takes {sizes['uint8'] / sizes['float32']:.3f} of the bytes"
         )
-        result = measured("read", root / "all", arguments.size)
+        result = commands.in_process(read, root / "all", arguments.size)
         decoding, reading = (counts[1] / result[way] for way in _WAYS)
         print(
             f"training input: {decoding:.0f} images a second from files, {reading:.0f} from the stored images, "

@@ -11,10 +11,7 @@ the report's figures is not counted. `--size 96 --alpha 0.35` makes it quick.
 
 import argparse
 import json
-import os
 import pathlib
-import sys
-import tempfile
 import time
 
 from benchmarks import commands
@@ -56,12 +53,6 @@ def train(args_file: str) -> None:
     print(json.dumps({"gib": commands.peak_gib(), "seconds": time.monotonic() - began}))
 
 
-def measured(args_file: pathlib.Path | None) -> dict[str, float]:
-    """Return what `train` prints in a fresh process."""
-    code = f"from benchmarks import memory; memory.train({str(args_file or '')!r})"
-    return commands.timed([sys.executable, "-c", code])[1]
-
-
 def settings(arguments: argparse.Namespace, memory_mb: int) -> TrainerSettings:
     """Return settings for one epoch in each phase."""
     return TrainerSettings(
@@ -77,19 +68,18 @@ def settings(arguments: argparse.Namespace, memory_mb: int) -> TrainerSettings:
 
 def main() -> None:
     """Print a line for each process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.parser(__doc__, images=False, trunk=False)
     parser.add_argument("--counts", type=int, nargs="+", default=[600, 20_000], help="images, in both splits together")
     parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
     parser.add_argument("--alpha", type=float, default=1.0, help="MobileNetV2's width multiplier")
     parser.add_argument("--memory-mb", type=int, nargs="+", default=[256, 0], help="values of boundary_cache.memory_mb")
     arguments = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print(f"import only: {measured(None)['gib']:.2f} GiB", flush=True)
+    print(f"import only: {commands.in_process(train, '')['gib']:.2f} GiB")
     transform: str | None = None
     first: dict[int, float] = {}
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
+    with commands.temporary_folder() as root:
         for count in arguments.counts:
-            folder = pathlib.Path(name, str(count))
+            folder = root / str(count)
             folder.mkdir()
             write_records(folder / features.EVAL, range(count // 5))
             write_records(folder / features.TRAIN, range(count // 5, count))
@@ -105,14 +95,13 @@ def main() -> None:
                     "model_run_dir": str(folder / f"logs-{memory_mb}"),
                 }
                 (folder / "args.json").write_text(json.dumps(args))
-                result = measured(folder / "args.json")
+                result = commands.in_process(train, folder / "args.json")
                 peak = result["gib"]
                 growth = peak / first.setdefault(memory_mb, peak)
                 verdict = f"{'within' if peak <= _LIMIT_GIB else 'OVER'} {_LIMIT_GIB:g} GiB"
                 print(
                     f"{count:7,} images, memory_mb {memory_mb:4}: {peak:.2f} GiB, {growth:.2f} times the first's, "
-                    f"{verdict}; {result['seconds']:.0f} s",
-                    flush=True,
+                    f"{verdict}; {result['seconds']:.0f} s"
                 )
 
 

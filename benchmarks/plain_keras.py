@@ -114,9 +114,7 @@ def build(weights: str | None, alpha: float, classes: int, augment: bool) -> tup
 def compile_model(model: keras.Model, learning_rate: float) -> None:
     """Compile the model with Adam."""
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        optimizer=keras.optimizers.Adam(learning_rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
     )
 
 

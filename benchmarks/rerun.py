@@ -9,7 +9,6 @@ Three runs share one workspace: nine tenths of the images; all images; all image
 
 import pathlib
 import shutil
-import tempfile
 
 from benchmarks import commands
 from graftline.components.image_example_gen.scan import scan
@@ -29,30 +28,27 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="of each phase")
     parser.add_argument("--head-only", action="store_true", help="only phase 1")
     arguments = parser.parse_args()
-    settings = {
-        **commands.mobilenet(arguments.weights, arguments.alpha),
-        **commands.exactly(arguments.epochs, 0 if arguments.head_only else arguments.epochs),
-    }
+    epochs = (arguments.epochs, 0 if arguments.head_only else arguments.epochs)
+    settings = commands.settings(arguments.weights, arguments.alpha, *epochs)
     steps = {
         "nine tenths of the images": {"feature_extraction.learning_rate": 1e-3},
         "all of the images": {"feature_extraction.learning_rate": 1e-3},
         "another learning rate": {"feature_extraction.learning_rate": 5e-4},
     }
     first = 0.0
-    print(f"{arguments.epochs}+{0 if arguments.head_only else arguments.epochs} epochs")
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        images = pathlib.Path(name, "images")
+    print("{}+{} epochs".format(*epochs))
+    with commands.temporary_folder() as root:
+        images = root / "images"
         for number, (what, changed) in enumerate(steps.items()):
             if number < 2:
                 copy(arguments.images, images, every_tenth=number == 1)
-            seconds, summary = commands.graftline(images, pathlib.Path(name, "workspace"), {**settings, **changed})
+            seconds, summary = commands.graftline(images, root / "workspace", {**settings, **changed})
             trainer, passed = summary["seconds"]["Trainer"], summary["activations"]
             first = first or trainer
             print(
                 f"{what:25}  {summary['examples']:6,} images; through the trunk {passed['computed']:6,}, "
                 f"reused {passed['reused']:6,}; Trainer {trainer:6.1f} s, ratio to the first {trainer / first:.2f}; "
-                f"whole {seconds:6.1f} s; accuracy {summary['accuracy']:.4f}",
-                flush=True,
+                f"whole {seconds:6.1f} s; accuracy {summary['accuracy']:.4f}"
             )
 
 

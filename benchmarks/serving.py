@@ -17,14 +17,12 @@ a millisecond of a core for each request counts against the server. The program 
 import argparse
 import contextlib
 import json
-import os
 import pathlib
 import re
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -200,7 +198,7 @@ def first_and_rest(workspace: pathlib.Path, flags: list[str], photos: list[pathl
 def show(what: str, ratios: list[float], required: str, detail: str) -> None:
     """Print a line of the result."""
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"{what}: ratio {statistics.median(ratios):.2f} (required {required}); {detail}; each: {each}", flush=True)
+    print(f"{what}: ratio {statistics.median(ratios):.2f} (required {required}); {detail}; each: {each}")
 
 
 def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argparse.Namespace) -> None:
@@ -212,11 +210,8 @@ def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argp
     model = Bare(find_model(str(workspace)).newest[1], photos)
     best = max(_BATCHES, key=lambda size: size / statistics.median(model.seconds(size, seconds)))
     one, throughput, load = [], [], []
-    with (
-        tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as folder,
-        served(workspace, flags) as (name, address),
-    ):
-        ghz = Load(pathlib.Path(folder), name, photos)
+    with commands.temporary_folder() as folder, served(workspace, flags) as (name, address):
+        ghz = Load(folder, name, photos)
         ghz(address, seconds, "--concurrency", _CLIENTS)  # warm
         for _ in range(arguments.rounds):
             calls = model.seconds(1, seconds)
@@ -257,7 +252,6 @@ def main() -> None:
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("flags", nargs="*", metavar="FLAG", help="of the server, after --")
     arguments = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.bare:
         bare(arguments.bare)
         return
@@ -268,12 +262,10 @@ def main() -> None:
         )
     photos = [arguments.images / path for path, *_ in scan(arguments.images).files]
     photos = photos[:: max(1, len(photos) // 64)][:64]  # of every class
-    with tempfile.TemporaryDirectory(prefix="graftline-benchmark-") as name:
-        workspace = arguments.workspace or pathlib.Path(name)
+    with commands.temporary_folder() as folder:
         if arguments.workspace is None:
-            settings = {**commands.mobilenet(arguments.weights, arguments.alpha), **commands.exactly(1, 1)}
-            commands.graftline(arguments.images, workspace, settings)
-        compare(workspace, photos, arguments)
+            commands.graftline(arguments.images, folder, commands.settings(arguments.weights, arguments.alpha, 1, 1))
+        compare(arguments.workspace or folder, photos, arguments)
 
 
 if __name__ == "__main__":
