@@ -13,23 +13,12 @@ with imports; Graftline's has ingest, validation and gate in it.
 """
 
 import argparse
-from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks import commands
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Seconds and accuracy of both programs on one split."""
-
-    plain_whole: float
-    plain_training: float
-    plain_accuracy: float
-    whole: float
-    training: float
-    accuracy: float
+Pair = dict[str, float]  # seconds and accuracy of both programs on one split, by name
 
 
 def compare(arguments: argparse.Namespace, epochs: int, split_seed: int) -> Pair:
@@ -49,15 +38,16 @@ def compare(arguments: argparse.Namespace, epochs: int, split_seed: int) -> Pair
     print(f"{epochs}+{epochs} epochs, split {split_seed}, seconds by stage")
     print("  graftline: " + ", ".join(f"{stage} {value:.1f}" for stage, value in stages.items()))
     print("  plain Keras: " + ", ".join(f"{part} {value:.1f}" for part, value in plain["seconds"].items()))
-    training = summary["seconds"]["Trainer"]
-    return Pair(plain_whole, commands.plain_training(plain), plain["accuracy"], whole, training, summary["accuracy"])
+    ours = {"whole": whole, "training": summary["seconds"]["Trainer"], "accuracy": summary["accuracy"]}
+    theirs = {"plain_training": commands.plain_training(plain), "plain_accuracy": plain["accuracy"]}
+    return {**ours, "plain_whole": plain_whole, **theirs}
 
 
 def show(what: str, pairs: list[Pair]) -> None:
     """Print a line of the table: the means over the pairs."""
 
     def mean(field: str) -> float:
-        return float(np.mean([getattr(pair, field) for pair in pairs]))
+        return float(np.mean([pair[field] for pair in pairs]))
 
     def times(ours: str, theirs: str) -> str:
         compared = commands.compared(mean(ours), mean(theirs))
@@ -68,7 +58,7 @@ def show(what: str, pairs: list[Pair]) -> None:
 
 def show_accuracy(what: str, pairs: list[Pair]) -> None:
     """Print the accuracies of each split, their means, and the mean difference with its standard error."""
-    plain, ours = np.array([(pair.plain_accuracy, pair.accuracy) for pair in pairs]).T
+    plain, ours = np.array([(pair["plain_accuracy"], pair["accuracy"]) for pair in pairs]).T
     difference = ours - plain
     each = "  ".join(f"{one:.4f}/{other:.4f}" for one, other in zip(plain, ours, strict=True))
     print(f"{what}: accuracy, plain Keras / graftline of each split: {each}")

@@ -17,6 +17,7 @@ a millisecond of a core for each request counts against the server. The program 
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -28,10 +29,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import json_format
+
 from benchmarks import commands
 from graftline.components.image_example_gen.scan import scan
+from graftline.serving.client import tensors, wire_pb2
 
 _CALL = "tensorflow.serving.PredictionService.Predict"
+_PROTOS = os.path.dirname(wire_pb2.__file__)
 _BATCHES = (4, 8, 16, 32, 64)
 _CLIENTS = 16
 _LOAD = 0.7
@@ -119,27 +124,12 @@ class Load:
     """ghz, and the requests that it sends in turn."""
 
     def __init__(self, folder: pathlib.Path, model: str, photos: list[pathlib.Path]) -> None:
-        from google.protobuf import descriptor_pb2, json_format
-        from tensorflow_serving.apis import prediction_service_pb2
-
-        described = descriptor_pb2.FileDescriptorSet()
-        seen: set[str] = set()
-
-        def add(file: Any) -> None:
-            if file.name not in seen:
-                seen.add(file.name)
-                for needed in file.dependencies:
-                    add(needed)
-                file.CopyToProto(described.file.add())
-
-        add(prediction_service_pb2.DESCRIPTOR)
-        (folder / "protoset").write_bytes(described.SerializeToString())
         # As JSON: ghz reads JSON once, and treats binary data as a template.
-        sent = [request(model, photo) for photo in photos]
-        messages = [json_format.MessageToDict(each, preserving_proto_field_name=True) for each in sent]
-        (folder / "requests").write_text(json.dumps(messages))
-        self._command = ["ghz", "--insecure", "--call", _CALL, "--protoset", str(folder / "protoset")]
-        self._command += ["--data-file", str(folder / "requests"), "--format", "json"]
+        (folder / "requests").write_text(
+            json.dumps([json_format.MessageToDict(request(model, each)) for each in photos])
+        )
+        self._command = ["ghz", "--insecure", "--call", _CALL, "--data-file", str(folder / "requests")]
+        self._command += ["--proto", f"{_PROTOS}/service.proto", "--import-paths", _PROTOS, "--format", "json"]
 
     def __call__(self, address: str, seconds: float, *options: object) -> "Answers":
         """Send requests for so long. A refused request counts; a request that fails otherwise ends the program."""
@@ -165,32 +155,24 @@ class Answers:
     p99: float
 
 
-def request(model: str, photo: pathlib.Path) -> Any:
+def request(model: str, photo: pathlib.Path) -> wire_pb2.PredictRequest:
     """Return a PredictRequest for one photo."""
-    from tensorflow_serving.apis import predict_pb2
-
-    made = predict_pb2.PredictRequest()
-    made.model_spec.name = model
-    tensor = made.inputs["image_bytes"]
-    tensor.dtype = 7  # DT_STRING
-    tensor.tensor_shape.dim.add().size = 1
-    tensor.string_val.append(photo.read_bytes())
-    return made
+    image = tensors.to_proto(tensors.as_array([photo.read_bytes()]))
+    return wire_pb2.PredictRequest(model_spec=wire_pb2.ModelSpec(name=model), inputs={"image_bytes": image})
 
 
 def first_and_rest(workspace: pathlib.Path, flags: list[str], photos: list[pathlib.Path]) -> tuple[float, float]:
     """Return the seconds of the first request to a new server, and the median of the fifty after it."""
     import grpc
-    from tensorflow_serving.apis import prediction_service_pb2_grpc
 
     with served(workspace, flags) as (model, address), grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result()
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        predict = channel.unary_unary("/{}/{}".format(*_CALL.rsplit(".", 1)))
         taken = []
         for number in range(51):
-            message = request(model, photos[number % len(photos)])
+            message = request(model, photos[number % len(photos)]).SerializeToString()
             began = time.perf_counter()
-            stub.Predict(message)
+            predict(message)
             taken.append(time.perf_counter() - began)
     return taken[0], statistics.median(taken[1:])
 

@@ -3,6 +3,7 @@
 Everything is lazy. For a million files, memory holds the names of one folder a level and one batch of images.
 """
 
+import contextlib
 import itertools
 import os
 import stat
@@ -16,7 +17,6 @@ from graftline.quick_tensorflow import import_tensorflow
 from graftline.serving.client import Client, Prediction, ServiceError
 from graftline.serving.client.classifying import Image, Loaded, batches, classify, is_classifier, load
 from graftline.serving.client.exchange import Steps, run
-from graftline.serving.client.results import Signature, TensorSpec
 from graftline.serving.images import formats
 from graftline.serving.versions.locate import find_model
 from graftline.signatures import CLASSIFICATION, IMAGE_BYTES, SERVING_DEFAULT
@@ -29,24 +29,18 @@ STANDARD_INPUT = "-"
 def find_images(arguments: Sequence[str]) -> Iterator[Image]:
     """Find the image files that the arguments name, in the order of the arguments, and sorted within each folder.
 
-    A file is taken as it is. A folder is searched at any depth for files whose name ends or whose content begins as an
-    image's does. Hidden files and those that operating systems leave behind are skipped. Links to folders are not
-    followed. A missing path and a folder without images become an image with an error.
-
-    Args:
-      arguments: paths, and STANDARD_INPUT, which is returned as it is: see `load_standard_input`.
-
-    Raises:
-      UserError: none of the arguments names an image.
+    A file is taken as it is, and so is STANDARD_INPUT (see `load_standard_input`). A folder is searched at any depth
+    for files whose name ends or whose content begins as an image's does. Hidden files and those that operating systems
+    leave behind are skipped. Links to folders are not followed. A missing path and a folder without images become an
+    image with an error. Raises UserError when none of the arguments names an image.
     """
     faults = [_fault(argument) for argument in arguments]
     if faults and all(faults):
         raise UserError(next(sentence for sentence, _ in filter(None, faults)))
-    images: Iterator[Iterable[Image]] = (
+    return itertools.chain.from_iterable(
         (Loaded(argument, b"", fault[1]),) if fault else _images_of(argument)
         for argument, fault in zip(arguments, faults, strict=True)
     )
-    return itertools.chain.from_iterable(images)
 
 
 def _fault(argument: str) -> tuple[str, str] | None:
@@ -56,16 +50,13 @@ def _fault(argument: str) -> tuple[str, str] | None:
     if os.path.isdir(argument):
         if next(_walk(argument), None) is not None:
             return None
-        return (
-            f"no images in {argument}: no file in it has an image's name or begins like an image",
-            "no file in it has an image's name or begins like an image",
-        )
+        reason = "no file in it has an image's name or begins like an image"
+        return f"no images in {argument}: {reason}", reason
     if not os.path.exists(argument):
-        return f"no such file or folder: {argument}; name an image or a folder of images", "no such file or folder"
-    return (
-        f"{argument} is neither a file nor a folder; name an image or a folder of images",
-        "neither a file nor a folder",
-    )
+        reason = "no such file or folder"
+        return f"{reason}: {argument}; name an image or a folder of images", reason
+    reason = "neither a file nor a folder"
+    return f"{argument} is {reason}; name an image or a folder of images", reason
 
 
 def _images_of(argument: str) -> Iterator[str]:
@@ -124,21 +115,26 @@ def _is_image(path: str) -> bool:
 
 
 def predict_with_server(target: str, name: str | None, paths: Iterable[Image]) -> Iterator[Prediction]:
-    """Classify files by a model server.
+    """Classify files by a model server: one row for each path, in order; a bad image fails only its own.
 
     Args:
       target: HOST:GRPC_PORT or the URL of a REST server that speaks TensorFlow Serving's API.
       name: the model's name. None stands for the only model of a `graftline serve`; other servers do not list theirs.
       paths: the images.
 
-    Returns:
-      One row for each path, in order; a bad image fails only its own.
-
     Raises:
       UserError: no server answers within CONNECT_SECONDS, or it has no such model, or that is no classifier.
     """
     client = connect(target, name)
-    return _rows_and_close(client, target, name, client.stream(paths))
+
+    def rows() -> Iterator[Prediction]:
+        with client:
+            try:
+                yield from client.stream(paths)
+            except ServiceError as error:
+                raise as_user_error(error, target, name) from error
+
+    return rows()
 
 
 def connect(target: str, name: str | None) -> Client:
@@ -171,14 +167,6 @@ def _other_port(target: str) -> str:
     return ""
 
 
-def _rows_and_close(client: Client, target: str, name: str | None, rows: Iterator[Prediction]) -> Iterator[Prediction]:
-    with client:
-        try:
-            yield from rows
-        except ServiceError as error:
-            raise as_user_error(error, target, name) from error
-
-
 def as_user_error(error: ServiceError, target: str, name: str | None) -> UserError:
     """Return the message for the user of the command line."""
     if error.code == "NOT_FOUND" and name is None:
@@ -199,45 +187,35 @@ def as_user_error(error: ServiceError, target: str, name: str | None) -> UserErr
 
 
 def _broken_model(model: str, details: str) -> UserError:
-    return UserError(
-        f"{model} cannot run ({details.splitlines()[0] if details else 'no reason given'}); export it again"
-    )
+    reason = details.splitlines()[0] if details else "no reason given"
+    return UserError(f"{model} cannot run ({reason}); export it again")
 
 
 def predict_with_model(path: str, paths: Iterable[Image], name: str | None = None) -> Iterator[Prediction]:
-    """Classify files in this process.
+    """Classify files in this process: one row for each path, in order; a bad image fails only its own.
 
     Args:
       path: a SavedModel, a base path, whose newest version is taken, or a workspace.
       paths: the images.
       name: which model, where there are several.
 
-    Returns:
-      One row for each path, in order; a bad image fails only its own.
-
     Raises:
       UserError: no model, several without a `name`, or one that cannot be loaded or is no classifier.
     """
     model = LocalClassifier(find_model(path, name).newest[1])
-    return _rows_and_retire(model, paths)
 
+    def rows() -> Iterator[Prediction]:
+        with contextlib.closing(model):
+            yield from model.stream(paths)
 
-def _rows_and_retire(model: "LocalClassifier", paths: Iterable[Image]) -> Iterator[Prediction]:
-    try:
-        yield from model.stream(paths)
-    finally:
-        model.close()
+    return rows()
 
 
 class LocalClassifier:
     """A SavedModel with Graftline's signatures, loaded in this process by TensorFlow. Any thread may use it."""
 
     def __init__(self, directory: str) -> None:
-        """Load the SavedModel.
-
-        Raises:
-          UserError: there is no TensorFlow, the SavedModel cannot be loaded, or it has other signatures.
-        """
+        """Load it. Raises UserError without TensorFlow, for a broken SavedModel, and for other signatures."""
         import_tensorflow()
         from graftline.serving.server.model.loaded_model import LoadedModel, LoadError
 
@@ -246,12 +224,7 @@ class LocalClassifier:
             self._model = LoadedModel(directory)
         except LoadError as error:
             raise UserError(f"{error}; name another model") from error
-        anything = TensorSpec("", None)  # `is_classifier` looks at the names alone
-        signatures = {
-            name: Signature(dict.fromkeys(proto.inputs, anything), dict.fromkeys(proto.outputs, anything))
-            for name, proto in self._model.signatures.items()
-        }
-        if not is_classifier(signatures):
+        if not is_classifier(self._model.signatures):
             self._model.retire()
             raise UserError(
                 f"{directory} is no image classifier that Graftline exported (it has other signatures): its "

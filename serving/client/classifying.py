@@ -46,6 +46,7 @@ class Loaded:
 
 Image = bytes | str | os.PathLike[str] | Loaded
 Read = Callable[[str, int], tuple[bytes, int]]
+Ask = Callable[[Sequence[bytes]], Steps[Mapping[str, np.ndarray]]]
 
 
 def read(path: str, limit: int) -> tuple[bytes, int]:
@@ -98,26 +99,17 @@ def batches(images: Iterable[Loaded]) -> Iterator[list[Loaded]]:
         yield batch
 
 
-def classify(
-    batch: Sequence[Loaded], ask: Callable[[Sequence[bytes]], Steps[Mapping[str, np.ndarray]]]
-) -> Steps[list[Prediction]]:
-    """Return one row for each image of a batch, in its order.
+def classify(batch: Sequence[Loaded], ask: Ask) -> Steps[list[Prediction]]:
+    """Return one row for each image of a batch, in its order, also for those that could not be loaded.
 
-    Args:
-      batch: images, also those that could not be loaded.
-      ask: takes the bytes of N images and returns the CLASSIFICATION outputs by name: label and score [N], top_k_labels
-        and top_k_scores [N, k].
-
-    Raises:
-      ServiceError: the fault is not an image's.
+    `ask` takes the bytes of N images and returns the CLASSIFICATION outputs by name: label and score [N], top_k_labels
+    and top_k_scores [N, k]. Raises ServiceError when the fault is not an image's.
     """
     rows = iter((yield from _rows([image for image in batch if not image.error], ask)))
     return [Prediction(image.path, None, None, [], image.error) if image.error else next(rows) for image in batch]
 
 
-def _rows(
-    images: Sequence[Loaded], ask: Callable[[Sequence[bytes]], Steps[Mapping[str, np.ndarray]]]
-) -> Steps[list[Prediction]]:
+def _rows(images: Sequence[Loaded], ask: Ask) -> Steps[list[Prediction]]:
     """Ask for all images at once. If that is refused, ask image by image, so that only bad images fail."""
     if not images:
         return []
@@ -138,27 +130,19 @@ def _rows(
 
 
 def _prediction(path: str, outputs: Mapping[str, np.ndarray], row: int) -> Prediction:
-    top_k = zip(outputs[names.TOP_K_LABELS][row], outputs[names.TOP_K_SCORES][row], strict=True)
-    return Prediction(
-        path,
-        _text(outputs[names.LABEL][row]),
-        float(outputs[names.SCORE][row]),
-        [(_text(label), float(score)) for label, score in top_k],
-    )
+    label, score, labels, scores = (outputs[name][row] for name in names.CLASSIFICATION)
+    top_k = [(_text(label), float(score)) for label, score in zip(labels, scores, strict=True)]
+    return Prediction(path, _text(label), float(score), top_k)
 
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def is_classifier(signatures: Mapping[str, Signature]) -> bool:
-    """Return whether a model's `serving_default` is that of a classifier that Graftline exported."""
-    default = signatures.get(names.SERVING_DEFAULT)
-    return (
-        default is not None
-        and set(default.inputs) == {names.IMAGE_BYTES}
-        and set(names.CLASSIFICATION) <= set(default.outputs)
-    )
+def is_classifier(signatures: Mapping[str, Any]) -> bool:
+    """Return whether a model's `serving_default`, a Signature or SignatureDef, is that of Graftline's classifiers."""
+    default = signatures.get(names.SERVING_DEFAULT, Signature({}, {}))
+    return set(default.inputs) == {names.IMAGE_BYTES} and set(names.CLASSIFICATION) <= set(default.outputs)
 
 
 def no_classifier_error(model: str) -> ServiceError:

@@ -3,24 +3,18 @@
 import asyncio
 import urllib.parse
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from graftline.ports import GRPC_PORT, REST_PORT
 from graftline.serving.client import classifying, tensors
-from graftline.serving.client.classifying import Image
+from graftline.serving.client.classifying import Image, Loaded
 from graftline.serving.client.exchange import Call, Retry, Steps, T, exchange, run, run_async
 from graftline.serving.client.protocols import Api, GrpcApi, RestApi, Target
 from graftline.serving.client.results import Prediction, ServiceError, Signature, VersionStatus
-from graftline.serving.client.transports import (
-    AsyncGrpcTransport,
-    AsyncRestTransport,
-    AsyncTransport,
-    GrpcTransport,
-    RestTransport,
-    Transport,
-)
+from graftline.serving.client.transports import AsyncGrpcTransport, AsyncRestTransport, GrpcTransport, RestTransport
 from graftline.signatures import CLASSIFICATION, IMAGE_BYTES, SERVING_DEFAULT
 
 
@@ -52,36 +46,31 @@ def _has_host_and_port(scheme: str, rest: str) -> bool:
     return not scheme.startswith("grpc") or (parts.netloc == rest and (port is not None or scheme == "grpcs"))
 
 
+@dataclass
 class _Core:
     """The work of both clients, as steps."""
 
-    def __init__(
-        self,
-        address: str,
-        model: str | None,
-        version: int | None,
-        label: str | None,
-        timeout: float,
-        retry: Retry,
-        transcode: bool,
-    ) -> None:
-        if version is not None and label is not None:
+    address: str
+    model: str | None
+    version: int | None
+    label: str | None
+    timeout: float
+    retry: Retry
+    transcode: bool
+    _signatures: dict[str, Signature] | None = None
+    _is_classifier: bool = False  # until it is known
+
+    def __post_init__(self) -> None:
+        if self.version is not None and self.label is not None:
             raise ValueError("give a version or a label, not both")
-        self.address = address
-        self.timeout = timeout
-        self.transcode = transcode
-        self._retry = retry
-        self._model, self._version, self._label = model, version, label
-        self._api: Api = GrpcApi() if _split(address)[0].startswith("grpc") else RestApi()
-        self._signatures: dict[str, Signature] | None = None
-        self._is_classifier = False  # until it is known
+        self._api: Api = GrpcApi() if _split(self.address)[0].startswith("grpc") else RestApi()
 
     def _exchange(self, call: Call[T], timeout: float | None) -> Steps[T]:
-        return exchange(call, self._retry, self.timeout if timeout is None else timeout)
+        return exchange(call, self.retry, self.timeout if timeout is None else timeout)
 
     def _target(self, timeout: float | None) -> Steps[Target]:
         """Return the model to call. Without a name it is the only model of a server that lists its models."""
-        if self._model is None:
+        if self.model is None:
             try:
                 models = yield from self._exchange(self._api.models(), timeout)
             except ServiceError as error:
@@ -90,11 +79,10 @@ class _Core:
                 models = error.models
             if len(models) != 1:
                 choice = f"it serves {', '.join(models)}: choose" if models else "it lists no models: give"
-                raise ServiceError(
-                    "NOT_FOUND", f"which model of the server at {self.address}? {choice} one", None, models
-                )
-            self._model = models[0]
-        return Target(self._model, self._version, self._label)
+                message = f"which model of the server at {self.address}? {choice} one"
+                raise ServiceError("NOT_FOUND", message, None, models)
+            self.model = models[0]
+        return Target(self.model, self.version, self.label)
 
     def status(self, timeout: float | None) -> Steps[list[VersionStatus]]:
         target = yield from self._target(timeout)
@@ -121,7 +109,7 @@ class _Core:
         call = self._api.predict(target, signature, arrays, outputs, spec)
         return (yield from self._exchange(call, timeout))
 
-    def classify(self, batch: Sequence[classifying.Loaded], timeout: float | None) -> Steps[list[Prediction]]:
+    def classify(self, batch: Sequence[Loaded], timeout: float | None) -> Steps[list[Prediction]]:
         return (yield from classifying.classify(batch, lambda images: self._ask(images, timeout)))
 
     def _ask(self, images: Sequence[bytes], timeout: float | None) -> Steps[dict[str, np.ndarray]]:
@@ -141,6 +129,9 @@ class _Core:
 
 class _Base:
     """What both clients share."""
+
+    _grpc: Any  # the transports
+    _rest: Any
 
     def __init__(
         self,
@@ -174,12 +165,12 @@ class _Base:
           ValueError: the address has another form, or both a version and a label are given.
         """
         self._core = _Core(address, model, version, label, timeout, retry or Retry(), transcode)
-        self._open(*_split(address), dict(headers or {}))
+        scheme, rest = _split(address)
+        use_grpc = scheme.startswith("grpc")
+        arguments = (rest, scheme == "grpcs") if use_grpc else (address,)
+        self._transport: Any = (self._grpc if use_grpc else self._rest)(*arguments, dict(headers or {}))
 
-    def _open(self, scheme: str, rest: str, headers: Mapping[str, str]) -> None:
-        raise NotImplementedError
-
-    def _batches(self, images: Iterable[Image]) -> Iterator[list[classifying.Loaded]]:
+    def _batches(self, images: Iterable[Image]) -> Iterator[list[Loaded]]:
         images = classifying.require_list(images)
         return classifying.batches(classifying.load(image, self._core.transcode) for image in images)
 
@@ -188,7 +179,8 @@ class Client(_Base):
     """A model on a server that speaks TensorFlow Serving's API, for callers that block.
 
     Any number of threads may share a client. Use it in a `with`, or `close` it. Every method that calls the server
-    raises `ServiceError` when the server refuses the call or cannot be reached.
+    raises `ServiceError` when the server refuses the call or cannot be reached. A `timeout` is in seconds; None stands
+    for the client's own.
 
     Example:
       ```python
@@ -200,13 +192,8 @@ class Client(_Base):
       ```
     """
 
-    _transport: Transport
-
-    def _open(self, scheme: str, rest: str, headers: Mapping[str, str]) -> None:
-        if scheme.startswith("grpc"):
-            self._transport = GrpcTransport(rest, scheme == "grpcs", headers)
-        else:
-            self._transport = RestTransport(self._core.address, headers)
+    _grpc, _rest = GrpcTransport, RestTransport
+    _transport: GrpcTransport | RestTransport
 
     def _run(self, steps: Steps[T]) -> T:
         return run(steps, self._transport.send)
@@ -230,17 +217,11 @@ class Client(_Base):
     def stream(self, images: Iterable[Image], timeout: float | None = None) -> Iterator[Prediction]:
         """Classify images as `classify` does, row by row. Holds one batch of images in memory.
 
-        Args:
-          images: any iterable, also an endless one; each is the path of an image file or the bytes of one.
-          timeout: seconds for each batch of 32 images; None stands for the client's own.
-
-        Raises:
-          ServiceError: as `classify`, while rows are taken.
-          TypeError: `images` is one image and no list.
+        `images` may be any iterable, also an endless one. Raises as `classify`, a ServiceError while rows are taken.
         """
         return self._rows(self._batches(images), timeout)
 
-    def _rows(self, batches: Iterator[list[classifying.Loaded]], timeout: float | None) -> Iterator[Prediction]:
+    def _rows(self, batches: Iterator[list[Loaded]], timeout: float | None) -> Iterator[Prediction]:
         for batch in batches:
             yield from self._run(self._core.classify(batch, timeout))
 
@@ -260,7 +241,7 @@ class Client(_Base):
           inputs: tensors by name. Arrays are sent in their own dtype; lists, numbers, bytes and str in the signature's.
           signature: the signature's name.
           outputs: the names of the outputs to return; all of them when empty.
-          timeout: seconds; None stands for the client's own.
+          timeout: seconds.
 
         Returns:
           Arrays by name, in the dtype and shape of the signature. Strings are arrays of `bytes` objects.
@@ -272,25 +253,11 @@ class Client(_Base):
         return self._run(self._core.predict(inputs, signature, outputs, timeout))
 
     def status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """Return the states of the model's versions, the newest first.
-
-        Args:
-          timeout: seconds; None stands for the client's own.
-
-        Raises:
-          ServiceError: the server has no such model or cannot be reached.
-        """
+        """Return the states of the model's versions, the newest first."""
         return self._run(self._core.status(timeout))
 
     def metadata(self, timeout: float | None = None) -> dict[str, Signature]:
-        """Return the model's signatures by name.
-
-        Args:
-          timeout: seconds; None stands for the client's own.
-
-        Raises:
-          ServiceError: the server has no such model or cannot be reached.
-        """
+        """Return the model's signatures by name."""
         return self._run(self._core.metadata(timeout))
 
     def close(self) -> None:
@@ -319,13 +286,8 @@ class AsyncClient(_Base):
       ```
     """
 
-    _transport: AsyncTransport
-
-    def _open(self, scheme: str, rest: str, headers: Mapping[str, str]) -> None:
-        if scheme.startswith("grpc"):
-            self._transport = AsyncGrpcTransport(rest, scheme == "grpcs", headers)
-        else:
-            self._transport = AsyncRestTransport(self._core.address, headers)
+    _grpc, _rest = AsyncGrpcTransport, AsyncRestTransport
+    _transport: AsyncGrpcTransport | AsyncRestTransport
 
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(steps, self._transport.send, asyncio.sleep)
@@ -338,9 +300,7 @@ class AsyncClient(_Base):
         """Classify images row by row, as `Client.stream` does. Files are read and converted in a thread."""
         return self._rows(self._batches(images), timeout)
 
-    async def _rows(
-        self, batches: Iterator[list[classifying.Loaded]], timeout: float | None
-    ) -> AsyncIterator[Prediction]:
+    async def _rows(self, batches: Iterator[list[Loaded]], timeout: float | None) -> AsyncIterator[Prediction]:
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             for row in await self._run(self._core.classify(batch, timeout)):
                 yield row

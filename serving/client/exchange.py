@@ -85,11 +85,7 @@ def exchange(
     clock: Callable[[], float] = time.monotonic,
     draw: Callable[[], float] = random.random,
 ) -> Steps[T]:
-    """Make a call and its repetitions, which together take no longer than `timeout` seconds.
-
-    Raises:
-      ServiceError: the last attempt failed; the error is that attempt's.
-    """
+    """Make a call and its repetitions, in `timeout` seconds altogether. Raises the last attempt's ServiceError."""
     end = clock() + timeout
     for attempt in itertools.count(1):
         try:

@@ -7,12 +7,13 @@ import json
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from graftline.serving.client import tensors, wire_pb2
 from graftline.serving.client.exchange import Call
-from graftline.serving.client.results import ServiceError, Signature, VersionStatus
+from graftline.serving.client.results import ServiceError, Signature, TensorSpec, VersionStatus
 from graftline.signatures import MODELS_METADATA
 
 Outputs = dict[str, np.ndarray]
@@ -69,12 +70,9 @@ class GrpcApi:
         request = wire_pb2.GetModelStatusRequest(model_spec=_model_spec(target))
 
         def read(data: bytes) -> list[VersionStatus]:
-            answer = wire_pb2.GetModelStatusResponse.FromString(data)
-            state = wire_pb2.ModelVersionStatus.State.Name
-            return [
-                VersionStatus(status.version, state(status.state), status.status.error_message)
-                for status in answer.model_version_status
-            ]
+            states = wire_pb2.GetModelStatusResponse.FromString(data).model_version_status
+            name = wire_pb2.ModelVersionStatus.State.Name
+            return [VersionStatus(one.version, name(one.state), one.status.error_message) for one in states]
 
         return Call("", "/tensorflow.serving.ModelService/GetModelStatus", request.SerializeToString(), read)
 
@@ -86,12 +84,8 @@ class GrpcApi:
             answer = wire_pb2.GetModelMetadataResponse.FromString(data)
             signatures = wire_pb2.SignatureDefMap.FromString(answer.metadata[_SIGNATURES].value).signature_def
             return {
-                name: Signature(
-                    {key: tensors.spec_of(info.dtype, info.tensor_shape) for key, info in signature.inputs.items()},
-                    {key: tensors.spec_of(info.dtype, info.tensor_shape) for key, info in signature.outputs.items()},
-                    signature.method_name,
-                )
-                for name, signature in signatures.items()
+                name: Signature(_specs(one.inputs), _specs(one.outputs), one.method_name)
+                for name, one in signatures.items()
             }
 
         return Call("", "/tensorflow.serving.PredictionService/GetModelMetadata", request.SerializeToString(), read)
@@ -100,6 +94,14 @@ class GrpcApi:
         """Return a call that is refused; the names of the models come with the error."""
         status = self.status(Target(_NO_MODEL))
         return Call(status.verb, status.path, status.body, lambda data: ())
+
+
+def _specs(infos: Mapping[str, wire_pb2.TensorInfo]) -> dict[str, TensorSpec]:
+    return {name: tensors.spec_of(info.dtype, info.tensor_shape) for name, info in infos.items()}
+
+
+def _json_specs(infos: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    return {name: tensors.spec_of_json(info) for name, info in infos.items()}
 
 
 def _model_spec(target: Target, signature: str = "") -> wire_pb2.ModelSpec:
@@ -120,31 +122,28 @@ class RestApi:
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], spec: Signature
     ) -> Call[Outputs]:
         """Return the call of a signature."""
-        body = {
-            "signature_name": signature,
-            "inputs": {name: tensors.to_json(values) for name, values in inputs.items()},
-        }
+        arrays = {name: tensors.to_json(values) for name, values in inputs.items()}
+        body = json.dumps({"signature_name": signature, "inputs": arrays}).encode()
 
         def read(data: bytes) -> Outputs:
             answer = json.loads(data)["outputs"]
             if len(spec.outputs) == 1:  # a single output comes without its name
                 answer = {next(iter(spec.outputs)): answer}
             if not isinstance(answer, dict) or (missing := set(outputs) - set(answer)):
-                absent = ", ".join(sorted(missing)) if isinstance(answer, dict) else ", ".join(outputs)
-                raise ServiceError("INVALID_ARGUMENT", f"output tensor alias not found in signature: {absent}")
+                absent = sorted(missing) if isinstance(answer, dict) else outputs
+                message = f"output tensor alias not found in signature: {', '.join(absent)}"
+                raise ServiceError("INVALID_ARGUMENT", message)
             names = outputs or sorted(answer)
             return {name: tensors.from_json(answer[name], spec.outputs[name].dtype) for name in names}
 
-        return Call("POST", _path(target) + ":predict", json.dumps(body).encode(), read)
+        return Call("POST", _path(target) + ":predict", body, read)
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
         """Return the call for the states of the versions."""
 
         def read(data: bytes) -> list[VersionStatus]:
-            return [
-                VersionStatus(int(status["version"]), status["state"], status["status"]["error_message"])
-                for status in json.loads(data)["model_version_status"]
-            ]
+            states = json.loads(data)["model_version_status"]
+            return [VersionStatus(int(one["version"]), one["state"], one["status"]["error_message"]) for one in states]
 
         return Call("GET", _path(target), b"", read)
 
@@ -153,21 +152,19 @@ class RestApi:
 
         def read(data: bytes) -> dict[str, Signature]:
             return {
-                name: Signature(
-                    {key: tensors.spec_of_json(info) for key, info in signature["inputs"].items()},
-                    {key: tensors.spec_of_json(info) for key, info in signature["outputs"].items()},
-                    signature["method_name"],
-                )
-                for name, signature in json.loads(data)["metadata"][_SIGNATURES][_SIGNATURES].items()
+                name: Signature(_json_specs(one["inputs"]), _json_specs(one["outputs"]), one["method_name"])
+                for name, one in json.loads(data)["metadata"][_SIGNATURES][_SIGNATURES].items()
             }
 
         return Call("GET", _path(target) + "/metadata", b"", read)
 
     def models(self) -> Call[tuple[str, ...]]:
         """Return the call for the names of the models."""
-        return Call(
-            "GET", "/graftline/models.json", b"", lambda data: tuple(m["name"] for m in json.loads(data)["models"])
-        )
+
+        def read(data: bytes) -> tuple[str, ...]:
+            return tuple(model["name"] for model in json.loads(data)["models"])
+
+        return Call("GET", "/graftline/models.json", b"", read)
 
 
 Api = GrpcApi | RestApi

@@ -160,7 +160,3 @@ class AsyncRestTransport:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
-
-
-Transport = GrpcTransport | RestTransport
-AsyncTransport = AsyncGrpcTransport | AsyncRestTransport

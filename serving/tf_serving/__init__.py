@@ -26,9 +26,7 @@ def write(path: str, directory: str) -> list[str]:
     The container watches the folder of the models and its `models.config`, so a later push needs no new folder. A model
     that `models.config` does not list yet is added to it.
 
-    Args:
-      path: a workspace or a TF Serving base path.
-      directory: where to write; created if it is missing.
+    `path` is a workspace or a TF Serving base path; `directory` is created if it is missing.
 
     Raises:
       UserError: there are no models at `path`, or a SavedModel alone; Compose cannot take the path; `models.config`
@@ -79,7 +77,8 @@ def _add_to_config(model: Model) -> None:
         newest_two = sorted(model.versions)[-2:]
         labels.update(base, stable=newest_two[0], canary=newest_two[-1])
     path = labels.config_path(base)
-    if base.path not in {config.base_path for config in model_config.read(path)}:
+    configs = model_config.decode(model_config.read_bytes(path), path)
+    if base.path not in {config.base_path for config in configs}:
         raise UserError(
             f"{path} lists no model at {base.path}; the workspace may have been moved: remove the file, then try again"
         )

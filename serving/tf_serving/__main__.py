@@ -9,9 +9,7 @@ from graftline.serving.tf_serving import write
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the folder and return the exit status: 0, or 2 for a UserError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m graftline.serving.tf_serving", description=__doc__.partition(": ")[2]
-    )
+    parser = argparse.ArgumentParser("python -m graftline.serving.tf_serving", description=__doc__.partition(": ")[2])
     parser.add_argument("path", metavar="WORKSPACE", help="a workspace, or a TF Serving base path")
     parser.add_argument("directory", metavar="DIR", help="where to write; created if it is missing")
     options = parser.parse_args(arguments)

@@ -31,11 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 def run_tensorflow_model_server(models: Sequence[Model], options: ServerOptions) -> NoReturn:
-    """Replace this process by a `tensorflow_model_server` that serves `models`.
-
-    Raises:
-      UserError: there is none on PATH, or it has no equivalent of an option or a model.
-    """
+    """Replace this process by a `tensorflow_model_server`. Raises UserError: none on PATH, or as `command`."""
     program = shutil.which(EXECUTABLE)
     if program is None:
         raise UserError(
@@ -52,14 +48,14 @@ def run_tensorflow_model_server(models: Sequence[Model], options: ServerOptions)
 def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
     """Return the flags of TensorFlow Serving 2.16's model_servers/main.cc. Files in memory stay open.
 
-    Raises:
-      UserError: an option or a model has no equivalent.
+    Raises UserError when an option or a model has no equivalent.
     """
     defaults = ServerOptions()
     for name in _UNTRANSLATED:
         if getattr(options, name) != getattr(defaults, name):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} and --engine tensorflow exclude each other: {EXECUTABLE} has no such option")
+    monitoring = configs.monitoring(options.enable_monitoring, options.monitoring_path)
     flags: dict[str, object] = {
         "port": options.port or _free_port(),
         "rest_api_port": options.rest_api_port or _free_port(),
@@ -71,24 +67,20 @@ def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
         "model_config_file": options.model_config_file or _write_in_memory("models", models_config(models, options)),
         "allow_version_labels_for_unavailable_models": True,  # a config gives labels before versions are loaded
         "enable_batching": options.enable_batching,
-        "monitoring_config_file": _write_in_memory(
-            "monitoring", configs.monitoring(options.enable_monitoring, options.monitoring_path)
-        ),
+        "monitoring_config_file": _write_in_memory("monitoring", monitoring),
     }
     if options.model_config_file:
         flags["model_config_file_poll_wait_seconds"] = math.ceil(options.config_poll_seconds)
     if options.enable_batching:
-        flags["batching_parameters_file"] = options.batching_parameters_file or _write_in_memory(
-            "batching", configs.batching(options.batching)
-        )
+        batching = options.batching_parameters_file or _write_in_memory("batching", configs.batching(options.batching))
+        flags["batching_parameters_file"] = batching
     return [f"--{name}={_flag_value(value)}" for name, value in flags.items()]
 
 
 def models_config(models: Sequence[Model], options: ServerOptions) -> str:
     """Return a `tensorflow.serving.ModelServerConfig` of the models, with the version policy of the options.
 
-    Raises:
-      UserError: the version policy is not valid, or a SavedModel's folder is no numbered version.
+    Raises UserError for an invalid policy, and for a SavedModel whose folder is no numbered version.
     """
     config = model_server_config_pb2.ModelServerConfig()
     for model in models:

@@ -34,11 +34,10 @@ def config_path(base: BasePath) -> str:
 def pinned_versions(base: BasePath) -> set[int] | None:
     """Return the versions of this model that `models.config` names; None when it cannot be read, and may name any."""
     try:
-        config = _parse(base.read(config_path(base)))
+        entries = _entries_of(base, _parse(base.read(config_path(base))))
     except (_UnreadableError, OSError) as error:
         _logger.warning("%s cannot be read (%s): no version is removed", config_path(base), error)
         return None
-    entries = [entry for entry in config.model_config_list.config if _is_entry_of(entry, base)]
     labels = {version for entry in entries for version in entry.version_labels.values()}
     return labels | {version for entry in entries for version in entry.model_version_policy.specific.versions}
 
@@ -46,18 +45,16 @@ def pinned_versions(base: BasePath) -> set[int] | None:
 def canary_version(base: BasePath) -> int | None:
     """Return the version with the label canary; None when there is none, or the file cannot be read."""
     try:
-        config = _parse(base.read(config_path(base)))
+        entries = _entries_of(base, _parse(base.read(config_path(base))))
     except (_UnreadableError, OSError):
         return None
-    entries = [entry for entry in config.model_config_list.config if _is_entry_of(entry, base)]
     return entries[0].version_labels.get(CANARY) if entries else None
 
 
 def update(base: BasePath, stable: int, canary: int) -> None:
     """Set both labels of the model.
 
-    A file that cannot be read or written is left as it is, with a warning. A server does not need it, so a push must
-    not fail because of it.
+    A file that cannot be read or written is left as it is, with a warning: a push must not fail because of it.
     """
     path = config_path(base)
     try:
@@ -73,32 +70,26 @@ def update(base: BasePath, stable: int, canary: int) -> None:
 
 
 def _set_labels(config: Any, base: BasePath, stable: int, canary: int) -> None:
-    entries = [entry for entry in config.model_config_list.config if _is_entry_of(entry, base)]
-    if entries:
-        entry = entries[0]
-    else:
-        entry = config.model_config_list.config.add(name=_name(base), base_path=base.path, model_platform="tensorflow")
+    entries = _entries_of(base, config)
+    name = base.path.rpartition("/")[2]
+    listed = config.model_config_list.config
+    entry = entries[0] if entries else listed.add(name=name, base_path=base.path, model_platform="tensorflow")
     versions = set(base.versions())
     labels = dict(entry.version_labels)
     pins = set(entry.model_version_policy.specific.versions) - set(labels.values())
     labels = {label: version for label, version in labels.items() if version in versions}
     labels |= {STABLE: stable, CANARY: canary}
-    for label in list(entry.version_labels):
-        del entry.version_labels[label]
-    for label, version in labels.items():
-        entry.version_labels[label] = version
+    entry.version_labels.clear()
+    entry.version_labels.update(labels)
     if entry.model_version_policy.WhichOneof("policy_choice") in (None, "specific"):
         # By default only the latest version is loaded, and only loaded versions can have a label.
         entry.model_version_policy.specific.versions[:] = sorted((pins & versions) | set(labels.values()))
 
 
-def _name(base: BasePath) -> str:
-    return base.path.rpartition("/")[2]
-
-
-def _is_entry_of(entry: Any, base: BasePath) -> bool:
-    """Return whether an entry is of the model at `base`. A server may see the folder under another path."""
-    return entry.base_path == base.path or os.path.basename(entry.base_path.rstrip("/")) == _name(base)
+def _entries_of(base: BasePath, config: Any) -> list[Any]:
+    """Return the entries of the model at `base`. A server may see the folder under another path of the same name."""
+    name = base.path.rpartition("/")[2]
+    return [entry for entry in config.model_config_list.config if os.path.basename(entry.base_path.rstrip("/")) == name]
 
 
 def _parse(content: bytes | None) -> Any:

@@ -63,10 +63,7 @@ def _base_paths(folder: str) -> dict[str, dict[int, str]]:
 def _describe(path: str) -> str:
     """Return what a folder without a model holds, in a few words."""
     names = sorted(os.listdir(path))
-    if not names:
-        return "it is empty"
-    first = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-    return f"it holds {first}"
+    return f"it holds {', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if names else "it is empty"
 
 
 def _name_of_saved_model(path: str) -> tuple[str, int]:
@@ -113,19 +110,14 @@ def find_models(path: str, name: str | None = None) -> list[Model]:
 
 
 def _by_name(name: str, models: list[Model], path: str) -> Model:
-    for model in models:
-        if model.name == name:
-            return model
-    names = [model.name for model in models]
-    raise UserError(f"no model '{name}' in {path}: it holds {', '.join(names)}{did_you_mean(name, names)}")
+    named = {model.name: model for model in models}
+    if name not in named:
+        raise UserError(f"no model '{name}' in {path}: it holds {', '.join(named)}{did_you_mean(name, list(named))}")
+    return named[name]
 
 
 def find_model(path: str, name: str | None = None) -> Model:
-    """Return the one model that a path names, under its own name.
-
-    Raises:
-      UserError: as `find_models`; also when there are several models and no `name`, or none of this name.
-    """
+    """Return the one model that a path names, under its own name. Raises UserError, also for several without `name`."""
     models = find_models(path)
     if name is not None:
         return _by_name(name, models, path)

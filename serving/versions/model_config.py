@@ -15,6 +15,7 @@ from graftline.uri import is_uri
 
 PLATFORM = "tensorflow"
 _INT64_MAX = (1 << 63) - 1
+_MODEL_TYPE = "ModelServerConfig::model_type (deprecated)"
 
 
 class ConfigError(ValueError):
@@ -70,10 +71,8 @@ class ModelConfig:
     @classmethod
     def of(cls, model: Model, policy: VersionPolicy | None = None) -> "ModelConfig":
         """Return the config of a model that was found by its path."""
-        chosen = policy or VersionPolicy()
-        if model.base_path is None:
-            return cls(model.name, "", chosen, fixed=dict(model.versions))
-        return cls(model.name, model.base_path, chosen)
+        fixed = dict(model.versions) if model.base_path is None else None
+        return cls(model.name, model.base_path or "", policy or VersionPolicy(), fixed=fixed)
 
     def find(self) -> dict[int, str]:
         """Return version → folder of all complete versions at this moment; empty for a missing base path."""
@@ -98,16 +97,12 @@ def _check_platform(proto: Any, served: bool) -> None:
     platform = proto.model_platform
     if proto.model_type:
         if platform:
-            raise ConfigError(
-                "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
-            )
+            raise ConfigError(f"Illegal setting both {_MODEL_TYPE} and ModelServerConfig::model_platform.")
         if proto.model_type != 1:
             raise ConfigError(f"ModelServerConfig::model_type choice {proto.model_type} not supported.")
         platform = PLATFORM
     if not platform:
-        raise ConfigError(
-            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
-        )
+        raise ConfigError(f"Illegal setting neither {_MODEL_TYPE} nor ModelServerConfig::model_platform.")
     if platform != PLATFORM and served:
         raise ConfigError(
             f"Illegal to change a model's platform. For model {proto.name} platform was {PLATFORM} "
@@ -118,11 +113,7 @@ def _check_platform(proto: Any, served: bool) -> None:
 
 
 def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
-    """Return the models of a `tensorflow.serving.ModelServerConfig`.
-
-    Args:
-      config: the proto.
-      served: the names of the models that are served now.
+    """Return the models of a `tensorflow.serving.ModelServerConfig`; those in `served` are served now.
 
     Raises:
       ConfigError: a name is listed twice, a base path is relative, a platform is not TensorFlow, or the config is no
@@ -153,25 +144,22 @@ def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
     ]
 
 
-def parse(text: str, source: str) -> list[ModelConfig]:
+def decode(data: bytes, source: str) -> list[ModelConfig]:
     """Return the models of a `models.config`, a text proto. Errors name its `source`. Raises UserError."""
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        config = text_format.Parse(data.decode(), model_server_config_pb2.ModelServerConfig())
         return from_proto(config)
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read the models config {source}: it is not UTF-8 text") from error
     except text_format.ParseError as error:
         raise UserError(f"{source} is no ModelServerConfig: {error}; see TF Serving's serving_config.md") from error
     except ConfigError as error:
         if config.WhichOneof("config") is None:
             raise UserError(f"{source} names no model: write model_config_list {{ config {{ … }} }}") from error
         raise UserError(f"{source}: {error}") from error
-
-
-def read(path: str) -> list[ModelConfig]:
-    """Return the models of the `models.config` at `path`. Raises UserError."""
-    return decode(read_bytes(path), path)
 
 
 def read_bytes(path: str) -> bytes:
@@ -181,12 +169,3 @@ def read_bytes(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UserError(f"cannot read the models config {path}: {error.strerror}") from error
-
-
-def decode(data: bytes, source: str) -> list[ModelConfig]:
-    """Return the models of a `models.config` by its bytes, as `parse` does."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read the models config {source}: it is not UTF-8 text") from error
-    return parse(text, source)

@@ -56,19 +56,18 @@ def one(more: str = "", platform: str = "model_platform: 'tensorflow'") -> str:
     ],
 )
 def test_a_policy_is_read_from_models_config(more, policy):
-    (model,) = model_config.parse(one(more), "models.config")
+    (model,) = model_config.decode(one(more).encode(), "models.config")
     assert (model.name, model.base_path, str(model.policy), model.labels) == ("m", "/m", policy, {})
 
 
 def test_labels_are_read_from_models_config():
-    (model,) = model_config.parse(
-        one("version_labels { key: 'a' value: 42 } version_labels { key: 'b' value: 43 }"), "x"
-    )
+    text = one("version_labels { key: 'a' value: 42 } version_labels { key: 'b' value: 43 }")
+    (model,) = model_config.decode(text.encode(), "x")
     assert model.labels == {"a": 42, "b": 43}
 
 
 def test_the_old_field_for_the_platform_is_read():
-    (model,) = model_config.parse(one(platform="model_type: TENSORFLOW"), "x")
+    (model,) = model_config.decode(one(platform="model_type: TENSORFLOW").encode(), "x")
     assert model == ModelConfig("m", "/m")
 
 
@@ -101,13 +100,13 @@ def test_the_old_field_for_the_platform_is_read():
 )
 def test_a_config_that_cannot_be_served_is_told_why(text, message):
     with pytest.raises(UserError) as caught:
-        model_config.parse(text, "models.config")
+        model_config.decode(text.encode(), "models.config")
     assert str(caught.value).startswith(message)
 
 
 def test_a_config_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError) as caught:
-        model_config.read(str(tmp_path / "models.config"))
+        model_config.read_bytes(str(tmp_path / "models.config"))
     assert str(caught.value) == f"cannot read the models config {tmp_path}/models.config: No such file or directory"
 
 
