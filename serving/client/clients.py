@@ -186,7 +186,7 @@ class Client(_Base):
       ```python
       from graftline import Client
 
-      with Client("localhost:8500", "flowers") as client:
+      with Client("localhost:8500", "flowers") as client:  # or "http://localhost:8501"
           for row in client.classify(["rose.jpg", image_bytes]):
               print(row.label, row.score)
       ```

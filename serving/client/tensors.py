@@ -61,8 +61,7 @@ def spec_of_json(info: Mapping[str, Any]) -> TensorSpec:
 def as_array(values: Any, dtype: str | None = None) -> np.ndarray:
     """Return `values` as an array. Strings (bytes, str) become objects of bytes; numeric arrays keep their dtype.
 
-    Raises:
-      ValueError: the values are no tensor, such as lists of different lengths.
+    Raises ValueError when the values are no tensor, such as lists of different lengths.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OSU":
         return values
@@ -77,11 +76,7 @@ def as_array(values: Any, dtype: str | None = None) -> np.ndarray:
 
 
 def to_proto(array: np.ndarray) -> Tensor:
-    """Return the TensorProto of an array that `as_array` returned.
-
-    Raises:
-      ValueError: TensorFlow does not have this dtype.
-    """
+    """Return the TensorProto of an `as_array`. Raises ValueError for a dtype that TensorFlow does not have."""
     name = BYTES if array.dtype == object else array.dtype.name
     if name not in _TYPES:
         raise ValueError(f"an array of {name} cannot be sent")
@@ -98,8 +93,7 @@ def to_proto(array: np.ndarray) -> Tensor:
 def from_proto(proto: Tensor) -> np.ndarray:
     """Return the values of a TensorProto, in its own shape and dtype.
 
-    Raises:
-      ValueError: the proto contradicts itself, or numpy does not have its type.
+    Raises ValueError when the proto contradicts itself, or numpy does not have its type.
     """
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if proto.dtype == _BFLOAT16:
@@ -115,10 +109,10 @@ def from_proto(proto: Tensor) -> np.ndarray:
         return np.frombuffer(proto.tensor_content, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
     if name == "float16":
         return _pad(_half_bits(proto).view(np.float16), shape)
+    values = getattr(proto, _TYPES[name].values)
     if dtype.kind == "c":
-        parts = np.array(getattr(proto, _TYPES[name].values), np.dtype(f"f{dtype.itemsize // 2}"))
-        return _pad(parts.view(dtype), shape)
-    return _pad(np.array(getattr(proto, _TYPES[name].values), dtype), shape)
+        return _pad(np.array(values, np.dtype(f"f{dtype.itemsize // 2}")).view(dtype), shape)
+    return _pad(np.array(values, dtype), shape)
 
 
 def _strings(values: Iterable[bytes]) -> np.ndarray:
@@ -149,16 +143,13 @@ def to_json(array: np.ndarray) -> Any:
     """Return an array as nested lists, with bytes as {"b64": ...}."""
     if array.dtype != object:
         return array.tolist()
-    encoded = np.empty(array.size, object)
-    encoded[:] = [{"b64": base64.b64encode(value).decode()} for value in array.flat]
-    return encoded.reshape(array.shape).tolist()
+    return np.vectorize(lambda value: {"b64": base64.b64encode(value).decode()}, otypes=[object])(array).tolist()
 
 
 def from_json(values: Any, dtype: str) -> np.ndarray:
     """Return an output in REST's columnar format as an array of `dtype`, a name as in `TensorSpec`.
 
-    Raises:
-      ValueError, TypeError: the values are not of that type.
+    Raises ValueError or TypeError for values of another type.
     """
     if dtype == BYTES:
         return as_array(_decode(values), BYTES)

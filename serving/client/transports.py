@@ -6,6 +6,7 @@ ServiceError. gRPC and httpx are imported when they are needed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
@@ -148,8 +149,6 @@ class AsyncRestTransport:
 
     async def send(self, step: Send) -> bytes:
         """Send a call and return the bytes of its answer. Raises ServiceError."""
-        import asyncio
-
         with _http_errors():
             try:
                 answer = await asyncio.wait_for(self._client.request(**_request(step)), step.timeout)

@@ -50,8 +50,7 @@ class Header:
 def read(data: bytes, image_format: str) -> Header:
     """Return the header of a file that begins like an `image_format`, in microseconds whatever its size in pixels.
 
-    Raises:
-      ERRORS: the header is damaged.
+    Raises one of ERRORS for a damaged header.
     """
     reader = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp}.get(image_format)
     return reader(data) if reader else Header(image_format, distrust=f"{image_format} is not what serving decodes")
@@ -92,8 +91,7 @@ class _TooManyPartsError(ValueError):
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield the marker of each segment and where its content begins, as libjpeg finds them (ITU-T T.81, annex B).
 
-    Raises:
-      struct.error, IndexError, ValueError: there is no next segment.
+    Raises struct.error, IndexError or ValueError where there is no next segment.
     """
     at = 2
     for _ in range(_MAX_PARTS):
@@ -230,19 +228,16 @@ def _gif(data: bytes) -> Header:
     frames, and keeps all other blocks at 50 bytes and more each.
     """
     blocks = _gif_blocks(data)
-    distrust = ""
-    if blocks.frame_pixels > _MAX_FRAME_PIXELS:
-        distrust = f"{blocks.frames} frames of {blocks.frame_pixels // 10**6} megapixels in all"
-    elif blocks.parts > _MAX_PARTS:
-        distrust = f"more than {_MAX_PARTS} blocks"
-    elif not blocks.all_have_palette:
-        distrust = "no palette"
-    elif not blocks.first_fills_screen:
-        distrust = "its first frame does not fill the screen"
-    elif not blocks.is_whole:
-        distrust = CUT_OFF  # perhaps in a later frame: a viewer shows the first
-    elif not blocks.frames:
-        distrust = "no frame"
+    megapixels = blocks.frame_pixels // 10**6
+    faults = (
+        (blocks.frame_pixels > _MAX_FRAME_PIXELS, f"{blocks.frames} frames of {megapixels} megapixels in all"),
+        (blocks.parts > _MAX_PARTS, f"more than {_MAX_PARTS} blocks"),
+        (not blocks.all_have_palette, "no palette"),
+        (not blocks.first_fills_screen, "its first frame does not fill the screen"),
+        (not blocks.is_whole, CUT_OFF),  # perhaps in a later frame: a viewer shows the first
+        (not blocks.frames, "no frame"),
+    )
+    distrust = next((reason for is_so, reason in faults if is_so), "")
     return Header("gif", blocks.width, blocks.height, distrust=distrust)
 
 

@@ -167,10 +167,8 @@ def _transcode_within_limits(data: bytes, fields: dict[str, Any]) -> bytes | Ref
         return Refused("decoding took too much memory")
     except headers.ERRORS:
         return Refused(BROKEN)
-    if isinstance(converted, bytes) and len(converted) > formats.MAX_BYTES:
-        return Refused(
-            f"too many bytes: {len(converted) >> 20} MiB as JPEG or PNG, the limit is {formats.MAX_BYTES >> 20}"
-        )
+    if isinstance(converted, bytes) and (size := len(converted)) > formats.MAX_BYTES:
+        return Refused(f"too many bytes: {size >> 20} MiB as JPEG or PNG, the limit is {formats.MAX_BYTES >> 20}")
     return converted
 
 
@@ -181,11 +179,7 @@ def _limit(kind: int, value: int) -> None:
 
 
 def main(memory: int) -> None:
-    """Set the child's limits and serve.
-
-    Args:
-      memory: bytes of address space.
-    """
+    """Limit the child's address space to `memory` bytes, and serve."""
     _limit(resource.RLIMIT_AS, memory)
     _limit(resource.RLIMIT_CORE, 0)
     Image.MAX_IMAGE_PIXELS = formats.MAX_PIXELS

@@ -72,10 +72,7 @@ def read_header(data: bytes) -> Header | Refused:
 def prepare_to_store(data: bytes, header: Header | Refused, max_side: int | None = None) -> Stored | Refused:
     """Return the bytes to store for a file: its own, or a conversion. A file always gives the same bytes.
 
-    Args:
-      data: the file.
-      header: the result of `read_header`.
-      max_side: pixels; an image with a longer side is shrunk to it. None keeps all sizes.
+    `header` is the result of `read_header`. An image with a side of more than `max_side` pixels is shrunk to that.
     """
     if isinstance(header, Refused):
         return header

@@ -36,7 +36,7 @@ def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool =
     JPEG. All others become JPEG of quality 95, whose error is below that of a lossy source.
 
     Args:
-      data: the file.
+      data: the file's bytes.
       image_format: as `formats.sniff` names it; no other decoder is tried.
       max_side: pixels; None keeps the size.
       keep: return b"" for an image that is good, upright and small enough as it is.
@@ -105,16 +105,12 @@ def _to_upright(image: Image.Image) -> Image.Image | Refused:
     elif image.mode in ("I", "F"):
         return Refused("samples of 32 bits have no defined brightness: convert to 8 bits")
     plain = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    plain.info = {"exif": _exif(int(orientation) if orientation in range(1, 9) else 1)}
+    exif = Image.Exif()
+    exif[headers.ORIENTATION_TAG] = int(orientation) if orientation in range(1, 9) else 1
+    plain.info = {"exif": exif.tobytes()}
     ImageOps.exif_transpose(plain, in_place=True)
     plain.info = {}
     return plain
-
-
-def _exif(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[headers.ORIENTATION_TAG] = orientation
-    return exif.tobytes()
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -103,12 +103,16 @@ def _file_digest(source: str, copy: str | None = None) -> bytes:
     return digest
 
 
-def content_digest(saved_model_dir: str) -> str:
-    """Return the hex sha256 over every file's relative path and bytes: equal when a push would change nothing."""
-    return tree_digest(
-        (os.fsencode(relative), _file_digest(os.path.join(saved_model_dir, relative)))
-        for relative in files_under(saved_model_dir)
-    )
+def content_digest(saved_model_dir: str, copy: str | None = None) -> str:
+    """Return the hex sha256 over every file's relative path and bytes: equal when a push would change nothing.
+
+    With `copy`, the files are also copied into that folder, whose sub-folders exist, and flushed to disk.
+    """
+
+    def file_digest(path: str) -> bytes:
+        return _file_digest(os.path.join(saved_model_dir, path), os.path.join(copy, path) if copy else None)
+
+    return tree_digest((os.fsencode(path), file_digest(path)) for path in files_under(saved_model_dir))
 
 
 def _sync_folder(path: str) -> None:
@@ -127,10 +131,7 @@ def _copy_tree(source: str, target: str) -> str:
         for name in names:
             folders.append(os.path.join(target, os.path.relpath(os.path.join(folder, name), source)))
             os.mkdir(folders[-1])
-    digest = tree_digest(
-        (os.fsencode(relative), _file_digest(os.path.join(source, relative), os.path.join(target, relative)))
-        for relative in files_under(source)
-    )
+    digest = content_digest(source, target)
     for folder in reversed(folders):
         _sync_folder(folder)
     return digest
