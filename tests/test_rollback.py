@@ -14,8 +14,8 @@ from graftline.pipeline import cli, lineage
 from graftline.pipeline import rollback as command
 from graftline.serving.versions import labels, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
-from graftline.serving.versions.publish import publish
 from graftline.serving.versions.rollback import roll_back
+from tests.serving.versions.saved_models import publish
 
 
 def model(path: pathlib.Path, content: str) -> str:

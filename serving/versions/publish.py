@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from graftline.errors import UserError
 from graftline.serving.versions import labels, withdrawals
-from graftline.serving.versions.base_path import BasePath, Disk, content_digest
+from graftline.serving.versions.base_path import BasePath, content_digest
 from graftline.serving.versions.locate import SAVED_MODEL
-
-__all__ = ["Published", "content_digest", "publish", "push"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +19,6 @@ class Published:
     version: int
     path: str
     new: bool
-
-
-def publish(saved_model_dir: str, base_path: str, keep: int | None = None, allow_withdrawn: bool = False) -> Published:
-    """Push to a folder on disk, which is created if it is missing. Raises UserError also for a URI."""
-    return push(saved_model_dir, Disk(base_path), keep, allow_withdrawn)
 
 
 def push(saved_model_dir: str, base: BasePath, keep: int | None = None, allow_withdrawn: bool = False) -> Published:

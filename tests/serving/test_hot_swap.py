@@ -11,9 +11,9 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from graftline.serving.server import ModelServer
 from graftline.serving.versions import locate
-from graftline.serving.versions.publish import publish
 from tests.images import image_of
 from tests.serving.test_grpc import request
+from tests.serving.versions.saved_models import publish
 
 CLIENTS = 16
 

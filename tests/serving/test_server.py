@@ -18,9 +18,9 @@ import pytest
 from graftline.errors import UserError
 from graftline.serving.server import ModelServer, ServerOptions, serve
 from graftline.serving.versions import locate
-from graftline.serving.versions.publish import publish
 from tests.images import image_of
 from tests.serving.test_rest import Rest, b64
+from tests.serving.versions.saved_models import publish
 
 
 def started(path, **options) -> ModelServer:

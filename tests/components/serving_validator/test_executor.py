@@ -7,8 +7,8 @@ from graftline.components.serving_validator import validation
 from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.serving.versions import rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
-from graftline.serving.versions.publish import publish
 from tests.components.serving_validator.references import draw_references
+from tests.serving.versions.saved_models import publish
 
 
 def execute(

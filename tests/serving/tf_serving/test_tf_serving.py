@@ -21,8 +21,8 @@ from graftline.serving.server.options import BatchingParameters, ServerOptions
 from graftline.serving.tf_serving import configs, engine, write
 from graftline.serving.tf_serving.__main__ import main
 from graftline.serving.versions import locate
-from graftline.serving.versions.publish import publish
 from tests.images import image_of
+from tests.serving.versions.saved_models import publish
 
 GRAFTLINE = pathlib.Path(sys.executable).with_name("graftline")
 

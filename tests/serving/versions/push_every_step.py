@@ -17,9 +17,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from graftline.serving.versions import labels, publish, rollback, withdrawals
+from graftline.serving.versions import labels, rollback, withdrawals
 from graftline.serving.versions.base_path import Disk, content_digest
-from tests.serving.versions.saved_models import export
+from tests.serving.versions.saved_models import export, publish
 
 KEPT = 2  # versions that the retention keeps
 STEPS = {"open", "write", "flush", "close", "fsync", "flock", "mkdir", "rename", "unlink", "rmdir"}
@@ -28,7 +28,7 @@ STEPS = {"open", "write", "flush", "close", "fsync", "flock", "mkdir", "rename",
 def act(what: str, root: pathlib.Path) -> None:
     """Do what is to be killed. There are three versions; the retention removes one or two of them."""
     if what == "push":
-        publish.publish(str(root / "new"), str(root / "models/roses"), keep=KEPT)
+        publish(str(root / "new"), str(root / "models/roses"), keep=KEPT)
     else:
         rollback.roll_back(Disk(str(root / "models/roses")))
 
@@ -96,7 +96,7 @@ def main(what: str, root: pathlib.Path) -> dict[str, Any]:
     whole = {content_digest(str(path)): path.name for path in models}
     shutil.rmtree(root / "models", ignore_errors=True)
     for path in models[:3]:
-        publish.publish(str(path), str(root / "models/roses"))
+        publish(str(path), str(root / "models/roses"))
     shutil.copytree(root / "models", root / "before")
     warm()
     base = root / "models/roses"
@@ -123,7 +123,7 @@ def main(what: str, root: pathlib.Path) -> dict[str, Any]:
         else:
             refused = False
             try:  # the next nightly run pushes the withdrawn model again
-                publish.publish(str(root / "good"), str(base), keep=KEPT)
+                publish(str(root / "good"), str(base), keep=KEPT)
             except withdrawals.WithdrawnError:
                 refused = True
         end = {"versions": found, "named": sorted(config or ()), "withdrawn": sorted(gone), "after": reader.forget()}

@@ -11,13 +11,14 @@ import time
 import pytest
 
 from graftline.errors import UserError
+from graftline.serving.versions.base_path import content_digest
 from graftline.serving.versions.locate import scan_versions
-from graftline.serving.versions.publish import Published, content_digest, publish
-from tests.serving.versions.saved_models import export
+from graftline.serving.versions.publish import Published
+from tests.serving.versions.saved_models import export, publish
 
 PUSH = (
-    "import sys; from graftline.serving.versions.publish import publish\n"
-    "print(publish(sys.argv[1], sys.argv[2]).version)"
+    "import sys; from graftline.serving.versions import base_path, publish\n"
+    "print(publish.push(sys.argv[1], base_path.Disk(sys.argv[2])).version)"
 )
 
 

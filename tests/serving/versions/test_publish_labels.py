@@ -11,9 +11,8 @@ from graftline.errors import UserError
 from graftline.serving.versions import withdrawals
 from graftline.serving.versions.base_path import Disk
 from graftline.serving.versions.labels import FILE
-from graftline.serving.versions.publish import publish
 from graftline.serving.versions.rollback import roll_back
-from tests.serving.versions.saved_models import export
+from tests.serving.versions.saved_models import export, publish
 
 
 @pytest.fixture
