@@ -2,7 +2,8 @@
 
 TFX's own key holds a node's inputs, its parameters and the name of its executor. An edited executor or user function
 would come from the cache, and so would a node that reads what is neither an input nor a parameter. `cache_keys` gives
-`dag.create_pipeline` parameters that stand for both.
+`dag.create_pipeline` parameters that stand for both. `python -m graftline.pipeline.cache_keys FILE…` says which nodes
+run again when a file is edited.
 """
 
 import ast
@@ -12,15 +13,17 @@ import functools
 import hashlib
 import importlib.metadata
 import pathlib
+import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import graftline
 from graftline import uri
-from graftline.components.data_validation import check_schema_file, reference_run
+from graftline.components import data_validation
 from graftline.components.image_example_gen import QUARANTINE_LIST
 from graftline.components.storage.versions import destination
+from graftline.errors import UserError
 from graftline.pipeline.config import Config
 from graftline.pipeline.site import Site
 from graftline.serving.versions import withdrawals
@@ -42,7 +45,7 @@ MODULES = {
 # What makes pixels of an image's bytes, and activations of pixels. The modules left out change no number: the values of
 # the settings are in the name of the activations' store themselves.
 ACTIVATIONS = ("components.transform.preprocessing", "trainer.inputs", "trainer.augmentation", "trainer.boundary")
-_NO_NUMBERS = ("errors", "faces", "settings", "trainer.settings")
+_NO_NUMBERS = ("", "errors", "faces", "settings", "trainer.settings")
 # Their versions decide which files can be decoded.
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")
 
@@ -71,7 +74,7 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
         "ExampleValidator": {
             "code": code["ExampleValidator"],
             # The same statistics are validated again when there are others to compare them with.
-            "reference": reference_run(statistics, str(site.fingerprint)) if comparable else 0,
+            "reference": data_validation.reference_run(statistics, str(site.fingerprint)) if comparable else 0,
         },
         "Transform": {"code": code["Transform"]},
         "Trainer": {
@@ -118,6 +121,23 @@ def closure(*modules: str) -> set[str]:
             found.add(module)
             ahead += _imports(_source(module))
     return found
+
+
+def nodes_of(path: str) -> list[str]:
+    """Return the nodes whose code a source file is part of, and "every cached activation" where it makes these.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    file = pathlib.Path(path).resolve()
+    if not file.is_file():
+        raise UserError(f"{path}: no such file; give the path of a source file")
+
+    def holds(modules: Set[str]) -> bool:
+        return any((source := _file(module)) and source.resolve() == file for module in modules)
+
+    nodes = [node for node, modules in MODULES.items() if holds(closure(*modules))]
+    return nodes + ["every cached activation"] * holds(closure(*ACTIVATIONS) - set(_NO_NUMBERS))
 
 
 @functools.cache
@@ -193,7 +213,7 @@ def _retry(config: Config, site: Site) -> str:
 
 def _schema_hash(path: str | None, readable: bool) -> str:
     """Return the hash of the curated schema; "" without one, and for one that only the nodes of a cluster can read."""
-    return check_schema_file(path) if path and (readable or pathlib.Path(path).is_file()) else ""
+    return data_validation.check_schema_file(path) if path and (readable or pathlib.Path(path).is_file()) else ""
 
 
 def _served_digest(base_path: str, served: str | None) -> str:
@@ -208,3 +228,11 @@ def _weights_hash(weights: str) -> str:
     """Return the hash of a weights file, so that another file of that name is another run; "" for anything else."""
     file = weights_file(weights)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        try:
+            sys.stdout.write(f"{argument}: {', '.join(nodes_of(argument)) or 'no node'}\n")
+        except UserError as error:
+            sys.exit(f"error: {error}")

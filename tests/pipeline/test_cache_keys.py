@@ -4,6 +4,8 @@ import ast
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 from tfx.orchestration.data_types import RuntimeParameter
@@ -29,7 +31,7 @@ ALL = {INGEST, SCHEMA, VALIDATION, TRANSFORM, TRAINER, CACHE, SERVING, GATE, PUS
 # "boundary cache": the activations of earlier runs are computed again.
 RERUNS: dict[str, set[str]] = {
     # the ground
-    "graftline/__init__.py": ALL,
+    "graftline/__init__.py": ALL - {CACHE},  # a new version keeps the activations
     "graftline/errors.py": ALL - {CACHE},
     "graftline/features.py": ALL - {PUSH},
     "graftline/uri.py": {INGEST, TRAINER, SERVING, GATE, PUSH},
@@ -242,3 +244,16 @@ def test_the_same_config_compiles_to_the_same_pipeline(tmp_path: pathlib.Path) -
 def test_an_installed_decoder_is_part_of_the_key() -> None:
     assert cache_keys._versions("pillow", "no-such-distribution").startswith(" pillow ")
     assert "no-such" not in cache_keys._versions("pillow", "no-such-distribution")
+
+
+def test_the_command_says_which_nodes_a_file_is_part_of(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "graftline.pipeline.cache_keys"]
+    files = ["trainer/inputs.py", "serving/server/http/routes.py", "recipes/demo.py"]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False, cwd=_ROOT)
+    assert done.stdout.splitlines() == [
+        "trainer/inputs.py: Trainer, every cached activation",
+        "serving/server/http/routes.py: ServingValidator",
+        "recipes/demo.py: no node",
+    ]
+    done = subprocess.run([*command, "nope.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: nope.py: no such file; give the path of a source file\n")
