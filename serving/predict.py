@@ -11,6 +11,8 @@ import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from graftline.errors import UserError
 from graftline.ports import GRPC_PORT, REST_PORT
 from graftline.quick_tensorflow import import_tensorflow
@@ -241,8 +243,6 @@ class LocalClassifier:
                     raise _broken_model(self._directory, error.message) from error
 
     def _send(self, images: Sequence[bytes]) -> dict[str, Any]:
-        import numpy as np
-
         from graftline.serving.server.errors import ServingError
 
         try:

@@ -82,7 +82,10 @@ def prepare_to_store(data: bytes, header: Header | Refused, max_side: int | None
     if ordinary and not shrink and not rotate:
         return Stored(data, header)
     if ordinary and header.format in ("jpeg", "png"):
-        converted = _transcode_here(data, header.format, max_side)
+        try:
+            converted = transcoding.transcode(data, header.format, max_side)
+        except headers.ERRORS:
+            converted = Refused(isolated.BROKEN)
     else:
         converted = isolated.transcode(data, header.format, max_side, keep=not header.distrust and not rotate)
     if isinstance(converted, Refused):
@@ -97,13 +100,6 @@ def prepare_to_store(data: bytes, header: Header | Refused, max_side: int | None
     new_format = formats.sniff(converted[: formats.HEAD_BYTES])
     assert new_format in formats.DECODABLE, new_format
     return Stored(converted, headers.read(converted, new_format), transcoded=True)
-
-
-def _transcode_here(data: bytes, image_format: str, max_side: int | None) -> bytes | Refused:
-    try:
-        return transcoding.transcode(data, image_format, max_side)
-    except headers.ERRORS:
-        return Refused(isolated.BROKEN)
 
 
 def describe_damage(data: bytes, image_format: str) -> str:

@@ -74,7 +74,7 @@ def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
     if options.enable_batching:
         batching = options.batching_parameters_file or _write_in_memory("batching", configs.batching(options.batching))
         flags["batching_parameters_file"] = batching
-    return [f"--{name}={_flag_value(value)}" for name, value in flags.items()]
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in flags.items()]
 
 
 def models_config(models: Sequence[Model], options: ServerOptions) -> str:
@@ -118,7 +118,3 @@ def _free_port() -> int:
     """Return a free port. Our server takes port 0 for any free one; TensorFlow Serving takes it for none."""
     with socket.create_server(("", 0)) as listener:
         return int(listener.getsockname()[1])
-
-
-def _flag_value(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
