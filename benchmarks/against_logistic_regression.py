@@ -90,8 +90,7 @@ def main() -> None:
             with commands.temporary_folder() as workspace:
                 _, summary = commands.graftline(pair.images, workspace, {**trunk, "data.split_seed": split_seed})
                 plain, scaled = logistic(pooled_features(pair, workspace))
-            head = summary["phases"][0]["val_accuracy"]
-            rows.append((summary["accuracy"], head, plain, scaled))
+            rows.append((summary["accuracy"], summary["phases"][0]["val_accuracy"], plain, scaled))
             shown = "  ".join(f"{value:.4f}" for value in rows[-1])
             print(f"{name} split {split_seed}: graftline, after phase 1, LR, standardised LR: {shown}", end="  ")
             print(f"{sum(summary['seconds'].values()):.0f} s, Trainer {summary['seconds']['Trainer']:.0f} s")

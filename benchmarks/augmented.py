@@ -32,10 +32,10 @@ def main() -> None:
             workspace = folder / f"workspace-{views}"
             whole, summary = commands.graftline(arguments.images, workspace, {**settings, "augmentation.views": views})
             epochs = sum(phase["epochs"] for phase in summary["phases"])
-            what = f"graftline, views {views}"
-            lines.append((what, whole, summary["seconds"]["Trainer"], epochs, summary["accuracy"]))
-        rate = ("--learning-rate", arguments.learning_rate)
-        whole, plain = commands.plain_keras(arguments, folder, summary, arguments.epochs, "--augment", *rate)
+            training = summary["seconds"]["Trainer"]
+            lines.append((f"graftline, views {views}", whole, training, epochs, summary["accuracy"]))
+        options = ("--augment", "--learning-rate", arguments.learning_rate)
+        whole, plain = commands.plain_keras(arguments, folder, summary, arguments.epochs, *options)
     theirs = commands.plain_training(plain)
     lines.insert(0, ("plain Keras", whole, theirs, 2 * arguments.epochs, plain["accuracy"]))
     for what, whole, training, epochs, accuracy in lines:

@@ -18,15 +18,8 @@ import tensorflow as tf
 from benchmarks import commands
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
 from graftline.components.transform import pixels, preprocessing
-from graftline.trainer import backbones, boundary, models, phases
+from graftline.trainer import backbones, boundary, models, phases, settings
 from graftline.trainer.activations import CachedBatches
-from graftline.trainer.settings import (
-    BackboneSettings,
-    FeatureExtractionSettings,
-    FineTuningSettings,
-    HeadSettings,
-    TrainingSettings,
-)
 
 _SIZE = 224
 
@@ -65,9 +58,8 @@ PHASE_2 = [1e-5, 3e-5, 1e-4]
 def load(pair: Pair) -> Data:
     """Run the frozen part of the pair's trunk over all its images."""
     classes = sorted(path.name for path in pair.images.iterdir() if path.is_dir())
-    files = [
-        (str(path), index) for index, name in enumerate(classes) for path in sorted((pair.images / name).iterdir())
-    ]
+    folders = [sorted((pair.images / name).iterdir()) for name in classes]
+    files = [(str(path), index) for index, paths in enumerate(folders) for path in paths]
     grafted = _graft(pair, len(classes), 0.2)
     cut = _cut(grafted)
 
@@ -83,8 +75,10 @@ def load(pair: Pair) -> Data:
 
 
 def _graft(pair: Pair, classes: int, dropout: float) -> models.Grafted:
-    trunk = models.build_trunk(BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options))
-    return models.graft_head(trunk, HeadSettings(dropout=dropout), classes)
+    trunk = models.build_trunk(
+        settings.BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options)
+    )
+    return models.graft_head(trunk, settings.HeadSettings(dropout=dropout), classes)
 
 
 def split(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,17 +94,15 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[mo
     kernel = grafted.model.get_layer("probabilities").kernel
     kernel.assign(keras.initializers.get(candidate.init)(kernel.shape))
     phases.freeze_trunk(grafted, [])
-    settings = FeatureExtractionSettings(learning_rate=candidate.learning_rate, patience=candidate.patience)
-    result = _train(grafted, grafted.pooled, [], settings, data.pooled, data, seed)
-    return grafted, result
+    phase = settings.FeatureExtractionSettings(learning_rate=candidate.learning_rate, patience=candidate.patience)
+    return grafted, _train(grafted, [], phase, data, seed)
 
 
 def phase_2(data: Data, grafted: models.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
     """Train the upper trunk, from a trained head on."""
     unfrozen = models.layers_to_unfreeze(grafted.trunk, -30)
     phases.freeze_trunk(grafted, unfrozen)
-    settings = FineTuningSettings(learning_rate=learning_rate)
-    return _train(grafted, _cut(grafted), unfrozen, settings, data.at_cut, data, seed)
+    return _train(grafted, unfrozen, settings.FineTuningSettings(learning_rate=learning_rate), data, seed)
 
 
 def _cut(grafted: models.Grafted) -> keras.KerasTensor:
@@ -119,14 +111,13 @@ def _cut(grafted: models.Grafted) -> keras.KerasTensor:
 
 def _train(
     grafted: models.Grafted,
-    cut: keras.KerasTensor,
     unfrozen: list[keras.Layer],
-    settings: FeatureExtractionSettings | FineTuningSettings,
-    x: np.ndarray,
+    phase: settings.FeatureExtractionSettings | settings.FineTuningSettings,
     data: Data,
     seed: int,
 ) -> phases.PhaseResult:
     train, held_back = split(data, seed)
+    cut, x = (_cut(grafted), data.at_cut) if unfrozen else (grafted.pooled, data.pooled)
     head = [layer for layer in grafted.head_layers if layer.weights]
     part = phases.TrainedPart(
         boundary.part_above(grafted.model, cut),
@@ -135,7 +126,7 @@ def _train(
         CachedBatches(x[train], data.labels[train], 32, seed),
         CachedBatches(x[held_back], data.labels[held_back], 32),
     )
-    return phases.train_phase("phase", part, settings, TrainingSettings(), may_discard=bool(unfrozen))
+    return phases.train_phase("phase", part, phase, settings.TrainingSettings(), may_discard=bool(unfrozen))
 
 
 def main() -> None:
@@ -150,9 +141,8 @@ def main() -> None:
         data = load(pair)
         bars = []
         for seed in seeds:
-            train, held_back = split(data, seed)
-            rows = {"train": train, "eval": held_back}
-            bars.append(logistic({key: (data.pooled[row], data.labels[row]) for key, row in rows.items()}))
+            rows = zip(("train", "eval"), split(data, seed), strict=True)
+            bars.append(logistic({key: (data.pooled[row], data.labels[row]) for key, row in rows}))
         plain, scaled = 100 * np.mean(bars, axis=0)
         print(f"{name}: logistic regression {plain:.2f}, standardised {scaled:.2f}")
         for candidate in PHASE_1:

@@ -70,11 +70,8 @@ def transform(way: str, folder: str, size: str) -> None:
     executor = tfx_executor.Executor if way == "float32" else materializing.Executor
     context = executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir=folder, unique_id="1")
     began = time.monotonic()
-    executor(context).Do(
-        {"examples": [examples], "schema": [schema]},
-        {"transform_graph": [graph], "transformed_examples": [written]},
-        properties,
-    )
+    results = {"transform_graph": [graph], "transformed_examples": [written]}
+    executor(context).Do({"examples": [examples], "schema": [schema]}, results, properties)
     seconds = time.monotonic() - began
     sizes = [path.stat().st_size for path in pathlib.Path(written.uri).rglob("*") if path.is_file()]
     print(json.dumps({"seconds": seconds, "bytes": sum(sizes)}))
@@ -116,26 +113,24 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=8, help="photos whose seconds count as the fixed cost")
     arguments = parser.parse_args()
     with commands.temporary_folder() as root:
-        counts = [
-            write_examples(arguments.images, root / "few", 1, arguments.few),
-            write_examples(arguments.images, root / "all", arguments.times),
-        ]
+        fewer = write_examples(arguments.images, root / "few", 1, arguments.few)
+        count = write_examples(arguments.images, root / "all", arguments.times)
         above, sizes = {}, {}
         for way in _WAYS:
             few, every = (commands.in_process(transform, way, root / part, arguments.size) for part in ("few", "all"))
             above[way], sizes[way] = every["seconds"] - few["seconds"], every["bytes"]
-            rate = (counts[1] - counts[0]) / above[way]
+            rate = (count - fewer) / above[way]
             print(
-                f"{way:7} {counts[1]:,} images: {every['seconds']:.1f} s, {above[way]:.1f} s above those of "
-                f"{counts[0]} images, {rate:.0f} images a second; {sizes[way] / 1e6:.1f} MB, "
-                f"{sizes[way] / 1e3 / counts[1]:.1f} KB an image"
+                f"{way:7} {count:,} images: {every['seconds']:.1f} s, {above[way]:.1f} s above those of "
+                f"{fewer} images, {rate:.0f} images a second; {sizes[way] / 1e6:.1f} MB, "
+                f"{sizes[way] / 1e3 / count:.1f} KB an image"
             )
         print(
             f"uint8 is {above['float32'] / above['uint8']:.2f} times as fast above the fixed cost, "
             f"and takes {sizes['uint8'] / sizes['float32']:.3f} of the bytes"
         )
         result = commands.in_process(read, root / "all", arguments.size)
-        decoding, reading = (counts[1] / result[way] for way in _WAYS)
+        decoding, reading = (count / result[way] for way in _WAYS)
         print(
             f"training input: {decoding:.0f} images a second from files, {reading:.0f} from the stored images, "
             f"{reading / decoding:.2f} times as fast; largest difference {result['levels']:.3f} of 255 levels"

@@ -16,15 +16,6 @@ import time
 
 from benchmarks import commands
 from graftline import features
-from graftline.trainer.settings import (
-    BackboneSettings,
-    BoundaryCacheSettings,
-    FeatureExtractionSettings,
-    FineTuningSettings,
-    HeadSettings,
-    TrainerSettings,
-    TrainingSettings,
-)
 from tests import artifacts, images
 
 _LIMIT_GIB = 3.0
@@ -53,17 +44,17 @@ def train(args_file: str) -> None:
     print(json.dumps({"gib": commands.peak_gib(), "seconds": time.monotonic() - began}))
 
 
-def settings(arguments: argparse.Namespace, memory_mb: int) -> TrainerSettings:
-    """Return settings for one epoch in each phase."""
-    return TrainerSettings(
-        backbone=BackboneSettings(weights="none", input_size=arguments.size, options={"alpha": arguments.alpha}),
-        head=HeadSettings(),
-        training=TrainingSettings(),
-        feature_extraction=FeatureExtractionSettings(epochs=1),
-        fine_tuning=FineTuningSettings(epochs=1),
-        boundary_cache=BoundaryCacheSettings(memory_mb=memory_mb),
-        seed=0,
-    )
+def settings(arguments: argparse.Namespace, memory_mb: int) -> dict[str, object]:
+    """Return `TrainerSettings` for one epoch in each phase."""
+    return {
+        "backbone": {"weights": "none", "input_size": arguments.size, "options": {"alpha": arguments.alpha}},
+        "head": {},
+        "training": {},
+        "feature_extraction": {"epochs": 1},
+        "fine_tuning": {"epochs": 1},
+        "boundary_cache": {"memory_mb": memory_mb},
+        "seed": 0,
+    }
 
 
 def main() -> None:
@@ -87,7 +78,7 @@ def main() -> None:
             transform = transform or artifacts.write_transform(records, folder, "MobileNetV2", arguments.size)
             for memory_mb in arguments.memory_mb:
                 args = {
-                    "custom_config": settings(arguments, memory_mb).model_dump(mode="json"),
+                    "custom_config": settings(arguments, memory_mb),
                     "transform_output": transform,
                     "train_files": [records],
                     "eval_files": [str(folder / features.EVAL)],

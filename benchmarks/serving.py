@@ -51,10 +51,9 @@ class Bare:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._ask(photos=[str(photo) for photo in photos])
 
-    def seconds(self, batch: int, seconds: float) -> list[float]:
-        """Return the seconds of each call with a batch of photos, for so long."""
-        durations: list[float] = self._ask(batch=batch, seconds=seconds)
-        return durations
+    def median(self, batch: int, seconds: float) -> float:
+        """Call with batches of photos for so many seconds; return the median seconds of a call."""
+        return statistics.median(self._ask(batch=batch, seconds=seconds))
 
     def _ask(self, **question: object) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -141,13 +140,13 @@ class Load:
         statuses = report["statusCodeDistribution"]
         if set(statuses) - {"OK", "ResourceExhausted", "Unavailable"}:
             raise SystemExit(f"requests failed: {statuses} {report['errorDistribution']}")
-        at = {entry["percentage"]: entry["latency"] / 1e9 for entry in report["latencyDistribution"]}
+        at = {entry["percentage"]: entry["latency"] / 1e6 for entry in report["latencyDistribution"]}
         return Answers(report["count"] - statuses["OK"], report["rps"], at[50], at[99])
 
 
 @dataclass(frozen=True)
 class Answers:
-    """How many requests were refused, how many were sent a second, and the seconds that 50 % and 99 % took at most."""
+    """How many requests were refused, how many were sent a second, and percentiles of their milliseconds."""
 
     refused: int
     rate: float
@@ -162,7 +161,7 @@ def request(model: str, photo: pathlib.Path) -> wire_pb2.PredictRequest:
 
 
 def first_and_rest(workspace: pathlib.Path, flags: list[str], photos: list[pathlib.Path]) -> tuple[float, float]:
-    """Return the seconds of the first request to a new server, and the median of the fifty after it."""
+    """Return the milliseconds of the first request to a new server, and the median of the fifty after it."""
     import grpc
 
     with served(workspace, flags) as (model, address), grpc.insecure_channel(address) as channel:
@@ -173,12 +172,14 @@ def first_and_rest(workspace: pathlib.Path, flags: list[str], photos: list[pathl
             message = request(model, photos[number % len(photos)]).SerializeToString()
             began = time.perf_counter()
             predict(message)
-            taken.append(time.perf_counter() - began)
+            taken.append(1e3 * (time.perf_counter() - began))
     return taken[0], statistics.median(taken[1:])
 
 
-def show(what: str, ratios: list[float], required: str, detail: str) -> None:
-    """Print a line of the result."""
+def show(what: str, pairs: list[tuple[float, float]], required: str, detail: str) -> None:
+    """Print a line of the result; `detail` is a format of the medians of both parts of the pairs."""
+    ratios = [one / other for one, other in pairs]
+    detail = detail.format(*map(statistics.median, zip(*pairs, strict=True)))
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"{what}: ratio {statistics.median(ratios):.2f} (required {required}); {detail}; each: {each}")
 
@@ -190,39 +191,30 @@ def compare(workspace: pathlib.Path, photos: list[pathlib.Path], arguments: argp
     flags, seconds = arguments.flags, arguments.seconds
     starts = [first_and_rest(workspace, flags, photos) for _ in range(_STARTS)]
     model = Bare(find_model(str(workspace)).newest[1], photos)
-    best = max(_BATCHES, key=lambda size: size / statistics.median(model.seconds(size, seconds)))
+    best = max(_BATCHES, key=lambda size: size / model.median(size, seconds))
     one, throughput, load = [], [], []
     with commands.temporary_folder() as folder, served(workspace, flags) as (name, address):
         ghz = Load(folder, name, photos)
         ghz(address, seconds, "--concurrency", _CLIENTS)  # warm
         for _ in range(arguments.rounds):
-            calls = model.seconds(1, seconds)
-            one.append((ghz(address, seconds, "--concurrency", 1, "--connections", 1).p50, statistics.median(calls)))
-            calls = model.seconds(best, seconds)
+            call = 1e3 * model.median(1, seconds)
+            one.append((ghz(address, seconds, "--concurrency", 1, "--connections", 1).p50, call))
+            bare_rate = best / model.median(best, seconds)
             all_at_once = ghz(address, seconds, "--concurrency", _CLIENTS, "--connections", _CLIENTS)
-            throughput.append((all_at_once.rate, best / statistics.median(calls)))
+            throughput.append((all_at_once.rate, bare_rate))
             arrivals = round(_LOAD * all_at_once.rate)
             load.append(ghz(address, 2 * seconds, "--async", "--rps", arrivals, "--connections", _CLIENTS))
     model.close()
 
-    def median(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-        ours, theirs = zip(*pairs, strict=True)
-        return statistics.median(ours), statistics.median(theirs)
-
-    ours, theirs = median(one)
-    show("one image ", [a / b for a, b in one], "<= 1.30", f"p50 {ours * 1e3:.1f} ms, bare call {theirs * 1e3:.1f} ms")
-    ours, theirs = median(throughput)
-    detail = f"{ours:.0f} a second with {_CLIENTS} clients, bare calls of {best} images {theirs:.0f} a second"
-    show("throughput", [a / b for a, b in throughput], ">= 0.90", detail)
-    p99, p50 = median([(answers.p99, answers.p50) for answers in load])
+    show("one image ", one, "<= 1.30", "p50 {:.1f} ms, bare call {:.1f} ms")
+    detail = f"{{:.0f}} a second with {_CLIENTS} clients, bare calls of {best} images {{:.0f}} a second"
+    show("throughput", throughput, ">= 0.90", detail)
     rate = statistics.median(answers.rate for answers in load)
-    detail = f"p99 {p99 * 1e3:.1f} ms, p50 {p50 * 1e3:.1f} ms, {rate:.0f} requests a second"
+    detail = f"p99 {{:.1f}} ms, p50 {{:.1f}} ms, {rate:.0f} requests a second"
     if refused := sum(answers.refused for answers in load):
         detail += f"; {refused} refused because the server was full: other work kept the machine busy"
-    show(f"load {_LOAD}  ", [answers.p99 / answers.p50 for answers in load], "<= 4.00", detail)
-    ours, theirs = median(starts)
-    detail = f"first request {ours * 1e3:.1f} ms, later ones {theirs * 1e3:.1f} ms"
-    show("start     ", [a / b for a, b in starts], "<= 2.00", detail)
+    show(f"load {_LOAD}  ", [(answers.p99, answers.p50) for answers in load], "<= 4.00", detail)
+    show("start     ", starts, "<= 2.00", "first request {:.1f} ms, later ones {:.1f} ms")
 
 
 def main() -> None:
