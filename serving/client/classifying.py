@@ -147,8 +147,6 @@ def is_classifier(signatures: Mapping[str, Any]) -> bool:
 
 def no_classifier_error(model: str) -> ServiceError:
     """Return the error for a model that `is_classifier` refuses."""
-    return ServiceError(
-        "FAILED_PRECONDITION",
-        f"{model} is no image classifier that Graftline exported: its {names.SERVING_DEFAULT} must take "
-        f"{names.IMAGE_BYTES} and give {', '.join(names.CLASSIFICATION)}",
-    )
+    needs = f"its {names.SERVING_DEFAULT} must take {names.IMAGE_BYTES} and give {', '.join(names.CLASSIFICATION)}"
+    message = f"{model} is no image classifier that Graftline exported: {needs}"
+    return ServiceError("FAILED_PRECONDITION", message)

@@ -103,10 +103,8 @@ def _read(call: Call[T], answer: bytes) -> T:
     try:
         return call.read(answer)
     except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
-        raise ServiceError(
-            "INTERNAL",
-            f"the answer to {call.path} has not the form of TensorFlow Serving's: {type(error).__name__} {error}",
-        ) from error
+        reason = f"has not the form of TensorFlow Serving's: {type(error).__name__} {error}"
+        raise ServiceError("INTERNAL", f"the answer to {call.path} {reason}") from error
 
 
 def run(steps: Steps[T], send: Callable[[Any], Any], sleep: Callable[[float], None] = time.sleep) -> T:

@@ -15,8 +15,6 @@ from graftline.serving.versions import labels, model_config
 from graftline.serving.versions.base_path import Disk
 from graftline.serving.versions.locate import Model, find_models
 
-__all__ = ["write"]
-
 _FILES = pathlib.Path(__file__).with_name("files")
 
 
