@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
+from graftline.blessings import BLESSED, CURRENT_MODEL, NEW_VERSION, PUSHED_DESTINATION
 from graftline.components.storage.versions import destination
 from graftline.pipeline import lineage
 from graftline.pipeline.console import Event
@@ -152,9 +153,9 @@ def _pushed(descent: lineage.Descent, versions: set[tuple[str, str]]) -> set[int
     for artifact in sorted(descent.artifacts.values(), key=lambda artifact: artifact.id):
         properties = lineage.properties(artifact)
         # By the last two parts of the path: the workspace may have been moved since.
-        version = pathlib.PurePath(properties.get("pushed_destination", "")).parts[-2:]
+        version = pathlib.PurePath(properties.get(PUSHED_DESTINATION, "")).parts[-2:]
         if version in versions:
-            if properties.get("new_version"):  # a number is used again after the highest version was removed
+            if properties.get(NEW_VERSION):  # a number is used again after the highest version was removed
                 records[version] = set()
             records.setdefault(version, set()).add(artifact.id)
     return set().union(*records.values())
@@ -181,8 +182,8 @@ def _last_blessed(store: metadata_store.MetadataStore, descent: lineage.Descent)
         ids = {artifact.id for artifact in store.get_artifacts_by_context(pipeline.id)} & set(descent.artifacts)
         for artifact in ids:
             properties = lineage.properties(descent.artifacts[artifact])
-            if properties.get("blessed") == 1 and properties.get("current_model_id") in ids:
-                blessings.setdefault(properties["current_model_id"], set()).add(artifact)
+            if properties.get(BLESSED) == 1 and properties.get(CURRENT_MODEL) in ids:
+                blessings.setdefault(properties[CURRENT_MODEL], set()).add(artifact)
         if blessings:
             newest = max(blessings)
             latest |= {newest} | blessings[newest]

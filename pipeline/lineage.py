@@ -9,9 +9,10 @@ from typing import Any
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-# Types and properties of TFX (tfx.types.standard_artifacts, its Pusher and its Evaluator).
+from graftline.blessings import BLESSED, CURRENT_MODEL, NEW_VERSION, PUSHED, PUSHED_DESTINATION, PUSHED_VERSION
+
+# Types of TFX (tfx.types.standard_artifacts).
 _MODEL, _PUSHED, _BLESSING = "Model", "PushedModel", "ModelBlessing"
-_BLESSED, _CURRENT_MODEL = "blessed", "current_model_id"
 # A property of a blessing that a rollback removed; another rollback may restore the blessing.
 _WITHDRAWN = "withdrawn"
 _ROLLBACK = "graftline.Rollback"  # the execution type of a rollback
@@ -123,11 +124,11 @@ def pushed_as(descent: Descent, name: str, version: int) -> set[int]:
     for artifact in sorted(descent.artifacts.values(), key=lambda artifact: artifact.id):
         push = properties(artifact)
         # By the last two parts of the path: the workspace may have been moved since.
-        if pathlib.PurePath(push.get("pushed_destination", "")).parts[-2:] != (name, str(version)):
+        if pathlib.PurePath(push.get(PUSHED_DESTINATION, "")).parts[-2:] != (name, str(version)):
             continue
         inputs = descent.inputs.get(makers.get(artifact.id, -1), set())
         models = {item for item in inputs if descent.artifacts[item].type == _MODEL}
-        pushed = models if push.get("new_version") else pushed | models
+        pushed = models if push.get(NEW_VERSION) else pushed | models
     return pushed
 
 
@@ -137,12 +138,12 @@ def withdraw(store: metadata_store.MetadataStore, models: set[int], back: bool =
     Returns:
       How many blessings were changed.
     """
-    required, blessed = (_WITHDRAWN, 1) if back else (_BLESSED, 0)
+    required, blessed = (_WITHDRAWN, 1) if back else (BLESSED, 0)
     changed = []
     for blessing in store.get_artifacts_by_type(_BLESSING):
         values = properties(blessing)
-        if values.get(_CURRENT_MODEL) in models and values.get(required) == 1:
-            blessing.custom_properties[_BLESSED].int_value = blessed
+        if values.get(CURRENT_MODEL) in models and values.get(required) == 1:
+            blessing.custom_properties[BLESSED].int_value = blessed
             blessing.custom_properties[_WITHDRAWN].int_value = 1 - blessed
             changed.append(blessing)
     if changed:
@@ -162,9 +163,9 @@ def record_rollback(store: metadata_store.MetadataStore, models: set[int], path:
     pushed = metadata_store_pb2.Artifact(
         type_id=store.get_artifact_type(_PUSHED).id, uri=path, state=metadata_store_pb2.Artifact.LIVE
     )
-    for key, text in (("pushed_destination", path), ("pushed_version", str(version))):
+    for key, text in ((PUSHED_DESTINATION, path), (PUSHED_VERSION, str(version))):
         pushed.custom_properties[key].string_value = text
-    for key in ("pushed", "new_version"):
+    for key in (PUSHED, NEW_VERSION):
         pushed.custom_properties[key].int_value = 1
     inputs = [
         (artifact, _event("model", index, metadata_store_pb2.Event.INPUT))

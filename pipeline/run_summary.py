@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graftline.blessings import SERVING_VALIDATION_FILE
+from graftline import blessings
 from graftline.components.data_validation import FINDINGS_FILE, Finding, read_findings
 from graftline.components.evaluator import NOTHING_SERVED, VERDICT_FILE, VERDICT_TEXT, Check, Verdict
 from graftline.pipeline.config import Config
@@ -148,7 +148,7 @@ def _training(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
 
 def _serving(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
     """Return what the ServingValidator measured; nothing for TFX's InfraValidator, which writes no such file."""
-    path = _output(nodes, "ServingValidator", "blessing") / SERVING_VALIDATION_FILE
+    path = _output(nodes, "ServingValidator", "blessing") / blessings.SERVING_VALIDATION_FILE
     return {"serving": json.loads(path.read_text())} if path.is_file() else {}
 
 
@@ -190,10 +190,10 @@ def note(note: str, config: Config, workspace: Workspace) -> str:
 
 def _push(nodes: Mapping[str, "NodeRun"]) -> dict[str, Any]:
     push = nodes["Pusher"].outputs["pushed_model"].properties
-    pushed = bool(push.get("pushed"))
+    pushed = bool(push.get(blessings.PUSHED))
     return {
-        "pushed_version": int(push["pushed_version"]) if pushed else None,
-        "pushed_path": str(push["pushed_destination"]) if pushed else None,
-        "new_version": pushed and bool(push["new_version"]) and not nodes["Pusher"].cached,
-        "push_refused": str(push.get("refused", "")),
+        "pushed_version": int(push[blessings.PUSHED_VERSION]) if pushed else None,
+        "pushed_path": str(push[blessings.PUSHED_DESTINATION]) if pushed else None,
+        "new_version": pushed and bool(push[blessings.NEW_VERSION]) and not nodes["Pusher"].cached,
+        "push_refused": str(push.get(blessings.REFUSED, "")),
     }

@@ -269,9 +269,7 @@ def _violations(
     ]
 
 
-def _reasons(
-    anomalies: anomalies_pb2.Anomalies,
-) -> Iterator[tuple[path_pb2.Path, anomalies_pb2.AnomalyInfo.Reason]]:
+def _reasons(anomalies: anomalies_pb2.Anomalies) -> Iterator[tuple[path_pb2.Path, anomalies_pb2.AnomalyInfo.Reason]]:
     infos = [*anomalies.anomaly_info.values(), anomalies.dataset_anomaly_info]
     return ((info.path, reason) for info in infos for reason in info.reason)
 

@@ -98,9 +98,7 @@ class SchemaGen(BaseComponent):
         """Make the node; `code` is a hash of this component's own sources, only for the cache key."""
         super().__init__(
             SchemaGenSpec(
-                statistics=statistics,
-                code=code,
-                schema=channel_utils.as_channel([standard_artifacts.Schema()]),
+                statistics=statistics, code=code, schema=channel_utils.as_channel([standard_artifacts.Schema()])
             )
         )
 
@@ -124,9 +122,7 @@ class ImportSchemaGen(BaseComponent):
         """Make the node from a schema file and the hash that `schema_file.check` returns."""
         super().__init__(
             ImportSchemaGenSpec(
-                schema_file=schema_file,
-                sha256=sha256,
-                schema=channel_utils.as_channel([standard_artifacts.Schema()]),
+                schema_file=schema_file, sha256=sha256, schema=channel_utils.as_channel([standard_artifacts.Schema()])
             )
         )
 

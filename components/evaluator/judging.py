@@ -38,12 +38,7 @@ class Change:
     p_value: float
 
 
-def judge(
-    gate: GateSettings,
-    answers: Answers,
-    notes: Sequence[str] = (),
-    infra: Check | None = None,
-) -> Verdict:
+def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), infra: Check | None = None) -> Verdict:
     """Return the verdict on a candidate.
 
     Args:

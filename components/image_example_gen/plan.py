@@ -269,8 +269,7 @@ def _copies_of_one(files_of: Mapping[str, Sequence[CheckedFile]], split_of: Mapp
         if len(same) == 1:
             continue
         members = sorted(
-            (Member(row.path, row.label, row.file.split or split_of[sha], 0) for row in same),
-            key=attrgetter("path"),
+            (Member(row.path, row.label, row.file.split or split_of[sha], 0) for row in same), key=attrgetter("path")
         )
         first = {member.label: member for member in reversed(members)}
         if len({member.split for member in members}) > 1:

@@ -9,14 +9,11 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import proto_utils
 
+from graftline.blessings import NEW_VERSION, REFUSED
 from graftline.components.pusher.settings import PushSettings
 from graftline.components.storage.versions import destination, local_copy
 from graftline.serving.versions import publish
 from graftline.serving.versions.withdrawals import WithdrawnError
-
-# Properties of the PushedModel, in addition to TFX's.
-NEW_VERSION = "new_version"  # 1 when this push added the version
-REFUSED = "refused"  # why a blessed model was not pushed
 
 
 class Executor(tfx_executor.Executor):

@@ -23,8 +23,7 @@ class PushSettings(Settings):
     """Where a blessed model is pushed to, and which versions stay."""
 
     path: str | None = Field(
-        None,
-        description="folder or URI (gs://, s3://) of the model's versions; null: <workspace>/models/<name>",
+        None, description="folder or URI (gs://, s3://) of the model's versions; null: <workspace>/models/<name>"
     )
     keep_versions: int | None = Field(
         5,

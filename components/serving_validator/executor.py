@@ -10,7 +10,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from graftline import signatures
-from graftline.blessings import INFRA_BLESSED, INFRA_NOT_BLESSED, SERVING_VALIDATION_FILE
+from graftline.blessings import BLESSED, INFRA_BLESSED, INFRA_NOT_BLESSED, SERVING_VALIDATION_FILE
 from graftline.components.serving_validator import validation
 from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.components.storage.versions import destination, local_copy
@@ -18,7 +18,6 @@ from graftline.references import read as read_references
 from graftline.serving.versions import withdrawals
 from graftline.serving.versions.base_path import content_digest
 
-_BLESSED = "blessed"  # the property that TFX's Pusher reads
 _MARKS = {True: INFRA_BLESSED, False: INFRA_NOT_BLESSED}
 
 
@@ -52,7 +51,7 @@ class Executor(BaseExecutor):
         for name, content in ((SERVING_VALIDATION_FILE, report.to_json()), (_MARKS[report.passed], "")):
             with tf.io.gfile.GFile(os.path.join(blessing.uri, name), "w") as file:
                 file.write(content)
-        blessing.set_int_custom_property(_BLESSED, int(report.passed))
+        blessing.set_int_custom_property(BLESSED, int(report.passed))
 
 
 def _withdrawn(saved_model_dir: str, served_base_path: str) -> str | None:

@@ -10,8 +10,7 @@ class TransformSettings(Settings):
     """Settings that decide how an image becomes the model's input."""
 
     resize: Resize = Field(
-        "stretch",
-        description="how an image becomes square: stretched, cropped to its middle, or padded with black",
+        "stretch", description="how an image becomes square: stretched, cropped to its middle, or padded with black"
     )
     materialize: bool = Field(
         False,

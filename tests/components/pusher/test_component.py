@@ -8,6 +8,7 @@ import pytest
 from tfx.extensions.google_cloud_ai_platform import constants
 from tfx.types import Channel, standard_artifacts
 
+from graftline import blessings
 from graftline.components.pusher import executor
 from graftline.components.pusher.component import pusher
 from graftline.components.pusher.settings import PushSettings, VertexSettings
@@ -62,8 +63,8 @@ def test_a_blessed_model_becomes_a_version_and_the_artifact_tells_which(case: Ca
     assert pushed.get_int_custom_property("pushed") == 1
     assert pushed.get_string_custom_property("pushed_destination") == str(case.base / "1")
     assert pushed.get_string_custom_property("pushed_version") == "1"
-    assert pushed.get_int_custom_property(executor.NEW_VERSION) == 1
-    assert case.push().get_int_custom_property(executor.NEW_VERSION) == 0, "the very same model"
+    assert pushed.get_int_custom_property(blessings.NEW_VERSION) == 1
+    assert case.push().get_int_custom_property(blessings.NEW_VERSION) == 0, "the very same model"
 
 
 @pytest.mark.parametrize("refused", [{"blessed": 0}, {"infra": 0}])
@@ -80,7 +81,7 @@ def test_a_model_that_was_rolled_back_from_is_not_pushed_unless_that_is_allowed(
     rollback.roll_back(Disk(str(case.base)))
     refused = case.push()
     assert refused.get_int_custom_property("pushed") == 0
-    reason = refused.get_string_custom_property(executor.REFUSED)
+    reason = refused.get_string_custom_property(blessings.REFUSED)
     assert reason.startswith("not pushed: this very model was version 2 and was rolled back from, to version 1, on ")
     assert sorted(Disk(str(case.base)).versions()) == [1, 2, 3]
     assert case.push(allow_withdrawn=True).get_string_custom_property("pushed_version") == "4"
