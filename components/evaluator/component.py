@@ -56,19 +56,13 @@ class Evaluator(BaseBeamComponent):
         reset_baseline: bool = False,
         code: str = "",
     ) -> None:
-        """Make the node. It evaluates on the test split where there is one, otherwise on the eval split.
+        """Make the node. It evaluates `model` on the test split where there is one, otherwise on the eval split.
 
-        Args:
-          examples: with the split `eval`.
-          model: the candidate.
-          gate: the thresholds that the candidate must meet.
-          served: directory of the served version; "" when none is served; None when it is not known yet. With
-            `served_base_path` it only enters the cache key.
-          served_base_path: folder or URI of the served versions; read when the node runs.
-          baseline_model: the model to compare with when neither of these is known.
-          infra_blessing: the serving validation's; a model that it refused is evaluated and not blessed.
-          reset_baseline: compare with no model, as in a first run.
-          code: only enters the cache key.
+        `served` is the directory of the served version; "" when none is served; None when it is not known yet. With
+        `served_base_path`, the folder or URI of the served versions that is read when the node runs, `served` only
+        enters the cache key, as `code` does. `baseline_model` is compared with when neither is known; with
+        `reset_baseline` no model is, as in a first run. A model that the serving validation refused in `infra_blessing`
+        is evaluated and not blessed.
         """
         optional = {
             "served": served,

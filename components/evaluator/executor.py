@@ -5,8 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
@@ -30,8 +29,7 @@ _TELEMETRY = ["Evaluator"]
 _VALUES_ALONE = "only the min and max thresholds were applied"
 
 
-@dataclass(frozen=True)
-class _Model:
+class _Model(NamedTuple):
     """Directory of a SavedModel, and its classes in the order of its probabilities."""
 
     directory: str

@@ -39,14 +39,7 @@ class Change:
 
 
 def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), infra: Check | None = None) -> Verdict:
-    """Return the verdict on a candidate.
-
-    Args:
-      gate: the thresholds.
-      answers: the answers of candidate and baseline.
-      notes: sentences for the verdict.
-      infra: the serving validation's check, where it ran.
-    """
+    """Return the verdict on a candidate, with these notes and the serving validation's check where it ran."""
     checker = _Checker(gate, answers)
     checks = [*([infra] if infra else []), *checker.checks()]
     figures = dict.fromkeys([*_FIGURES, *gate.thresholds])
@@ -143,12 +136,10 @@ class _Checker:
             value, interval = metrics.value(metric, candidate, subset), self.interval(metric, candidate, subset)
             examples = candidate.examples if inside is None else int(inside.sum())
             why = _UNDEFINED if np.isnan(value) else ""
-            if threshold.min is not None:
-                passed = value >= threshold.min
-                yield Check(metric, "min", threshold.min, value, passed, part, interval, examples=examples, because=why)
-            if threshold.max is not None:
-                passed = value <= threshold.max
-                yield Check(metric, "max", threshold.max, value, passed, part, interval, examples=examples, because=why)
+            for kind, bound in (("min", threshold.min), ("max", threshold.max)):
+                if bound is not None:
+                    passed = value >= bound if kind == "min" else value <= bound
+                    yield Check(metric, kind, bound, value, passed, part, interval, examples=examples, because=why)
         if threshold.min_change is not None and self._answers.shared:
             yield from self._check_change(metric, threshold.min_change, part, inside, of_class)
 

@@ -104,11 +104,9 @@ def macro_terms(label: np.ndarray, predicted: np.ndarray, classes: int) -> scipy
     """
     right, labelled = label == predicted, label >= 0
     rows = np.arange(len(label))
-    cells = np.concatenate([label[right], classes + predicted, 2 * classes + label[labelled]])
-    ones = np.ones(len(cells))
-    return scipy.sparse.csr_matrix(
-        (ones, (np.concatenate([rows[right], rows, rows[labelled]]), cells)), shape=(len(label), 3 * classes)
-    )
+    columns = np.concatenate([label[right], classes + predicted, 2 * classes + label[labelled]])
+    cells = np.concatenate([rows[right], rows, rows[labelled]]), columns
+    return scipy.sparse.csr_matrix((np.ones(len(columns)), cells), shape=(len(label), 3 * classes))
 
 
 def calibration_terms(right: np.ndarray, confidence: np.ndarray) -> scipy.sparse.csr_matrix:
@@ -121,13 +119,9 @@ def calibration_terms(right: np.ndarray, confidence: np.ndarray) -> scipy.sparse
     """
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     rows = np.arange(len(bins))
-    return scipy.sparse.csr_matrix(
-        (
-            np.concatenate([right - confidence, np.ones(len(bins))]),
-            (np.concatenate([rows, rows]), np.concatenate([bins, np.full(len(bins), BINS)])),
-        ),
-        shape=(len(bins), BINS + 1),
-    )
+    values = np.concatenate([right - confidence, np.ones(len(bins))])
+    cells = np.concatenate([rows, rows]), np.concatenate([bins, np.full(len(bins), BINS)])
+    return scipy.sparse.csr_matrix((values, cells), shape=(len(bins), BINS + 1))
 
 
 def auc(scored: Scored, subset: Subset = ALL) -> tuple[float, np.ndarray]:
@@ -171,11 +165,8 @@ def _auc_of(probability: np.ndarray, of_class: np.ndarray) -> tuple[float, np.nd
 
 def _of_counts(metric: str, right: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Return precision, recall or F1 from counts of any shape; 0 for 0 of 0."""
-    upper, lower = {
-        "precision": (right, predicted),
-        "recall": (right, actual),
-        "f1": (2 * right, predicted + actual),
-    }[metric]
+    fractions = {"precision": (right, predicted), "recall": (right, actual), "f1": (2 * right, predicted + actual)}
+    upper, lower = fractions[metric]
     return np.divide(upper, lower, out=np.zeros(np.shape(upper)), where=lower > 0)
 
 

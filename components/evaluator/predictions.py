@@ -36,12 +36,8 @@ def extractors(
 ) -> list[tfma.extractors.Extractor]:
     """Return TFMA's extractors and one that writes the predictions, adds the slices and drops the images.
 
-    Args:
-      models: the models that TFMA computes metrics for.
-      config: TFMA's.
-      classes: how many classes each model knows, by the model's name.
-      output: folder or URI of the files.
-      separate: a baseline with other classes, and TFMA's config for this model.
+    `classes` says how many classes each model knows, by the model's name. `output` is the folder or URI of the files.
+    `separate` is a baseline with other classes, for which TFMA computes no metrics, and TFMA's config for it.
     """
     standard = tfma.default_extractors(eval_shared_model=list(models), eval_config=config)
     last = next(number for number, each in enumerate(standard) if each.stage_name == "ExtractPredictions")
@@ -52,27 +48,20 @@ def extractors(
             eval_config=own_config, eval_shared_model=model, output_keypath=(_SEPARATE,)
         )
         added.append(predict._replace(stage_name="ExtractBaseline"))
-    write = _WriteAndStrip(os.path.join(output, PREFIX), dict(classes))
+    write = _write_and_strip(os.path.join(output, PREFIX), dict(classes))
     added.append(tfma.extractors.Extractor(stage_name="WritePredictions", ptransform=write))
     return [*standard[: last + 1], *added, *standard[last + 1 :]]
 
 
-class _WriteAndStrip(beam.PTransform):
-    """Adds the slices to the extracts, removes the images, and writes a row for each image."""
-
-    def __init__(self, prefix: str, classes: dict[str, int]) -> None:
-        super().__init__()
-        self._prefix, self._classes = prefix, classes
-
-    def expand(self, extracts: beam.PCollection) -> beam.PCollection:
-        """Return the changed extracts; the rows go into files."""
-        classes = self._classes
-        _ = (
-            extracts
-            | "Rows" >> beam.Map(_rows, classes)
-            | "Write" >> beam.io.WriteToParquetBatched(self._prefix, _schema(classes), file_name_suffix=".parquet")
-        )
-        return extracts | "Strip" >> beam.Map(_without_images)
+@beam.ptransform_fn
+def _write_and_strip(extracts: beam.PCollection, prefix: str, classes: dict[str, int]) -> beam.PCollection:
+    """Add the slices to the extracts, remove the images, and write a row for each image."""
+    _ = (
+        extracts
+        | "Rows" >> beam.Map(_rows, classes)
+        | "Write" >> beam.io.WriteToParquetBatched(prefix, _schema(classes), file_name_suffix=".parquet")
+    )
+    return extracts | "Strip" >> beam.Map(_without_images)
 
 
 def _schema(classes: Mapping[str, int]) -> pa.Schema:
@@ -131,14 +120,9 @@ def read(output: str, labels: Sequence[str], baseline_labels: Sequence[str] | No
 
     A baseline with other classes is compared on the images of the classes that both models know. Both models'
     probabilities are restricted to these classes and divided by their sum; a model's answer is the likeliest of them.
+    Both lists of classes are in the order of the probabilities; `baseline_labels` is None without a baseline.
 
-    Memory: some 60 bytes an image; the probabilities are mapped from files.
-
-    Args:
-      output: folder or URI of the files.
-      labels: the candidate's classes, in the order of its probabilities.
-      baseline_labels: the baseline's classes; None without a baseline.
-      scratch: folder on disk for the probabilities.
+    Memory: some 60 bytes an image; the probabilities are mapped from files in the folder `scratch`.
     """
     files = sorted(storage.match(os.path.join(output, f"{PREFIX}-*")))
     slices = _slices(files)

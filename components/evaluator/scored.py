@@ -75,10 +75,8 @@ def score(
 ) -> Scored:
     """Score a model's probabilities batch by batch.
 
-    Args:
-      classes: names of the C classes.
-      batches: right classes, int [n] (-1 where the model does not know the class), and probabilities, float [n, C].
-      probabilities: float32 [N or more, C]; filled with all probabilities.
+    A batch is the right classes, int [n] (-1 where the model does not know the class), and the probabilities, float
+    [n, C]. All of them are also written to `probabilities`, float32 [N or more, C].
     """
     parts: list[tuple[np.ndarray, ...]] = []
     end = 0
@@ -104,12 +102,7 @@ def score(
 def restricted(probabilities: np.ndarray, columns: Sequence[int]) -> np.ndarray:
     """Return the probabilities of some classes, divided by their sum: what a softmax over their logits gives.
 
-    Args:
-      probabilities: float [n, C].
-      columns: the S classes to return, in the order of the result.
-
-    Returns:
-      float32 [n, S]; where all of them are 0, each is 1/S.
+    From float [n, C] these are float32 [n, S], in the order of the S `columns`; where all of them are 0, each is 1/S.
     """
     chosen = probabilities[:, list(columns)].astype(np.float64)
     total = chosen.sum(axis=1, keepdims=True)

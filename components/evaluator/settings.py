@@ -48,8 +48,8 @@ class LossThreshold(Threshold):
     max: float | None = Field(None, ge=0, description="the highest value that passes")
     min_change: float | None = Field(
         None,
-        description="how much lower than the served model's it must be, on the same images; negative allows a "
-        "higher one",
+        description="how much lower than the served model's it must be, on the same images; negative allows a higher "
+        "one",
     )
 
 
@@ -156,11 +156,7 @@ class GateSettings(_Thresholds):
 
 
 def check_classes(settings: GateSettings, classes: Sequence[str]) -> None:
-    """Check that the classes in `gate.slices.class.values` exist.
-
-    Raises:
-      UserError: one does not.
-    """
+    """Raise UserError if a class in `gate.slices.class.values` does not exist."""
     for value in settings.slices[CLASS].values if CLASS in settings.slices else ():
         if value not in classes:
             near = did_you_mean(value, list(classes)) or f"; the classes are {', '.join(classes[:10])}"
@@ -168,15 +164,9 @@ def check_classes(settings: GateSettings, classes: Sequence[str]) -> None:
 
 
 def check_folders(settings: GateSettings, folders: Collection[str]) -> None:
-    """Check that the folders in `gate.slices.folder.values` hold images to judge on.
+    """Raise UserError if a folder in `gate.slices.folder.values` is none of `folders`, which hold images to judge on.
 
-    Args:
-      settings: the gate's.
-      folders: folders of the images that may be judged, named as the slices are: relative to the common root, which is
-        ".".
-
-    Raises:
-      UserError: one holds none.
+    Folders are named as the slices are: relative to the common root, which is ".".
     """
     for value in settings.slices[FOLDER].values if FOLDER in settings.slices else ():
         if value not in folders:

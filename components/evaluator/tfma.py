@@ -17,11 +17,8 @@ def eval_config(models: Sequence[str], classes: int, slices: Iterable[str] = ())
     """Return TFMA's config: the function that is served, on the file's bytes, against the label's index.
 
     TFMA loads a Keras 3 model as a generic SavedModel, so the config names the signature and lists the metrics.
-
-    Args:
-      models: names of the models; BASELINE beside another model is compared with.
-      classes: how many classes each model knows.
-      slices: dimensions, such as "class": the metrics are also computed for each of their values.
+    BASELINE beside another model is compared with. The metrics are also computed for each value of `slices`, such as
+    "class".
     """
     stock: list[tuple[str, dict[str, str | int]]] = [
         ("ExampleCount", {}),
@@ -31,6 +28,7 @@ def eval_config(models: Sequence[str], classes: int, slices: Iterable[str] = ())
     ]
     if classes > 3:
         stock.append(("SparseTopKCategoricalAccuracy", {"name": "top_3_accuracy", "k": 3}))
+    configs = [tfma.MetricConfig(class_name=name, config=json.dumps(config)) for name, config in stock]
     return tfma.EvalConfig(
         model_specs=[
             tfma.ModelSpec(
@@ -44,9 +42,5 @@ def eval_config(models: Sequence[str], classes: int, slices: Iterable[str] = ())
             for name in models
         ],
         slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[name]) for name in slices)],
-        metrics_specs=[
-            tfma.MetricsSpec(
-                metrics=[tfma.MetricConfig(class_name=name, config=json.dumps(config)) for name, config in stock]
-            )
-        ],
+        metrics_specs=[tfma.MetricsSpec(metrics=configs)],
     )

@@ -43,15 +43,8 @@ def bootstrap(
     """Return a metric's values on images drawn with replacement (Efron 1979, doi:10.1214/aos/1176344552).
 
     The same number of images and the same seed draw the same images, so two models are compared on the same draws.
-
-    Args:
-      terms: [N, K], what each image adds to the K sums that the metric is computed from.
-      value: computes the metric, float [B], from sums, float [B, K].
-      repeats: B, the number of draws.
-      seed: of the draws.
-
-    Returns:
-      float64 [B].
+    `terms` [N, K] is what each image adds to the K sums from which `value` computes the metric: float [B] from float
+    [B, K] for B draws. Returns float64 [repeats].
     """
     images = terms.shape[0]
     if images == 0:
@@ -91,7 +84,7 @@ def bootstrap_p_value(changes: np.ndarray) -> float:
 
 def normal_interval(value: float, error: float, level: float, low: float = 0.0, high: float = 1.0) -> Interval:
     """Return the normal interval of a value with this standard error, cut at `low` and `high`."""
-    half = _normal(level) * error
+    half = float(scipy.stats.norm.ppf((1 + level) / 2)) * error
     return max(low, value - half), min(high, value + half)
 
 
@@ -100,7 +93,3 @@ def normal_p_value(value: float, error: float) -> float:
     if error == 0:
         return 1.0 if value == 0 else 0.0
     return float(2 * scipy.stats.norm.sf(abs(value) / error))
-
-
-def _normal(level: float) -> float:
-    return float(scipy.stats.norm.ppf((1 + level) / 2))

@@ -35,7 +35,7 @@ class WriteResized(beam.DoFn):
     """A file of raw examples and the name of its file of resized images -> the number of images in it."""
 
     def __init__(self, transform_output: str) -> None:
-        """Make the stage; `transform_output` is the folder of the graph."""
+        """Make the stage for the graph in the folder `transform_output`."""
         self._transform_output = transform_output
 
     def setup(self) -> None:
@@ -128,15 +128,10 @@ class Transform(TfxTransform):
         settings: TransformSettings,
         code: str = "",
     ) -> None:
-        """Make the node.
+        """Make the node, which analyses only the split "train" of the examples.
 
-        Args:
-            examples: images and labels; only the split "train" is analysed.
-            schema: schema of the examples.
-            backbone: name in the registry, which decides the preprocessing.
-            input_size: side of the square image in pixels.
-            settings: how images become square, and whether resized images are written.
-            code: hash of the sources, only for the cache key.
+        The backbone decides the preprocessing. `input_size` is the side of the square image in pixels. `code`, a hash
+        of the sources, is only for the cache key.
         """
         super().__init__(
             examples=examples,

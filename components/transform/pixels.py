@@ -12,13 +12,9 @@ _MAX_IFD_ENTRIES = 512
 
 
 def exif_orientation(data: tf.Tensor) -> tf.Tensor:
-    """Read the EXIF orientation of a JPEG (CIPA DC-008, tag 0x0112).
+    """Return the EXIF orientation of a JPEG's bytes, string [] (CIPA DC-008, tag 0x0112).
 
-    Args:
-        data: string [], the file's bytes.
-
-    Returns:
-        int32 [], 1..8; 1 if there is no valid orientation, and for other formats.
+    It is int32 [], 1..8; 1 if there is no valid orientation, and for other formats.
     """
     head = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 0, _HEAD_BYTES), tf.uint8), tf.int32)
     size = tf.size(head)
@@ -60,14 +56,9 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
 
 
 def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turn pixels as a viewer does.
+    """Turn stored pixels, uint8 [height, width, 3], as a viewer does by EXIF's orientation, int32 [], 1..8.
 
-    Args:
-        image: uint8 [height, width, 3] as stored.
-        orientation: int32 [], EXIF's 1..8.
-
-    Returns:
-        uint8 [height, width, 3]; height and width are swapped for 5..8.
+    Height and width of the result are swapped for 5..8.
     """
 
     def turned() -> tf.Tensor:
@@ -84,13 +75,9 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 # A separate function is traced once. TFT traces the caller ten times, which took two seconds.
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_upright(data: tf.Tensor) -> tf.Tensor:
-    """Decode a JPEG, PNG, GIF (its first frame) or BMP file and turn it upright.
+    """Decode a JPEG, PNG, GIF (its first frame) or BMP file, string [], to upright RGB, uint8 [height, width, 3].
 
-    Args:
-        data: string [], the file's bytes.
-
-    Returns:
-        uint8 [height, width, 3], RGB. The op fails with INVALID_ARGUMENT if the bytes are not such an image.
+    The op fails with INVALID_ARGUMENT if the bytes are not such an image.
     """
     image = tf.io.decode_image(data, channels=3, expand_animations=False)
     return turn_upright(tf.ensure_shape(image, [None, None, 3]), exif_orientation(data))
@@ -126,16 +113,7 @@ def to_square(image: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Ten
 
 
 def decode_batch(data: tf.Tensor, size: int, resize: Resize = "stretch") -> tf.Tensor:
-    """Decode files, turn them upright and resize them to squares.
-
-    Args:
-        data: string [N], the files' bytes.
-        size: side of the result in pixels.
-        resize: how an image becomes square, see `to_square`.
-
-    Returns:
-        float32 [N, size, size, 3], RGB in 0..255.
-    """
+    """Decode files, string [N], turn them upright and resize them as `to_square`: float32 [N, size, size, 3]."""
 
     def one(image_bytes: tf.Tensor) -> tf.Tensor:
         return to_square(decode_upright(image_bytes), size, resize)

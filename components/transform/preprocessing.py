@@ -20,14 +20,9 @@ _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 def preprocess(image: tf.Tensor, mode: backbones.Preprocessing) -> tf.Tensor:
-    """Preprocess as `keras.applications.<family>.preprocess_input` does, by the family's mode.
+    """Preprocess RGB in 0..255, float32 [..., 3], as `keras.applications.<family>.preprocess_input` does.
 
-    Args:
-        image: float32 [..., 3], RGB in 0..255.
-        mode: see `trainer.backbones.Preprocessing`.
-
-    Returns:
-        float32 of the same shape; for "caffe" the channels are BGR.
+    The result has the same shape; for the mode "caffe" its channels are BGR.
     """
     if mode == "tf":
         return image / 127.5 - 1.0
