@@ -5,23 +5,22 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, schema_pb2
+from tensorflow_metadata.proto.v0 import path_pb2, schema_pb2
+from tensorflow_metadata.proto.v0.anomalies_pb2 import Anomalies, AnomalyInfo, DriftSkewInfo
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList, FeatureNameStatistics
 
 from graftline import features
 from graftline.components.data_validation import statistics
 from graftline.components.data_validation.findings import Finding
-from graftline.components.data_validation.settings import Action, ValidationSettings
+from graftline.components.data_validation.settings import ValidationSettings
 
 # Anomalies of features that a curated schema does not name, and those that `_distribution_findings` reports.
-_NOT_VIOLATIONS = frozenset(
-    {
-        anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN,
-        anomalies_pb2.AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
-        anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
-        anomalies_pb2.AnomalyInfo.COMPARATOR_CONTROL_DATA_MISSING,
-        anomalies_pb2.AnomalyInfo.COMPARATOR_TREATMENT_DATA_MISSING,
-    }
+_NOT_VIOLATIONS = (
+    AnomalyInfo.SCHEMA_NEW_COLUMN,
+    AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
+    AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
+    AnomalyInfo.COMPARATOR_CONTROL_DATA_MISSING,
+    AnomalyInfo.COMPARATOR_TREATMENT_DATA_MISSING,
 )
 _SHOWN = 10
 _BEFORE = "the last run of other images"
@@ -33,7 +32,7 @@ class Result(NamedTuple):
     """The result of the checks."""
 
     findings: list[Finding]
-    anomalies: dict[str, anomalies_pb2.Anomalies]  # TFDV's anomalies by split
+    anomalies: dict[str, Anomalies]  # TFDV's anomalies by split
 
 
 def validate(
@@ -43,10 +42,10 @@ def validate(
 
     Args:
         now: this run's statistics by split, made with `statistics.stats_options`; they include "train" and "eval".
-        schema: the schema inferred from this run's images, or the curated schema.
+        schema: inferred from this run's images, or curated.
         schema_file: path of the curated schema, for messages; "" for an inferred schema.
         before: the statistics of the last run of other images; None if there was none.
-        settings: thresholds, and the action for each kind of finding.
+        settings: thresholds and actions.
     """
     domain = tfdv.get_domain(schema, features.LABEL) if schema_file and _has_domain(schema) else None
     expected = list(domain.value) if domain is not None else statistics.labels(before) if before else None
@@ -69,16 +68,13 @@ def validate(
     return Result(findings, anomalies)
 
 
-# --- labels -----------------------------------------------------------------------------------------------------------
-
-
 def _has_domain(schema: schema_pb2.Schema) -> bool:
     return _of(schema, features.LABEL).WhichOneof("domain_info") in ("domain", "string_domain")
 
 
 def _label_findings(
     now: Splits,
-    anomalies: Mapping[str, anomalies_pb2.Anomalies],
+    anomalies: Mapping[str, Anomalies],
     expected: list[str],
     source: str,
     curated: bool,
@@ -91,9 +87,8 @@ def _label_findings(
         images = sum(statistics.counts(each, features.LABEL).get(label, 0) for each in now.values() for label in new)
         yield Finding(
             check="new_label",
-            action=settings.new_label
-            if curated
-            else "warn",  # without a curated schema there is no list of allowed classes
+            # Without a curated schema there is no list of allowed classes.
+            action=settings.new_label if curated else "warn",
             feature=features.LABEL,
             message=f"{_classes(new)} ({images:,} image{'' if images == 1 else 's'}): not in {source}",
             advice="Rename wrong classes, and add correct ones to the domain of image/class/text in the schema file",
@@ -106,15 +101,13 @@ def _label_findings(
             action=settings.missing_class,
             feature=features.LABEL,
             message=f"{_classes(missing)}: in {source}, but without images in this run",
-            advice="Put the images back, or remove the class from the schema file"
-            if curated
-            else "Put the images back",
+            advice="Put the images back" + (", or remove the class from the schema file" if curated else ""),
             classes=missing,
         )
 
 
-def _is_new_label(path: path_pb2.Path, reason: anomalies_pb2.AnomalyInfo.Reason) -> bool:
-    unexpected = anomalies_pb2.AnomalyInfo.ENUM_TYPE_UNEXPECTED_STRING_VALUES
+def _is_new_label(path: path_pb2.Path, reason: AnomalyInfo.Reason) -> bool:
+    unexpected = AnomalyInfo.ENUM_TYPE_UNEXPECTED_STRING_VALUES
     return list(path.step) == [features.LABEL] and reason.type == unexpected
 
 
@@ -122,9 +115,6 @@ def _classes(labels: tuple[str, ...]) -> str:
     shown = ", ".join(f"'{label}'" for label in labels[:_SHOWN])
     more = f" and {len(labels) - _SHOWN:,} more" if len(labels) > _SHOWN else ""
     return f"{'class' if len(labels) == 1 else 'classes'} {shown}{more}"
-
-
-# --- distributions ----------------------------------------------------------------------------------------------------
 
 
 def _comparable(
@@ -172,56 +162,37 @@ def _set_thresholds(
 
 
 def _distribution_findings(
-    anomalies: anomalies_pb2.Anomalies, now: Splits, before: Splits | None, settings: ValidationSettings
+    anomalies: Anomalies, now: Splits, before: Splits | None, settings: ValidationSettings
 ) -> Iterator[Finding]:
     """Yield the distributions that TFDV measured beyond a threshold: drift first."""
-    for check, action, measurements, other, between, advice in (
-        (
-            "drift",
-            settings.drift,
-            "drift_measurements",
-            before and before[features.TRAIN],
-            _BEFORE,
-            "Check the images that were added and removed since then",
-        ),
-        (
-            "skew",
-            settings.skew,
-            "skew_measurements",
-            now[features.EVAL],
-            "the eval split",
-            "Check how the images were split",
-        ),
+    changed = "Check the images that were added and removed since then"
+    for check, action, other, between, advice in (
+        ("drift", settings.drift, before and before[features.TRAIN], _BEFORE, changed),
+        ("skew", settings.skew, now[features.EVAL], "the eval split", "Check how the images were split"),
     ):
         for info in anomalies.drift_skew_info:
             name = ".".join(info.path.step)
-            for measured in getattr(info, measurements):
+            for measured in getattr(info, f"{check}_measurements"):
                 if measured.value > measured.threshold:
-                    yield _difference(check, action, name, measured, now[features.TRAIN], other, between, advice)
+                    message = _difference(name, measured, now[features.TRAIN], other, between)
+                    yield Finding(
+                        check, action, name, message, advice, value=measured.value, threshold=measured.threshold
+                    )
 
 
 def _difference(
-    check: str,
-    action: Action,
     name: str,
-    measured: anomalies_pb2.DriftSkewInfo.Measurement,
+    measured: DriftSkewInfo.Measurement,
     train: DatasetFeatureStatisticsList,
     other: DatasetFeatureStatisticsList,
     between: str,
-    advice: str,
-) -> Finding:
+) -> str:
     ours, theirs = statistics.feature_of(train, name), statistics.feature_of(other, name)
     values = f": {_in_words(ours, theirs)}" if ours is not None and theirs is not None else ""
     distance = "Jensen-Shannon divergence" if measured.type == measured.JENSEN_SHANNON_DIVERGENCE else "distance"
-    return Finding(
-        check=check,
-        action=action,
-        feature=name,
-        message=f"{name} of the train split differs from {between}{values}; {distance} {measured.value:.2f}, the "
-        f"threshold is {measured.threshold:.2f}",
-        advice=advice,
-        value=measured.value,
-        threshold=measured.threshold,
+    return (
+        f"{name} of the train split differs from {between}{values}; {distance} {measured.value:.2f}, the "
+        f"threshold is {measured.threshold:.2f}"
     )
 
 
@@ -243,12 +214,7 @@ def _in_words(ours: FeatureNameStatistics, theirs: FeatureNameStatistics) -> str
     return ", ".join(f"'{value}' {here.get(value, 0):.0%} against {there.get(value, 0):.0%}" for value in most)
 
 
-# --- the rest of a curated schema -------------------------------------------------------------------------------------
-
-
-def _violations(
-    anomalies: Mapping[str, anomalies_pb2.Anomalies], schema_file: str, settings: ValidationSettings
-) -> list[Finding]:
+def _violations(anomalies: Mapping[str, Anomalies], schema_file: str, settings: ValidationSettings) -> list[Finding]:
     """Return all other anomalies against a curated schema, each once for all splits."""
     anomalous: dict[tuple[str, int], tuple[str, list[str]]] = {}
     for split, each in sorted(anomalies.items()):
@@ -269,7 +235,7 @@ def _violations(
     ]
 
 
-def _reasons(anomalies: anomalies_pb2.Anomalies) -> Iterator[tuple[path_pb2.Path, anomalies_pb2.AnomalyInfo.Reason]]:
+def _reasons(anomalies: Anomalies) -> Iterator[tuple[path_pb2.Path, AnomalyInfo.Reason]]:
     infos = [*anomalies.anomaly_info.values(), anomalies.dataset_anomaly_info]
     return ((info.path, reason) for info in infos for reason in info.reason)
 

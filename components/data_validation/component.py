@@ -54,16 +54,11 @@ class ExampleValidator(BaseComponent):
     ) -> None:
         """Make the node.
 
-        Args:
-            statistics: ExampleStatistics of all splits.
-            schema: an inferred or a curated schema.
-            settings: the checks and their actions.
-            schema_file: path of the curated schema; None for an inferred schema.
-            history: folder or URI of the statistics that `history` keeps from run to run; None compares with no run.
-            images: fingerprint of the images.
-            reference: `history.reference`, called before the run. Only for the cache key: the same statistics are
-                validated again if they are compared with another run.
-            code: hash of this component's own sources, only for the cache key.
+        `schema_file` is the path of the curated schema; None for an inferred schema. `history` is the folder or URI of
+        the statistics that the module `history` keeps from run to run; None compares with no run. `images` is the
+        fingerprint of the images. Two are only for the cache key: `code`, a hash of the sources, and `reference`, the
+        result of `history.reference` before the run, so that the same statistics are validated again if they are
+        compared with another run.
         """
         given = {"schema_file": schema_file, "history": history}
         super().__init__(

@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import tensorflow as tf
 from absl import logging
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
@@ -34,8 +33,7 @@ class SchemaExecutor(BaseExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         schema = statistics.infer_schema(_statistics(input_dict))
         path = os.path.join(artifact_utils.get_single_uri(output_dict["schema"]), schema_gen_executor.DEFAULT_FILE_NAME)
-        with tf.io.gfile.GFile(path, "w") as file:
-            file.write(text_format.MessageToString(schema, as_utf8=True))
+        io_utils.write_string_file(path, text_format.MessageToString(schema, as_utf8=True))
 
 
 class ValidatorExecutor(BaseExecutor):
@@ -90,5 +88,4 @@ def _write(artifact: Artifact, result: checks.Result) -> None:
         writer_utils.write_anomalies(path, anomalies)
         clean[split] = int(not anomalies.anomaly_info and not anomalies.HasField("dataset_anomaly_info"))
     artifact.set_json_value_custom_property(validator_executor.ARTIFACT_PROPERTY_BLESSED_KEY, clean)
-    with tf.io.gfile.GFile(os.path.join(artifact.uri, findings.FILE), "w") as file:
-        file.write(findings.to_json(result.findings))
+    io_utils.write_string_file(os.path.join(artifact.uri, findings.FILE), findings.to_json(result.findings))

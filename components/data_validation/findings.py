@@ -25,18 +25,14 @@ class Finding:
 
 
 def require_none_to_stop(findings: Sequence[Finding]) -> None:
-    """Stop the run if there is a finding with the action "stop".
-
-    Raises:
-        UserError: the message lists all such findings.
-    """
-    stopping = [finding for finding in findings if finding.action == "stop"]
-    if not stopping:
-        return
+    """Raise UserError if there is a finding with the action "stop"; the message lists all such findings."""
     lines = [
-        f"- {finding.message}. {finding.advice}, or set data.validation.{finding.check}=warn" for finding in stopping
+        f"- {finding.message}. {finding.advice}, or set data.validation.{finding.check}=warn"
+        for finding in findings
+        if finding.action == "stop"
     ]
-    raise UserError("\n".join(["data validation stopped the run before anything was trained:", *lines]))
+    if lines:
+        raise UserError("\n".join(["data validation stopped the run before anything was trained:", *lines]))
 
 
 def to_json(findings: Iterable[Finding]) -> str:

@@ -30,11 +30,9 @@ class PassedRun:
 
 
 def reference(folder: str, images: str) -> int:
-    """Return the number of the run to compare with; 0 if there is none.
+    """Return the number of the run to compare with; 0 if there is none, also if there is no such folder.
 
-    Args:
-        folder: path or URI; it need not exist.
-        images: fingerprint of this run's images; "" if unknown.
+    `images` is the fingerprint of this run's images; "" if unknown.
     """
     last = _last(folder)
     if last is None:
@@ -54,13 +52,9 @@ def load(folder: str, number: int) -> dict[str, DatasetFeatureStatisticsList] | 
 def accept(
     folder: str, images: str, compared_with: int, statistics: Mapping[str, DatasetFeatureStatisticsList]
 ) -> None:
-    """Keep this run as the last that passed. If it is killed, this run or the one before is the last.
+    """Keep this run as the last that passed; `compared_with` is the result of `reference`.
 
-    Args:
-        folder: path or URI; it is made if necessary.
-        images: fingerprint of the run's images; "" if unknown.
-        compared_with: the result of `reference`.
-        statistics: the run's statistics by split.
+    If the process is killed, this run or the one before is the last.
     """
     last = _last(folder)
     run = PassedRun((last.number if last else 0) + 1, images, compared_with)

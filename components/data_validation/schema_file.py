@@ -19,9 +19,7 @@ _COPY = (
 def check(path: str) -> str:
     """Check the file and return a hash of its content.
 
-    Args:
-        path: path on this machine. A URI is not checked, because only the nodes of a cluster can read it; its hash is
-            "".
+    A URI is not checked, because only the nodes of a cluster can read it; its hash is "".
 
     Raises:
         UserError: there is no such file, it is not a schema, or it lacks a feature that every later stage reads.

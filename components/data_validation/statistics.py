@@ -88,11 +88,7 @@ def chance(first: int, second: int, cells: int) -> float:
 
     8 ln 2 times the divergence, divided by 1/first + 1/second, approaches chi-squared with cells - 1 degrees of
     freedom. Its tail is bounded as in Laurent and Massart (2000), lemma 1.
-
-    Args:
-        first: number of examples of the first sample.
-        second: number of examples of the second sample.
-        cells: number of values, or of ranges of values.
+    `first` and `second` are the numbers of examples, `cells` is the number of values, or of ranges of values.
     """
     if not first or not second:
         return math.inf

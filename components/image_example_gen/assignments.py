@@ -27,10 +27,6 @@ def path_of(state: str, settings: IngestSettings) -> str:
 def load(state: str, settings: IngestSettings) -> dict[str, str]:
     """Return the split of each known image by sha256, the earliest first; empty if there is no file yet.
 
-    Args:
-        state: folder or URI that outlives runs.
-        settings: `eval_fraction` and `split_seed` choose the file.
-
     Raises:
         UserError: the file is damaged; the message names file and line.
     """
@@ -41,11 +37,7 @@ def load(state: str, settings: IngestSettings) -> dict[str, str]:
 
 
 def save(state: str, settings: IngestSettings, splits: Mapping[str, str]) -> None:
-    """Add `splits` (sha256: split) to the known ones. The file is replaced as a whole or not at all.
-
-    Raises:
-        UserError: as `load`.
-    """
+    """Add `splits` (sha256: split) to those that `load` returns. The file is replaced as a whole or not at all."""
     from tensorflow.io import gfile
 
     known = load(state, settings)

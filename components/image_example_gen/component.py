@@ -52,16 +52,12 @@ class ImageExampleGen(BaseBeamComponent):
         report_dir: str | RuntimeParameter | None = None,
         code: str | RuntimeParameter | None = None,
     ) -> None:
-        """Make the node.
+        """Make the node for root folders or URIs.
 
-        Args:
-            images: the root folders or URIs.
-            fingerprint: `fingerprint.fingerprint` of the folder, computed before the run. No executor reads it: it is
-                part of TFX's cache key, so that a change of any file runs the ingest again. "" never does.
-            settings: see `IngestSettings`; None uses its defaults.
-            state: folder or URI that keeps the splits of images from run to run; None keeps none.
-            report_dir: folder for a copy of the latest quarantine.csv, also of a refused run.
-            code: hash of this component's own sources; like `fingerprint` only for the cache key.
+        No executor reads `fingerprint`, the `fingerprint.fingerprint` of the images before the run, or `code`, a hash
+        of the sources. They are part of TFX's cache key, so that a change of any file runs the ingest again. The folder
+        or URI `state` keeps the splits of images from run to run; None keeps none. The folder `report_dir` gets a copy
+        of the latest quarantine.csv, also of a refused run.
         """
         given = {"state": state, "report_dir": report_dir, "code": code}
         optional = {name: value for name, value in given.items() if value is not None}

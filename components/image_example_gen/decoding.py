@@ -7,6 +7,7 @@ accepts truncated JPEGs.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -61,8 +62,7 @@ class Quarantined:
         return self.reason.partition(": ")[0]
 
 
-@dataclass(frozen=True)
-class _Measurable:
+class _Measurable(NamedTuple):
     """A decoded image, reduced to the data that the measurements need."""
 
     header: Header  # of the stored bytes
@@ -73,9 +73,7 @@ class _Measurable:
 def decode(data: bytes, max_side: int | None = None) -> Decoded | Quarantined:
     """Judge the bytes of one file. Never raises for bad bytes; safe to call from several threads.
 
-    Args:
-        data: the file.
-        max_side: longest side of a stored image in pixels; larger images are shrunk. None keeps all sizes.
+    Images with a side of more than `max_side` pixels are stored shrunk; None keeps all sizes.
     """
     return decode_many([data], max_side)[0]
 
@@ -104,14 +102,8 @@ def _decoded(look: _Measurable, quality: tuple[float, float, float], phash: int)
 def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> bytes | Quarantined:
     """Return the bytes for the record: the same bytes on each call.
 
-    Args:
-        data: the file.
-        verdict: the result of `decode` with the same `max_side`.
-        max_side: as for `decode`.
-
-    Returns:
-        The bytes. A refusal only if a decoder that has just read the file cannot read it again, for example because the
-        machine has no memory left.
+    `verdict` is the result of `decode` with the same `max_side`. A refusal is returned only if a decoder that has just
+    read the file cannot read it again, for example because the machine has no memory left.
     """
     if not verdict.transcoded:
         return data
@@ -197,9 +189,8 @@ def _tiny(luma: np.ndarray, orientation: int) -> np.ndarray:
 
     The resize of `imagehash.phash` (Lanczos, from any size) takes three times as long as one with whole factors first.
     """
-    tiny = np.asarray(
-        Image.fromarray(luma).resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    )
+    sides = _HASH_SIDE, _HASH_SIDE
+    tiny = np.asarray(Image.fromarray(luma).resize(sides, Image.Resampling.BICUBIC, reducing_gap=2.0))
     if orientation not in _TURNS:
         return tiny
     transposed, mirrored, upside_down = _TURNS[orientation]

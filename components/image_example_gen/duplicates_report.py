@@ -66,38 +66,22 @@ img { display: block; margin-bottom: .3rem; }
 
 
 def write(report_uri: str, plan: Plan, read: Callable[[str], bytes | None]) -> None:
-    """Write both files.
+    """Write both files on the copies of a plan, whose shards are not read, to an existing folder or a URI.
 
-    Args:
-        report_uri: an existing folder, or a URI.
-        plan: its `copies` are reported; its shards are not read.
-        read: returns the stored bytes (JPEG, PNG, GIF or BMP) of an image by its path in the plan, or None if the image
-            cannot be read. It is called only for the pictures of the page: 100 groups, 6 pictures each.
+    `read` returns the stored bytes (JPEG, PNG, GIF or BMP) of an image by its path in the plan, or None if the image
+    cannot be read. It is called only for the pictures of the page: 100 groups, 6 pictures each.
     """
     # Within a kind, groups with different labels come first.
     copies = sorted(plan.copies, key=lambda group: (list(_KIND_TEXTS).index(group.kind), not group.in_several_classes))
     with tf.io.gfile.GFile(os.path.join(report_uri, CSV_NAME), "w") as file:
-        for line in _csv_lines(copies):
-            file.write(line)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for number, group in enumerate(copies, 1):
+            for member in group.members:
+                writer.writerow((number, group.kind, member.path, member.label, member.split, member.distance))
     with tf.io.gfile.GFile(os.path.join(report_uri, HTML_NAME), "w") as file:
         for part in _page(copies, read):
             file.write(part)
-
-
-def _csv_lines(copies: Sequence[Copies]) -> Iterator[str]:
-    line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\n")
-
-    def written(values: Sequence[object]) -> str:
-        line.seek(0)
-        line.truncate()
-        writer.writerow(values)
-        return line.getvalue()
-
-    yield written(COLUMNS)
-    for number, group in enumerate(copies, 1):
-        for member in group.members:
-            yield written((number, group.kind, member.path, member.label, member.split, member.distance))
 
 
 def _page(copies: Sequence[Copies], read: Callable[[str], bytes | None]) -> Iterator[str]:

@@ -12,13 +12,7 @@ def fingerprint(layout: Layout, threads: int | None = None) -> str:
 
     For a file at a URI the checksum of its file system stands for the content, if there is one. A file that cannot be
     read counts with its error, so that a repair changes the fingerprint.
-
-    Args:
-        layout: the files; refused files count with their reason.
-        threads: files to read at once; None chooses by where the files are.
-
-    Returns:
-        A sha256 in hex.
+    Refused files count with their reason. `threads` files are read at once; None chooses by where the files are.
     """
     digest = hashlib.sha256()
     with ThreadPoolExecutor(threads or (files.REMOTE_THREADS if layout.roots.remote else files.cpus())) as pool:

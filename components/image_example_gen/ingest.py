@@ -57,14 +57,7 @@ def ingest(
 ) -> None:
     """Add the stages that write `examples_uri/Split-{train,eval}/` and a report under `report_uri`.
 
-    Args:
-        pipeline: gets the stages.
-        layout: the files.
-        examples_uri: folder or URI of the shards.
-        report_uri: folder or URI of the report.
-        settings: see `IngestSettings`.
-        state: folder or URI with the splits of the images of earlier runs, which are only read; "" for none.
-        images_per_shard: largest number of images in a shard.
+    The splits of the images of earlier runs in the folder or URI `state` are only read; "" is for none.
     """
     batches = [_packed(layout.files[i : i + _BATCH]) for i in range(0, len(layout.files), _BATCH)]
     refused = [CheckedFile(File(path, label), "", 0, Quarantined(reason)) for path, label, reason in layout.refused]

@@ -124,11 +124,7 @@ class Contents:
 
 
 def check_settings(folders: Sequence[str | os.PathLike[str]], settings: "IngestSettings") -> None:
-    """Check that the settings suit the number of folders.
-
-    Raises:
-        UserError: a manifest is given together with several folders or with spans.
-    """
+    """Raise UserError if a manifest is given together with several folders or with spans."""
     if settings.manifest is not None and (len(folders) > 1 or settings.spans is not None):
         other = "data.spans" if settings.spans is not None else "several folders of images"
         raise UserError(
@@ -140,10 +136,7 @@ def check_settings(folders: Sequence[str | os.PathLike[str]], settings: "IngestS
 def judge(roots: Roots, contents: Contents, with_images: Collection[str]) -> Layout:
     """Make the layout of what the roots hold.
 
-    Args:
-        roots: the folders or URIs.
-        contents: what is under them; notes are added to it.
-        with_images: labels that have an image. If there are none, every label with a file is a class.
+    Notes are added to `contents`. If there are no labels `with_images`, every label with a file is a class.
 
     Raises:
         UserError: the files cannot train and judge a classifier, because a second class, a second file of a class or

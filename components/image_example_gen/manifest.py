@@ -32,11 +32,7 @@ class Manifest:
 
 
 def read(path: str, splits: Collection[str]) -> Manifest:
-    """Read the table.
-
-    Args:
-        path: path or URI of the CSV file.
-        splits: the values that the column `split` may have.
+    """Read the table at a path or URI; `splits` are the values that the column `split` may have.
 
     Raises:
         UserError: the file cannot be read, or one of its lines has a mistake.

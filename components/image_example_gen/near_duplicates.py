@@ -29,13 +29,8 @@ def groups(hashes: Sequence[int] | np.ndarray, distance: int) -> list[np.ndarray
     2012): of `distance` + k bands of bits at least k are equal in two near hashes, so only hashes with k equal bands
     are compared. For 100,000 random hashes this is about one pair in 1,000. Memory grows with the number of hashes, not
     with the number of near pairs.
-
-    Args:
-        hashes: unsigned 64-bit numbers [n].
-        distance: 0 .. 8.
-
-    Returns:
-        int64 index arrays of two or more images, each ascending, ordered by their first index.
+    The hashes are unsigned 64-bit numbers [n], and the distance is 0 .. 8. Each group is an ascending int64 array of
+    two or more indices; the groups are ordered by their first index.
     """
     distinct, which = np.unique(np.asarray(hashes, np.uint64), return_inverse=True)
     component = np.arange(len(distinct))

@@ -136,18 +136,12 @@ def make_plan(
     known: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide what becomes of each file. The order of the rows does not matter.
+    `known` holds the splits of the images of earlier runs by sha256, the earliest first; an image keeps its split.
+    `images_per_shard` is a limit, and `bytes_per_shard` the approximate size.
 
-    Args:
-        rows: all files of the layout.
-        settings: see `IngestSettings`.
-        images_per_shard: largest number of images in a shard.
-        bytes_per_shard: approximate size of a shard.
-        known: splits of the images of earlier runs by sha256, the earliest first. An image keeps its split.
-
-    Returns:
-        The plan. Of exact copies in one class the first by path is kept. If the layout gives one content several
-        splits, the content is kept in test rather than eval, and in eval rather than train; its files in the other
-        splits are dropped as duplicates.
+    Of exact copies in one class the first by path is kept. If the layout gives one content several splits, the content
+    is kept in test rather than eval, and in eval rather than train; its files in the other splits are dropped as
+    duplicates.
     """
     ordered = sorted(rows, key=attrgetter("path"))
     good = [row for row in ordered if not isinstance(row.verdict, Quarantined)]

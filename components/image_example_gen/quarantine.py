@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from graftline.components.image_example_gen.decoding import Quarantined
@@ -38,9 +38,7 @@ class Summary:
     examples: int = 0
     quarantined: int = 0
     duplicates: int = 0
-    by_split: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(SPLITS, 0)
-    )  # "test" only if the layout has one
+    by_split: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))  # "test" only if there is one
     by_class: dict[str, dict[str, int]] = field(default_factory=dict)  # label: each split, quarantined, duplicates
     by_reason: dict[str, int] = field(default_factory=dict)  # phrase: number of files, the most common first
     reason_examples: dict[str, str] = field(default_factory=dict)  # phrase: path of its first file
@@ -83,14 +81,13 @@ def summarize(plan: Plan, written: Iterable[WrittenShard], warnings: Iterable[st
     for kind, rows in (("quarantined", refused), ("duplicates", plan.duplicates)):
         for row in rows:
             by_class[row.label][kind] += 1
-    phrases = Counter(phrase_of(row) for row in refused)
-    firsts: dict[str, str] = {}
-    for row in refused:
-        firsts.setdefault(phrase_of(row), row.path)
+    phrases = Counter(map(_phrase_of, refused))
+    firsts = {_phrase_of(row): row.path for row in reversed(refused)}
     ranked = sorted(phrases.items(), key=lambda item: (-item[1], item[0]))
     examples = sum(by_split.values())
     by_class.pop("", None)  # a link beside the class folders has no class
     lost = sorted(label for label, counts in by_class.items() if not any(counts[split] for split in names))
+    without_images = (f"class {label!r} has no image that can be decoded and is left out" for label in lost)
     return Summary(
         found=examples + len(refused) + len(plan.duplicates),
         examples=examples,
@@ -110,16 +107,11 @@ def summarize(plan: Plan, written: Iterable[WrittenShard], warnings: Iterable[st
         near_groups=len(plan.near),
         leaks=len(plan.leaks),
         leak_paths=[list(paths) for paths in plan.leaks[:_SHOWN_GROUPS]],
-        warnings=[
-            *warnings,
-            *plan.warnings,
-            *(f"class {label!r} has no image that can be decoded and is left out" for label in lost),
-        ],
+        warnings=[*warnings, *plan.warnings, *without_images],
     )
 
 
-def phrase_of(row: CheckedFile) -> str:
-    """Return the reason for a refusal in few words."""
+def _phrase_of(row: CheckedFile) -> str:
     assert isinstance(row.verdict, Quarantined), row.path
     return row.verdict.phrase
 
@@ -129,14 +121,10 @@ def to_csv(rows: Iterable[CheckedFile]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_csv_rows(rows))
-    return text.getvalue()
-
-
-def _csv_rows(rows: Iterable[CheckedFile]) -> Iterator[tuple[str, str, int, str]]:
     for row in rows:
         assert isinstance(row.verdict, Quarantined), row.path
-        yield row.path, row.verdict.reason, row.size, row.sha256
+        writer.writerow((row.path, row.verdict.reason, row.size, row.sha256))
+    return text.getvalue()
 
 
 def require_usable(
@@ -144,12 +132,8 @@ def require_usable(
 ) -> None:
     """Refuse a data set that is too bad to train on.
 
-    Args:
-        summary: the counts of the ingest.
-        images: the root, for the message.
-        settings: `max_bad_fraction` limits quarantined / found; `strict` allows no quarantined file.
-        csv_path: path of the list of refused files for the user; "" if it was not kept.
-        empty: class folders without any image; they are not classes.
+    Messages name the root `images` and `csv_path`, the user's list of refused files; "" if it was not kept. The class
+    folders in `empty` have no image and are not classes.
 
     Raises:
         UserError: no image, too many bad files, fewer than two classes with images, or a class without images in

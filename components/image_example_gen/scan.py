@@ -16,17 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from graftline import uri
-from graftline.components.image_example_gen import manifest
-from graftline.components.image_example_gen.layouts import (
-    SPAN,
-    SPLIT_OF,
-    Contents,
-    File,
-    Layout,
-    Roots,
-    check_settings,
-    judge,
-)
+from graftline.components.image_example_gen import layouts, manifest
+from graftline.components.image_example_gen.layouts import SPAN, SPLIT_OF, Contents, File, Layout, Roots
 from graftline.components.storage import files, listing
 from graftline.components.storage.listing import Disk, Objects, Tree
 from graftline.errors import UserError
@@ -48,10 +39,7 @@ def scan(
     """Find the classes and files.
 
     No file is opened, except for the manifest and a few files of a class in which no file has an image's name.
-
-    Args:
-        root: a folder or a URI; or several, whose classes add up.
-        settings: `manifest` and `spans` are read.
+    The classes of several roots add up. Of the settings `manifest` and `spans` are read.
 
     Raises:
         UserError: a root is missing, a file, empty, flat or unreadable; the manifest has a mistake; or the files cannot
@@ -59,17 +47,15 @@ def scan(
     """
     folders = [root] if isinstance(root, str | os.PathLike) else list(root)
     if settings is not None:
-        check_settings(folders, settings)
+        layouts.check_settings(folders, settings)
     roots = _resolve(folders)
-    table = settings.manifest if settings else None
-    spans = settings.spans if settings else None
-    if table is not None:
-        contents = _read_table(roots.folders[0], table)
+    if settings is not None and settings.manifest is not None:
+        contents = _read_table(roots.folders[0], settings.manifest)
     else:
         contents = Contents()
         for folder, name in zip(roots.folders, roots.names, strict=True):
-            contents.add(_read_folders(folder, name, spans))
-    return judge(roots, contents, _find_labels_with_images(roots, contents.files))
+            contents.add(_read_folders(folder, name, settings.spans if settings else None))
+    return layouts.judge(roots, contents, _find_labels_with_images(roots, contents.files))
 
 
 def check_decodable(layout: Layout) -> None:
@@ -123,9 +109,6 @@ def _begins_like_an_image(location: str) -> bool:
         return False
 
 
-# --- roots ------------------------------------------------------------------------------------------------------------
-
-
 def _resolve(roots: Sequence[str | os.PathLike[str]]) -> Roots:
     if not roots:
         raise UserError(f"no folder of images is given; {_GIVE_FOLDER}")
@@ -154,9 +137,6 @@ def _resolve_root(root: str) -> str:
     if not os.path.isdir(root):
         raise UserError(f"{escaped} is not a folder; {_GIVE_FOLDER}")
     return os.path.realpath(root)
-
-
-# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def _read_folders(root: str, prefix: str, spans: int | None) -> Contents:
@@ -271,9 +251,6 @@ def _describe_refused(contents: Contents) -> str:
         return ""
     path, _, reason = contents.refused[0]
     return f" that can be used ({len(contents.refused)} are left out, first: {path}: {reason})"
-
-
-# --- a table ----------------------------------------------------------------------------------------------------------
 
 
 def _read_table(root: str, path: str) -> Contents:

@@ -32,15 +32,9 @@ def pusher(
 ) -> tfx_component.Pusher:
     """Return the node that pushes to a folder, or to a Vertex Endpoint where the settings name its project.
 
-    Args:
-      settings: where to push to, and which versions stay.
-      base_path: folder or URI of the model's versions.
-      model_name: name of an endpoint that the settings do not name.
-      model: the candidate.
-      model_blessing: the Evaluator's.
-      infra_blessing: the ServingValidator's.
-      served: only enters the cache key: a push comes from the cache only while the model that it pushed is served.
-      code: hash of the sources; only enters the cache key.
+    `base_path` is the folder or URI of the model's versions; an endpoint that the settings do not name is called
+    `model_name`. `served` and `code`, a hash of the sources, only enter the cache key: a push comes from the cache only
+    while the model that it pushed is served.
     """
     inputs = {"model": model, "model_blessing": model_blessing, "infra_blessing": infra_blessing}
     if settings.vertex.project is None:

@@ -56,15 +56,11 @@ class ServingValidator(BaseComponent):
         withdrawn: str = "",
         code: str = "",
     ) -> None:
-        """Make the node.
+        """Make the node for the Trainer's model, with the reference predictions beside it.
 
-        Args:
-          model: the Trainer's, with the reference predictions beside it.
-          settings: tolerance and budgets.
-          served: folder or URI of the served versions, where rollbacks write their withdrawals; may be "".
-          allow_withdrawn: also let models pass that were rolled back from.
-          withdrawn: the withdrawals when the run begins, or "" where they are not known; only enters the cache key.
-          code: hash of the sources; only enters the cache key.
+        `served` is the folder or URI of the served versions, where rollbacks write their withdrawals; it may be "".
+        With `allow_withdrawn` models pass that were rolled back from. `withdrawn`, the withdrawals when the run begins
+        ("" where they are not known), and `code`, a hash of the sources, only enter the cache key.
         """
         super().__init__(
             ServingValidatorSpec(
@@ -92,16 +88,8 @@ def serving_validator(
     """Return the node for the engine in the settings.
 
     TFX's InfraValidator, with TensorFlow Serving's docker image, checks that the model loads and answers. It does not
-    compile for Kubeflow and Vertex. With it, only the Pusher refuses a model that was rolled back from.
-
-    Args:
-      settings: tolerance, budgets and engine.
-      model: see `ServingValidator`.
-      examples: requests for TFX's InfraValidator.
-      served: see `ServingValidator`.
-      allow_withdrawn: see `ServingValidator`.
-      withdrawn: see `ServingValidator`.
-      code: see `ServingValidator`.
+    compile for Kubeflow and Vertex. With it, only the Pusher refuses a model that was rolled back from. It alone takes
+    its requests from `examples`; the other arguments are those of `ServingValidator`.
     """
     if settings.engine == "graftline" or not settings.enabled:
         return ServingValidator(model, settings, served, allow_withdrawn, withdrawn, code).with_id(NODE)

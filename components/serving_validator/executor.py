@@ -3,11 +3,10 @@
 import os
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types import artifact_utils
-from tfx.utils import path_utils
+from tfx.utils import io_utils, path_utils
 
 from graftline import signatures
 from graftline.blessings import BLESSED, INFRA_BLESSED, INFRA_NOT_BLESSED, SERVING_VALIDATION_FILE
@@ -17,8 +16,6 @@ from graftline.components.storage.versions import destination, local_copy
 from graftline.references import read as read_references
 from graftline.serving.versions import withdrawals
 from graftline.serving.versions.base_path import content_digest
-
-_MARKS = {True: INFRA_BLESSED, False: INFRA_NOT_BLESSED}
 
 
 class Executor(BaseExecutor):
@@ -37,9 +34,8 @@ class Executor(BaseExecutor):
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         saved_model = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
         with local_copy(saved_model) as directory:
-            reason = (
-                None if exec_properties.get("allow_withdrawn") else _withdrawn(directory, exec_properties["served"])
-            )
+            may_pass = exec_properties.get("allow_withdrawn")
+            reason = None if may_pass else _withdrawn(directory, exec_properties["served"])
             if reason:
                 report = validation.Report(reasons=[reason], withdrawn=True)
             elif settings.enabled:
@@ -47,10 +43,9 @@ class Executor(BaseExecutor):
                 report = validation.validate(directory, references, settings)
             else:
                 report = validation.Report()
-        tf.io.gfile.makedirs(blessing.uri)
-        for name, content in ((SERVING_VALIDATION_FILE, report.to_json()), (_MARKS[report.passed], "")):
-            with tf.io.gfile.GFile(os.path.join(blessing.uri, name), "w") as file:
-                file.write(content)
+        mark = INFRA_BLESSED if report.passed else INFRA_NOT_BLESSED
+        for name, content in ((SERVING_VALIDATION_FILE, report.to_json()), (mark, "")):
+            io_utils.write_string_file(os.path.join(blessing.uri, name), content)
         blessing.set_int_custom_property(BLESSED, int(report.passed))
 
 

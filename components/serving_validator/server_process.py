@@ -72,8 +72,7 @@ def _peak_mb(pid: int) -> float | None:
 def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
     """Serve a SavedModel under NAME on free ports of the loopback address.
 
-    Raises:
-      StartError: the server ends before it answers, or does not answer within `seconds`.
+    Raises StartError if the server ends before it answers, or does not answer within `seconds`.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     # An image of the eval split may exceed a server's default limit, which says nothing about the model.

@@ -22,6 +22,8 @@ from graftline.references import Reference
 _FEW = 8  # images that are also sent over REST and in one batch
 _BATCH_BYTES = 16 << 20  # of that batch, unless a single image is larger
 _URL = f"/v1/models/{NAME}:predict"
+# gRPC's codes that do not blame the client for a malformed request.
+_BROKEN = ("OK", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED")
 
 
 @dataclass
@@ -72,10 +74,7 @@ class Report:
 def validate(saved_model_dir: str, references: Sequence[Reference], settings: ServingValidationSettings) -> Report:
     """Serve the model and send requests. Everything that goes wrong is a reason in the report, not an exception.
 
-    Args:
-      saved_model_dir: on disk.
-      references: what the answers must equal; without them the model does not pass.
-      settings: tolerance and budgets.
+    The answers must equal the `references`; without references the model does not pass.
     """
     report = Report()
     if not references:
@@ -133,11 +132,7 @@ class _Grpc:
         self._seconds = seconds
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
-        """Return a batch's probabilities, float32 [N, C].
-
-        Raises:
-          _RefusedError: the server answered with an error.
-        """
+        """Return a batch's probabilities, float32 [N, C]; raise _RefusedError for an error of the server."""
         import grpc
         import tensorflow as tf
 
@@ -165,11 +160,7 @@ class _Rest:
         self._address, self._seconds = address, seconds
 
     def post(self, body: bytes, path: str = _URL) -> tuple[int, bytes]:
-        """Return status and body.
-
-        Raises:
-          OSError: the connection broke.
-        """
+        """Return status and body; raise OSError if the connection broke."""
         connection = http.client.HTTPConnection(self._address, timeout=self._seconds)
         try:
             connection.request("POST", path, body)
@@ -181,12 +172,7 @@ class _Rest:
             connection.close()
 
     def probabilities(self, images: Sequence[bytes]) -> np.ndarray:
-        """Return a batch's probabilities, float [N, C].
-
-        Raises:
-          _RefusedError: the server answered with an error.
-          OSError: the connection broke.
-        """
+        """Return a batch's probabilities, float [N, C]; raise as `post` does, and _RefusedError as `_Grpc` does."""
         status, body = self.post(_json({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}))
         if status != http.client.OK:
             raise _RefusedError(f"over REST: {status}: {body[:200].decode(errors='replace')}")
@@ -251,11 +237,6 @@ def _compare(
         )
 
 
-# --- malformed requests -----------------------------------------------------------------------------------------------
-
-_BROKEN = ("OK", "UNAVAILABLE", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED")
-
-
 def _send_malformed(rpc: _Grpc, rest: _Rest, good: Reference, report: Report) -> None:
     """Send malformed requests: each must get an error that blames the client, and none may end the server."""
     for what, message in _malformed_messages(good):
@@ -275,10 +256,8 @@ def _send_malformed(rpc: _Grpc, rest: _Rest, good: Reference, report: Report) ->
 
 def _malformed_messages(good: Reference) -> Iterator[tuple[str, bytes]]:
     image = {signatures.IMAGE_BYTES: [good.image_bytes]}
-    yield (
-        "bytes that are not an image",
-        _request({signatures.IMAGE_BYTES: [b"\xff\xd8 not an image"]}).SerializeToString(),
-    )
+    no_image = b"\xff\xd8 not an image"
+    yield "bytes that are not an image", _request({signatures.IMAGE_BYTES: [no_image]}).SerializeToString()
     yield "an empty image", _request({signatures.IMAGE_BYTES: [b""]}).SerializeToString()
     yield "an unknown signature", _request(image, "nonsense").SerializeToString()
     yield "an unknown input", _request({"nonsense": [good.image_bytes]}).SerializeToString()

@@ -45,19 +45,16 @@ def escape(name: str) -> str:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading. A FIFO would block for ever, and a device may do anything.
-
-    The type is checked before opening and again afterwards, because the file can be replaced in between.
-
-    Raises:
-        OSError: the file cannot be read, or is not a regular file.
-    """
+    """Open a file for reading; raise OSError if it cannot be read, or is not a regular file."""
     descriptor, _ = _open_regular(path)
     return os.fdopen(descriptor, "rb")
 
 
 def _open_regular(path: str) -> tuple[int, int]:
-    """Return the descriptor of a regular file, and its size."""
+    """Return the descriptor of a regular file, and its size. A FIFO would block for ever, and a device may do anything.
+
+    The type is checked before opening and again afterwards, because the file can be replaced in between.
+    """
     _require_regular(os.stat(path).st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -109,11 +106,7 @@ def beam_options() -> "PipelineOptions":
 
 
 def filesystem(uri: str) -> "FileSystem":
-    """Return Beam's file system for `uri`.
-
-    Raises:
-        ValueError: no file system has this scheme, or it lacks an option.
-    """
+    """Return Beam's file system for `uri`; raise ValueError if none has this scheme, or it lacks an option."""
     from apache_beam.io.filesystems import FileSystems
 
     beam_options()
@@ -177,11 +170,9 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def read(path: str, limit: int) -> tuple[bytes, int]:
-    """Return a file's bytes and size. A file above the limit gives no bytes. Memory: at most `limit` + 1 bytes.
+    """Return bytes and size of the file at a path or URI. Memory: at most `limit` + 1 bytes.
 
-    Args:
-        path: path or URI of the file.
-        limit: bytes.
+    A file of more than `limit` bytes gives no bytes.
 
     Raises:
         OSError: the file cannot be read, or is not a regular file; `strerror` is plain words.
@@ -216,11 +207,7 @@ def _whole(descriptor: int, size: int, limit: int) -> bytes:
 
 
 def head(path: str) -> bytes:
-    """Return the first `HEAD_BYTES` bytes of a file.
-
-    Raises:
-        OSError: as `read`.
-    """
+    """Return the first `HEAD_BYTES` bytes of a file; raise OSError as `read` does."""
     with opened(path) as file:
         return _up_to(file, HEAD_BYTES)
 
@@ -228,8 +215,7 @@ def head(path: str) -> bytes:
 def content_id(path: str) -> str:
     """Return a text that changes with the file's content: its sha256, or the checksum that its file system keeps.
 
-    Raises:
-        OSError: as `read`.
+    Raises OSError as `read` does.
     """
     if is_uri(path):
         with contextlib.suppress(Exception):  # there is no checksum or no file: reading shows which

@@ -56,16 +56,11 @@ class Tree(Protocol):
     def look(self, folder: str) -> tuple[list[str], list[Entry]]:
         """Return the names of the folders directly in `folder`, and its other entries; both sorted.
 
-        Raises:
-            UserError: the folder cannot be read.
+        Raises UserError if the folder cannot be read.
         """
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        """Yield everything under `folder` that is not a folder, at any depth.
-
-        Raises:
-            UserError: a folder cannot be read.
-        """
+        """Yield everything under `folder` that is not a folder, at any depth; raise UserError as `look` does."""
 
 
 class Disk:
@@ -151,11 +146,7 @@ class Objects:
     """A `Tree` at a URI. One listing of the whole tree is made at construction."""
 
     def __init__(self, uri: str) -> None:
-        """List everything under `uri`.
-
-        Raises:
-            UserError: the file system is unknown, or does not allow a listing.
-        """
+        """List everything under `uri`; raise UserError if the file system is unknown, or does not allow a listing."""
         self.root = uri
         prefix = f"{uri.rstrip('/')}/"
         # Paths that end in "/" are placeholders for folders that a cloud's console made.
@@ -202,11 +193,7 @@ def _describe_stat_error(error: OSError, is_link: bool) -> str:
 
 
 def require_reachable(uri: str) -> None:
-    """Check by one request that Beam has a file system for the URI and that it grants access.
-
-    Raises:
-        UserError: there is no such file system, or it grants no access.
-    """
+    """Raise UserError unless one request shows that Beam has a file system for the URI and that it grants access."""
     with _as_user_error(uri) as scheme:
         _request_once(uri, scheme)
 
@@ -261,10 +248,8 @@ def _descend(system: "FileSystem", folder: str) -> "Iterator[FileMetadata]":
     for entry in system._list(folder):
         inner: list[FileMetadata] = []
         if system.has_dirs() and not entry.size_in_bytes and entry.path.rstrip("/") != folder.rstrip("/"):
-            try:
+            with contextlib.suppress(BeamIOError):  # an empty file, which has no listing
                 inner = list(_descend(system, entry.path))
-            except BeamIOError:  # an empty file, which has no listing
-                inner = []
         yield from inner or [entry]
 
 
