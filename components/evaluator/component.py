@@ -60,9 +60,9 @@ class Evaluator(BaseBeamComponent):
 
         `served` is the directory of the served version; "" when none is served; None when it is not known yet. With
         `served_base_path`, the folder or URI of the served versions that is read when the node runs, `served` only
-        enters the cache key, as `code` does. `baseline_model` is compared with when neither is known; with
-        `reset_baseline` no model is, as in a first run. A model that the serving validation refused in `infra_blessing`
-        is evaluated and not blessed.
+        enters the cache key, as `code` does. When neither is known, `baseline_model` is the served model.
+        With `reset_baseline` the model is compared with none, as in a first run. A model that the serving validation
+        refused in `infra_blessing` is evaluated and not blessed.
         """
         optional = {
             "served": served,
