@@ -30,7 +30,7 @@ class PassedRun:
 
 
 def reference(folder: str, images: str) -> int:
-    """Return the number of the run to compare with; 0 if there is none, also if there is no such folder.
+    """Return the number of the run to compare with; 0 if there is none. The folder need not exist.
 
     `images` is the fingerprint of this run's images; "" if unknown.
     """

@@ -39,7 +39,7 @@ class Change:
 
 
 def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), infra: Check | None = None) -> Verdict:
-    """Return the verdict on a candidate, with these notes and the serving validation's check where it ran."""
+    """Return the verdict on a candidate; `infra` is the check of the serving validation, where it ran."""
     checker = _Checker(gate, answers)
     checks = [*([infra] if infra else []), *checker.checks()]
     figures = dict.fromkeys([*_FIGURES, *gate.thresholds])

@@ -17,8 +17,8 @@ def eval_config(models: Sequence[str], classes: int, slices: Iterable[str] = ())
     """Return TFMA's config: the function that is served, on the file's bytes, against the label's index.
 
     TFMA loads a Keras 3 model as a generic SavedModel, so the config names the signature and lists the metrics.
-    BASELINE beside another model is compared with. The metrics are also computed for each value of `slices`, such as
-    "class".
+    The models are named; if one of two is BASELINE, TFMA compares the other with it. The metrics are also computed for
+    each value of the dimensions `slices`, such as "class".
     """
     stock: list[tuple[str, dict[str, str | int]]] = [
         ("ExampleCount", {}),

@@ -55,9 +55,9 @@ class ImageExampleGen(BaseBeamComponent):
         """Make the node for root folders or URIs.
 
         No executor reads `fingerprint`, the `fingerprint.fingerprint` of the images before the run, or `code`, a hash
-        of the sources. They are part of TFX's cache key, so that a change of any file runs the ingest again. The folder
-        or URI `state` keeps the splits of images from run to run; None keeps none. The folder `report_dir` gets a copy
-        of the latest quarantine.csv, also of a refused run.
+        of the sources. They are part of TFX's cache key, so that a change of any file runs the ingest again. With a
+        fingerprint of "" it never does. The folder or URI `state` keeps the splits of images from run to run; None
+        keeps none. The folder `report_dir` gets a copy of the latest quarantine.csv, also of a refused run.
         """
         given = {"state": state, "report_dir": report_dir, "code": code}
         optional = {name: value for name, value in given.items() if value is not None}

@@ -136,8 +136,9 @@ def make_plan(
     known: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide what becomes of each file. The order of the rows does not matter.
+
     `known` holds the splits of the images of earlier runs by sha256, the earliest first; an image keeps its split.
-    `images_per_shard` is a limit, and `bytes_per_shard` the approximate size.
+    A shard has at most `images_per_shard` images and about `bytes_per_shard` bytes.
 
     Of exact copies in one class the first by path is kept. If the layout gives one content several splits, the content
     is kept in test rather than eval, and in eval rather than train; its files in the other splits are dropped as
