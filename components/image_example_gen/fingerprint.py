@@ -11,8 +11,8 @@ def fingerprint(layout: Layout, threads: int | None = None) -> str:
     """Hash all paths and contents. Sizes and times of files do not count. Memory: one chunk for each thread.
 
     For a file at a URI the checksum of its file system stands for the content, if there is one. A file that cannot be
-    read counts with its error, so that a repair changes the fingerprint.
-    Refused files count with their reason. `threads` files are read at once; None chooses by where the files are.
+    read counts with its error, so that a repair changes the fingerprint. Refused files count with their reason.
+    `threads` files are read at once; None chooses by where the files are. Returns a sha256 in hex.
     """
     digest = hashlib.sha256()
     with ThreadPoolExecutor(threads or (files.REMOTE_THREADS if layout.roots.remote else files.cpus())) as pool:
