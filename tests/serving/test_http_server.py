@@ -22,14 +22,17 @@ Requests = list[tuple[str, str, bytes]]
 
 @contextlib.contextmanager
 def running(
-    answered: Callable[[], Awaitable[object]] | None = None, seconds: float = 10, loop: LoopThread | None = None
+    answered: Callable[[], Awaitable[object]] | None = None,
+    seconds: float = 10,
+    loop: LoopThread | None = None,
+    answer: bytes = b"answered",
 ) -> Iterator[tuple[HttpServer, Requests]]:
     """A server that records its requests; `answered` is awaited after each answer has left."""
     requests: Requests = []
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         requests.append((scope["method"], scope["path"], await read_body(receive)))
-        await send_answer(send, Answer(200, b"answered"))
+        await send_answer(send, Answer(200, answer))
         if answered:
             await answered()
 
@@ -45,6 +48,15 @@ def running(
 
 def connected(server: HttpServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def is_open(client: socket.socket) -> bool:
+    try:
+        return bool(client.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
 
 
 def exchange(server: HttpServer, request: bytes) -> bytes:
@@ -80,6 +92,8 @@ def exchange(server: HttpServer, request: bytes) -> bytes:
         (HEAD + b"Content-Length: 1001\r\n\r\n", 413),
         (HEAD + CHUNKED + b"\r\n3e9\r\n" + b"a" * 1001, 413),
         (b"\x16\x03\x01\x02\x00 TLS\r\n\r\n", 400),
+        (b"CONNECT /a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     ],
 )
 def test_a_request_that_is_not_read_to_its_end_is_answered_and_ends_the_connection(
@@ -140,6 +154,13 @@ def test_an_answer_to_head_has_the_length_and_no_body() -> None:
     with running() as (server, _):
         said = exchange(server, b"HEAD /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert said.endswith(b"\r\n\r\n") and b"\r\nContent-Length: 8\r\n" in said
+
+
+def test_a_malformed_request_after_head_is_answered() -> None:
+    with running() as (server, _):
+        said = exchange(server, b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+    assert said.count(b"HTTP/1.1 200 OK") == said.count(b"HTTP/1.1 400 Bad Request") == 1
+    assert b'{"error": ' in said
 
 
 def test_a_refused_client_that_goes_on_sending_gets_its_answer() -> None:
@@ -207,6 +228,17 @@ def test_a_whole_request_must_arrive_in_time(start: bytes) -> None:
     assert requests == []
 
 
+def test_a_client_that_does_not_read_its_answer_is_dropped_in_time() -> None:
+    left = threading.Event()
+
+    async def answered() -> None:
+        left.set()
+
+    with running(answered, seconds=0.3, answer=b"a" * 30_000_000) as (server, _), connected(server) as client:
+        client.sendall(NEXT)
+        assert left.wait(10)
+
+
 def test_half_sent_requests_do_not_keep_others_from_an_answer() -> None:
     with running() as (server, _), contextlib.ExitStack() as clients:
         for _ in range(300):
@@ -233,6 +265,19 @@ def test_beyond_the_most_connections_the_longest_idle_one_is_closed(
                 assert refused.recv(1) == b""
             second.sendall(b"Connection: close\r\nContent-Length: 0\r\n\r\n")
             assert second.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_many_connections_at_once_do_not_pass_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 4)
+    with running() as (server, _), contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(socket.socket()) for _ in range(60)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", server.port))
+        until = time.monotonic() + 10
+        while time.monotonic() < until and sum(map(is_open, clients)) > 4:
+            time.sleep(0.05)
+        assert sum(map(is_open, clients)) == 4
 
 
 def test_a_drain_closes_the_port_and_waiting_connections_and_answers_requests_under_way() -> None:

@@ -34,7 +34,8 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]  # ASGI 3.0
 
 MAX_CONNECTIONS = 512
 _BACKLOG = 128  # connections that wait to be accepted
-REQUEST_SECONDS = 60.0  # for a request to arrive, from its first byte to its last; also for a client to send the next
+# For a request to arrive, from its first byte to its last; for its answer to leave; for a client to send the next.
+REQUEST_SECONDS = 60.0
 _LINGER_SECONDS = 2.0
 _MAX_HEAD = (
     32 << 10
@@ -120,7 +121,11 @@ class HttpServer:
 
     def _close_longest_idle(self) -> bool:
         idle = [(connection.since, task) for task, connection in self._connections.items() if connection.idle]
-        return bool(idle) and min(idle, key=lambda entry: entry[0])[1].cancel()
+        if not idle:
+            return False
+        task = min(idle, key=lambda entry: entry[0])[1]
+        self._connections[task].idle = False  # the task ends later; each new connection must close another one
+        return task.cancel()
 
 
 class _Connection:
@@ -179,10 +184,15 @@ class _Connection:
         A body whose end may be read in two ways is refused: RFC 9112, section 6.3. A proxy that reads it the other way
         takes the rest of it for the next client's request. h11 refuses the cases that are not refused here.
         """
+        self._method = b""  # a malformed request must not count as the HEAD before it
         request = await self._next_event()
         if not isinstance(request, h11.Request):
             return None
         self._method, headers = request.method, dict(request.headers)
+        if request.method == b"CONNECT":  # h11 takes an answer of 200 for a tunnel
+            raise RefusedError(400, f"Malformed request: CONNECT {request.target.decode()}")
+        if not request.http_version.startswith(b"1."):
+            raise RefusedError(505, f"HTTP {request.http_version.decode()} is not supported on this port: use HTTP 1.1")
         if b"content-length" in headers and b"transfer-encoding" in headers:
             raise RefusedError(400, "Malformed request: it has a Content-Length and a Transfer-Encoding")
         limit = self._server.max_body if request.method == b"POST" else _SMALL
@@ -238,7 +248,11 @@ class _Connection:
         body = h11.Data(data=b"" if self._method == b"HEAD" else message["body"])
         # One write: TCP holds back a second one until the first is acknowledged.
         self._writer.write(b"".join(self._http.send(event) or b"" for event in (head, body, h11.EndOfMessage())))
-        await self._writer.drain()
+        timer = self._loop.call_later(self._server.request_seconds, self._writer.transport.abort)
+        try:
+            await self._writer.drain()
+        finally:
+            timer.cancel()
 
     async def _refuse(self, answer: Answer) -> None:
         """Answer a request that was not read to its end, then read the rest of it for a while.
