@@ -113,6 +113,13 @@ def test_bytes_that_are_not_an_image_are_refused_and_the_next_request_is_answere
     prediction.Predict(request("colours", image_bytes=[image_of("red")]), timeout=30)
 
 
+def test_a_long_error_beyond_ascii_fits_into_a_header(prediction):
+    with pytest.raises(grpc.RpcError) as caught:
+        prediction.Predict(request("numbers", "😀" * 1000, x=[[1.0, 2.0]]), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.details() == 'Serving signature key "' + "😀" * 250 + "...TRUNCATED"
+
+
 def test_messages_over_four_mebibytes_are_accepted_and_sent(prediction):
     text = b"x" * (5 << 20)
     inputs = {"number": tf.make_tensor_proto([1], tf.int64), "flag": [True], "text": [text]}

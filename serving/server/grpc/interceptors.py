@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 _SERVICES = ("/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/")
 _INFERENCE = ("Predict", "Classify", "Regress", "MultiInference")
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
-_DETAILS_LIMIT = 1024  # characters, as in TF Serving's grpc_status_util.cc: details travel in a header
+_DETAILS_LIMIT = 1024  # bytes, as in TF Serving's grpc_status_util.cc: details travel in a header
 _METADATA_LIMIT = 4096  # bytes of trailing metadata: gRPC takes 8 KiB of headers in all
 
 
@@ -52,10 +52,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except ServingError as error:
                 if error.code is Code.NOT_FOUND:
                     self._add_names(context)
-                details = error.message
+                details = error.message.encode("utf-8", "replace")
                 if len(details) > _DETAILS_LIMIT:
-                    details = details[:_DETAILS_LIMIT] + "...TRUNCATED"
-                context.abort(_STATUS[error.code.value], details)
+                    details = details[:_DETAILS_LIMIT] + b"...TRUNCATED"
+                context.abort(_STATUS[error.code.value], details.decode(errors="ignore"))
             except Exception:
                 _logger.exception("unexpected fault while answering a gRPC request")
                 context.abort(grpc.StatusCode.INTERNAL, "internal error of the model server: see its log")
