@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.http.messages import Message, error_answer
+from graftline.serving.server.http.messages import Message, RefusedError, error_answer
 from graftline.serving.server.http.rest import RestApi
 from graftline.serving.server.http.routes import HttpRoutes
 from graftline.serving.server.limits import InFlight
@@ -110,6 +110,7 @@ def test_a_gzip_bomb_is_refused_by_the_size_of_its_content_and_never_unpacked_wh
         # Codes that share their HTTP status with another one:
         (ServingError(Code.FAILED_PRECONDITION, "why"), 400, "FAILED_PRECONDITION"),
         (ServingError(Code.DATA_LOSS, "why"), 500, "DATA_LOSS"),
+        (RefusedError(413, "why"), 413, "INVALID_ARGUMENT"),
         (ValueError(), 500, "INTERNAL"),
     ],
 )

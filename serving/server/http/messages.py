@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from graftline.serving.server.errors import Code, ServingError
+
 Message = MutableMapping[str, Any]  # ASGI's types
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -38,11 +40,11 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)  # in addition to Content-Type and Content-Length
 
 
-class RefusedError(Exception):
+class RefusedError(ServingError):
     """A request that is not accepted as it was sent; the client gets the HTTP status and the message."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(Code.INVALID_ARGUMENT, message)  # the metrics know gRPC's codes only
         self.answer = error_answer(status, message)
 
 

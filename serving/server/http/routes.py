@@ -105,10 +105,10 @@ class HttpRoutes:
                 return route.handle(request)
             with self._count(request, place) if route.inference else contextlib.nullcontext():
                 return await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
-        except ServingError as error:
-            return error_answer(HTTP_STATUS[error.code], error.message)
         except RefusedError as refused:
             return refused.answer
+        except ServingError as error:
+            return error_answer(HTTP_STATUS[error.code], error.message)
         except Exception:
             _logger.exception("unexpected fault while answering %s %s", request.method, request.path)
             return error_answer(500, "internal error of the model server: see its log")
