@@ -25,10 +25,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 def command(module: str, *arguments: str, ends_with_parent: bool = False) -> list[str]:
     """Return the command line that runs a module as a program, as `python -m` does.
 
-    Args:
-      module: dotted name, such as `graftline.serving.server`.
-      *arguments: what the program finds in `sys.argv[1:]`.
-      ends_with_parent: the child ends as soon as its standard input is closed. The parent keeps a pipe to it open, so
-        that a killed parent leaves no child behind.
+    With `ends_with_parent` the child ends as soon as its standard input is closed. The parent keeps a pipe to it open,
+    so that a killed parent leaves no child behind.
     """
     return [sys.executable, "-c", _CODE, _ROOT, "1" if ends_with_parent else "0", module, *arguments]

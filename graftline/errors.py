@@ -12,8 +12,7 @@ def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """Return `"; did you mean 'x'?"` for the known name nearest to `name`, or `""` if none is near."""
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near:
+    if not (near := difflib.get_close_matches(name, known, n=1, cutoff=0.5)):
         by_lower_case = {candidate.lower(): candidate for candidate in known}
         matches = difflib.get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.5)
         near = [by_lower_case[match] for match in matches]

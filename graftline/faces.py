@@ -30,10 +30,6 @@ def _origins(package: str) -> dict[str, tuple[str, str]]:
     # By the loader, not by the file: the package may lie in a zip.
     loader: Any = importlib.import_module(package).__loader__
     tree = ast.parse(loader.get_source(package))
-    blocks = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-    ]
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom) and node.module]
     return {alias.asname or alias.name: (str(node.module), alias.name) for node in imports for alias in node.names}

@@ -31,12 +31,9 @@ def write(references: Sequence[Reference], path: str) -> None:
 
     with tf.io.TFRecordWriter(path) as writer:
         for reference in references:
-            probabilities = tf.train.FloatList(value=reference.probabilities)
-            feature = {
-                features.FILENAME: of_bytes(reference.filename.encode()),
-                features.IMAGE: of_bytes(reference.image_bytes),
-                signatures.PROBABILITIES: tf.train.Feature(float_list=probabilities),
-            }
+            probabilities = tf.train.Feature(float_list=tf.train.FloatList(value=reference.probabilities))
+            filename, image = of_bytes(reference.filename.encode()), of_bytes(reference.image_bytes)
+            feature = {features.FILENAME: filename, features.IMAGE: image, signatures.PROBABILITIES: probabilities}
             example = tf.train.Example(features=tf.train.Features(feature=feature))
             writer.write(example.SerializeToString(deterministic=True))
 
@@ -51,11 +48,7 @@ def read(path: str) -> list[Reference]:
     references = []
     for record in tf.data.TFRecordDataset([path]).as_numpy_iterator():
         feature = tf.train.Example.FromString(record).features.feature
-        references.append(
-            Reference(
-                feature[features.FILENAME].bytes_list.value[0].decode(),
-                feature[features.IMAGE].bytes_list.value[0],
-                np.array(feature[signatures.PROBABILITIES].float_list.value, np.float32),
-            )
-        )
+        filename, image = (feature[name].bytes_list.value[0] for name in (features.FILENAME, features.IMAGE))
+        probabilities = np.array(feature[signatures.PROBABILITIES].float_list.value, np.float32)
+        references.append(Reference(filename.decode(), image, probabilities))
     return references

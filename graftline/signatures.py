@@ -20,11 +20,8 @@ TOP_K = 5  # k = min(TOP_K, C)
 
 EMBEDDING_OUTPUT = "embedding"
 
-MODELS_METADATA = (
-    "graftline-models"  # gRPC trailing metadata of NOT_FOUND: the server's models, %-encoded, separated by commas
-)
+# gRPC trailing metadata of NOT_FOUND: the server's models, %-encoded, separated by commas.
+MODELS_METADATA = "graftline-models"
 
 WARMUP_FILE = "tf_serving_warmup_requests"  # a TFRecord of PredictionLog in assets.extra/
-
-# Lies next to the SavedModel: see `graftline.references`.
-REFERENCES_FILE = "reference_predictions.tfrecord"
+REFERENCES_FILE = "reference_predictions.tfrecord"  # lies next to the SavedModel: see `graftline.references`

@@ -13,9 +13,7 @@ FOLDER = ".withdrawn"  # in the base path; holds a file for each withdrawn model
 def tree_digest(files: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the hex sha256 that names a folder's content.
 
-    Args:
-      files: the path relative to the folder, with "/" between its parts, and the sha256 digest of each file, sorted by
-        path.
+    `files` are the relative path, with "/" between its parts, and the sha256 digest of each file, sorted by path.
     """
     digest = hashlib.sha256()
     for path, content in files:

@@ -9,6 +9,16 @@ from graftline import uri
 from graftline.errors import UserError
 
 
+class _Path:
+    """The path of a file or folder under the workspace's root."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, workspace: "Workspace", owner: type) -> str:
+        return uri.join(workspace.root, *self._parts)
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A workspace's folders and files, as paths. `root` is a folder or a URI.
@@ -21,78 +31,29 @@ class Workspace:
     MODELS: ClassVar[str] = "models"  # the folder's name, for messages and to recognize base paths
     FORMAT: ClassVar[int] = 1  # of the files in a workspace; to be raised when older versions cannot read new files
 
-    @property
-    def metadata(self) -> str:
-        """ML Metadata's SQLite file."""
-        return self._at("metadata.db")
-
-    @property
-    def artifacts(self) -> str:
-        """TFX's pipeline root: `<node>/<output>/<execution>/`."""
-        return self._at("artifacts")
-
-    @property
-    def models(self) -> str:
-        """The base paths that a model server watches: `<name>/<version>/`."""
-        return self._at(self.MODELS)
+    metadata: ClassVar[_Path] = _Path("metadata.db")  # ML Metadata's SQLite file
+    artifacts: ClassVar[_Path] = _Path("artifacts")  # TFX's pipeline root: <node>/<output>/<execution>/
+    models: ClassVar[_Path] = _Path(MODELS)  # the base paths that a model server watches: <name>/<version>/
+    quarantine: ClassVar[_Path] = _Path("quarantine")  # the files that the last ingest left out, also if it failed
+    logs: ClassVar[_Path] = _Path("logs")  # one log file for each run
+    splits: ClassVar[_Path] = _Path("splits")  # the split of each image
+    statistics: ClassVar[_Path] = _Path("statistics")  # of the images validated last, in a folder for each pipeline
+    checkpoints: ClassVar[_Path] = _Path("checkpoints")  # the state of trainings that did not end
+    cache: ClassVar[_Path] = _Path("cache")
+    # Activations of the frozen trunk by image. They may be deleted at any time.
+    boundary_cache: ClassVar[_Path] = _Path("cache", "boundary")
+    lock: ClassVar[_Path] = _Path(".lock")  # the file that a run locks, so that two runs never use one workspace
+    format_file: ClassVar[_Path] = _Path("format")  # holds the number of the format, as text
 
     def base_path(self, model_name: str) -> str:
         """Return the base path of one model, which holds its numbered versions."""
-        return self._at(self.MODELS, model_name)
-
-    @property
-    def quarantine(self) -> str:
-        """The list of the files that the last ingest left out, written also when the ingest failed."""
-        return self._at("quarantine")
-
-    @property
-    def logs(self) -> str:
-        """One log file for each run."""
-        return self._at("logs")
-
-    @property
-    def splits(self) -> str:
-        """The split of each image."""
-        return self._at("splits")
-
-    @property
-    def statistics(self) -> str:
-        """Statistics of the images that were validated last, in a folder for each pipeline."""
-        return self._at("statistics")
-
-    @property
-    def checkpoints(self) -> str:
-        """The state of trainings that did not end."""
-        return self._at("checkpoints")
-
-    @property
-    def boundary_cache(self) -> str:
-        """Activations of the frozen trunk by image. They may be deleted at any time."""
-        return self._at("cache", "boundary")
-
-    @property
-    def lock(self) -> str:
-        """The file that a run locks, so that two runs never use one workspace."""
-        return self._at(".lock")
-
-    @property
-    def format_file(self) -> str:
-        """Holds the number of the format, as text."""
-        return self._at("format")
+        return uri.join(self.models, model_name)
 
     @property
     def folders(self) -> tuple[str, ...]:
         """Every folder that a run writes to."""
-        named = (
-            self.artifacts,
-            self.checkpoints,
-            self.logs,
-            self.models,
-            self.quarantine,
-            self.splits,
-            self.statistics,
-        )
-        return (*named, self._at("cache"))
+        state = (self.artifacts, self.checkpoints, self.logs, self.models, self.quarantine, self.splits)
+        return (*state, self.statistics, self.cache)
 
     def require_format(self) -> None:
         """Raise as `check_format` does; write the number of the format if there is none yet.
@@ -107,11 +68,7 @@ class Workspace:
             aside.replace(file)
 
     def check_format(self) -> None:
-        """Check that this Graftline can use the workspace. Nothing to check where no number is written.
-
-        Raises:
-          UserError: a newer Graftline made the workspace, or the file does not hold a number.
-        """
+        """Raise UserError if a newer Graftline made the workspace, or its file of the format holds no number."""
         try:
             text = pathlib.Path(self.format_file).read_text(errors="replace").strip()
         except FileNotFoundError:
@@ -136,6 +93,3 @@ class Workspace:
         if uri.is_uri(base_path) or not name or os.path.basename(models) != cls.MODELS:
             return None
         return cls(os.path.dirname(models))
-
-    def _at(self, *parts: str) -> str:
-        return uri.join(self.root, *parts)

@@ -29,11 +29,8 @@ def require_package(package: str, extra: str) -> None:
 def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary":
     """Check the input, then run the pipeline.
 
-    The progress goes to standard error, all other output of the process to a log file.
-
-    Args:
-      config: what to run.
-      reset_baseline: the gate compares with no served model, as in a first run.
+    The progress goes to standard error, all other output of the process to a log file. With `reset_baseline` the gate
+    compares with no served model, as in a first run.
 
     Raises:
       UserError: a mistake in the input.
@@ -49,8 +46,7 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
     with preflight.lock(config.workspace):
         log_file = console.new_log_file(config.workspace)
         click.echo(
-            f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}",
-            err=True,
+            f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}", err=True
         )
         with console.captured(log_file) as screen, console.Progress(screen) as progress:
             try:
@@ -86,10 +82,7 @@ def print_summary(summary: "RunSummary", config: "Config", as_json: bool) -> Non
 def classify(
     images: Sequence[str], model: str | None = None, server: str | None = None, name: str | None = None
 ) -> "Iterator[Prediction]":
-    """Classify files and folders by the model at a path, or by a server.
-
-    Returns:
-      One prediction for each image, as soon as it is known.
+    """Classify files and folders by the model at a path, or by a server; yield each prediction as soon as it is known.
 
     Raises:
       UserError: an image, model or server does not exist. Raised at once, except for errors of the first prediction.
@@ -107,8 +100,5 @@ def print_predictions(predictions: "Iterable[Prediction]", err: bool = False) ->
     from graftline.pipeline.predictions import write
 
     write(
-        predictions,
-        "text",
-        lambda text: click.echo(text, nl=False, err=err),
-        lambda line: click.echo(line, err=True),
+        predictions, "text", lambda text: click.echo(text, nl=False, err=err), lambda line: click.echo(line, err=True)
     )

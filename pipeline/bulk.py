@@ -164,11 +164,7 @@ class _Rows(beam.DoFn):
 
 
 def find_target(model: str | None, server: str | None, name: str | None) -> ClassifierTarget:
-    """Return what the options of the command name, after loading the model once or connecting to the server.
-
-    Raises:
-      UserError: the model cannot be loaded, or the server does not answer.
-    """
+    """Return what the options of the command name, after loading the model once or connecting to the server."""
     if server is None:
         directory = os.path.abspath(find_model(str(model), name).newest[1])
         LocalClassifier(directory).close()

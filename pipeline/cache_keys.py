@@ -54,9 +54,6 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
     """Return for each node the parameters that stand for what TFX's cache key lacks.
 
     No executor reads them, except for the Trainer's `preprocessing`, which names the activations in the boundary cache.
-
-    Raises:
-      UserError: the curated schema cannot be used, or the served versions cannot be read.
     """
     code = {node: code_hash(*modules) for node, modules in MODULES.items()}
     base_path, statistics = site.base_path(config), site.statistics(config)
@@ -67,10 +64,7 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
     comparable = site.readable and not uri.is_uri(statistics)
     return {
         "ImageExampleGen": {"code": code["ImageExampleGen"] + _versions(*_DECODERS) + _retry(config, site)},
-        "SchemaGen": {
-            "code": code["ExampleValidator"],
-            "sha256": _schema_hash(config.data.schema_file, site.readable),
-        },
+        "SchemaGen": {"code": code["ExampleValidator"], "sha256": _schema_hash(config.data.schema_file, site.readable)},
         "ExampleValidator": {
             "code": code["ExampleValidator"],
             # The same statistics are validated again when there are others to compare them with.
@@ -96,11 +90,9 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
 
 
 def code_hash(*modules: str, without: Sequence[str] = ()) -> str:
-    """Return a hash of the sources of these modules and of everything of Graftline that they import.
+    """Return a hash of the sources of these modules and of all that they import of Graftline, except for `without`.
 
-    Args:
-      *modules: names within `graftline`, such as `trainer.run_fn`.
-      without: names of modules that are left out of the hash.
+    Modules are named within `graftline`, such as `trainer.run_fn`.
     """
     digest = hashlib.sha256()
     for module in sorted(closure(*modules) - set(without)):
@@ -124,11 +116,7 @@ def closure(*modules: str) -> set[str]:
 
 
 def nodes_of(path: str) -> list[str]:
-    """Return the nodes whose code a source file is part of, and "every cached activation" where it makes these.
-
-    Raises:
-      UserError: there is no such file.
-    """
+    """Return the nodes whose code a source file is part of, and "every cached activation" where it makes these."""
     file = pathlib.Path(path).resolve()
     if not file.is_file():
         raise UserError(f"{path}: no such file; give the path of a source file")
@@ -173,8 +161,7 @@ def _file(module: str) -> pathlib.Path | None:
 
 
 def _source(module: str) -> bytes:
-    file = _file(module)
-    if file is None:
+    if (file := _file(module)) is None:
         raise ModuleNotFoundError(f"graftline has no module {module}")
     return file.read_bytes()
 

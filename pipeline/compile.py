@@ -21,27 +21,15 @@ Target = Literal["kubeflow", "vertex"]
 # The parameter is set at submission: a hash of the images' content, so that the cluster's cache sees a changed image.
 FINGERPRINT_PARAMETER = "images_fingerprint"
 
-
 # These nodes read the served versions, which are not among their inputs: they must not come from the cluster's cache.
 _UNCACHED = ("ServingValidator", "Evaluator", "Pusher")
 
-_RUNNERS = {
-    "direct": "--runner=DirectRunner",
-    "flink": "--runner=FlinkRunner",
-    "spark": "--runner=SparkRunner",
-    "dataflow": "--runner=DataflowRunner",
-}
-
 
 def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> None:
-    """Compile the DAG.
+    """Compile the DAG into a file.
 
-    The config's paths go into the spec as they are: they are paths of the cluster's nodes.
-
-    Args:
-      config: what to run; `cluster.image` is the container image that has graftline installed.
-      target: "vertex" writes a PipelineJob as JSON (schema 2.0.0), "kubeflow" a PipelineSpec as YAML (2.1.0).
-      output: the file.
+    For "vertex" it is a PipelineJob as JSON (schema 2.0.0), for "kubeflow" a PipelineSpec as YAML (2.1.0). The config's
+    paths go into the spec as they are: they are paths of the cluster's nodes.
 
     Raises:
       UserError: no images, settings that contradict one another, or the file cannot be written.
@@ -55,21 +43,18 @@ def compile_pipeline(config: Config, target: Target, output: pathlib.Path) -> No
     pipeline = create_pipeline(
         config,
         Site(Workspace(config.workspace.rstrip("/")), fingerprint),
-        beam_pipeline_args=[_RUNNERS[config.beam.runner], BYTE_BATCHES, *config.beam.options],
+        beam_pipeline_args=[f"--runner={config.beam.runner.title()}Runner", BYTE_BATCHES, *config.beam.options],
     )
     runner = tfx.orchestration.experimental.KubeflowV2DagRunner(
         config=tfx.orchestration.experimental.KubeflowV2DagRunnerConfig(
-            default_image=config.cluster.image or f"graftline:{__version__}",
-            use_pipeline_spec_2_1=target == "kubeflow",
+            default_image=config.cluster.image or f"graftline:{__version__}", use_pipeline_spec_2_1=target == "kubeflow"
         )
     )
     job = runner.run(pipeline, write_out=False)
     for node in _UNCACHED:
         del job["pipelineSpec"]["root"]["dag"]["tasks"][node]["cachingOptions"]
-    if target == "vertex":
-        text = json.dumps(job, indent=2, sort_keys=True)
-    else:
-        text = yaml.safe_dump(job["pipelineSpec"], sort_keys=True)
+    as_json = target == "vertex"
+    text = json.dumps(job, indent=2, sort_keys=True) if as_json else yaml.safe_dump(job["pipelineSpec"], sort_keys=True)
     try:
         output.write_text(text + "\n")
     except OSError as error:

@@ -139,10 +139,7 @@ class Config(Settings):
     def trainer(self, state: str, base_path: str, **cache_key: str) -> dict[str, Any]:
         """Return the Trainer's `custom_config`.
 
-        Args:
-          state: folder or URI of what outlives a run.
-          base_path: folder or URI of the served versions.
-          **cache_key: the other fields of `TrainerSettings`.
+        `state` holds what outlives a run, `base_path` the served versions, `cache_key` the other fields.
         """
         shared = {name: getattr(self, name) for name in TrainerSettings.model_fields if name in Config.model_fields}
         shared |= {"resize": self.data.resize, "materialize": self.data.materialize, **cache_key}

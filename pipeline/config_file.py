@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from graftline.errors import UserError, did_you_mean
 from graftline.pipeline import yaml12
@@ -55,15 +54,14 @@ def load(path: str | None, overrides: Sequence[str] = (), options: Mapping[str, 
     for key, value in (options or {}).items():
         _merge(raw, _nested(key, value))
     for key in _PATHS:
-        _expand_home(raw, key.split("."))
+        _expand_home(raw, *key.rpartition(".")[::2])
 
     def source(key: str) -> str:
         key = key.partition("[")[0]
         by_set = any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in overridden)
         return "--set: " if by_set else f"{path}: " if path else ""
 
-    infinite = [f"{source(key)}{key} is {value}, but must be a finite number" for key, value in _non_finite(raw)]
-    if infinite:
+    if infinite := [f"{source(key)}{key} is {value}, but must be a finite number" for key, value in _non_finite(raw)]:
         raise UserError("\n".join(infinite))
     try:
         return Config.model_validate(raw, strict=True)
@@ -135,8 +133,7 @@ def _refuse_unknown(raw: Any, source: str, annotation: Any = Config, prefix: str
         return
     for key, value in raw.items():
         if key not in children:
-            siblings = did_you_mean(str(key), list(children))
-            if siblings:
+            if siblings := did_you_mean(str(key), list(children)):
                 hint = siblings.replace("'", f"'{prefix}", 1)
             else:  # perhaps a known key in the wrong place
                 others = {} if free else {key.rpartition(".")[2]: key for key in reversed(list(all_keys()))}
@@ -161,18 +158,15 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
             base[key] = value
 
 
-def _expand_home(raw: Any, parts: list[str]) -> None:
-    for part in parts[:-1]:
-        raw = raw.get(part) if isinstance(raw, dict) else None
-    value = raw.get(parts[-1]) if isinstance(raw, dict) else None
-    if isinstance(value, str):
-        raw[parts[-1]] = _without_tilde(value)
-    elif isinstance(value, list):
-        raw[parts[-1]] = [_without_tilde(item) if isinstance(item, str) else item for item in value]
+def _expand_home(raw: dict[str, Any], section: str, key: str) -> None:
+    keys = raw.get(section) if section else raw
+    if isinstance(keys, dict) and key in keys:
+        value = keys[key]
+        keys[key] = [_without_tilde(item) for item in value] if isinstance(value, list) else _without_tilde(value)
 
 
-def _without_tilde(path: str) -> str:
-    return str(pathlib.Path(path).expanduser()) if path.startswith("~") else path
+def _without_tilde(path: Any) -> Any:
+    return str(pathlib.Path(path).expanduser()) if isinstance(path, str) and path.startswith("~") else path
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -250,16 +244,13 @@ def _comment(text: str, indent: str) -> str:
 def _section(model: BaseModel, indent: str) -> Iterator[str]:
     """Yield the lines of one section: a comment and a value for each key, an empty line before each section."""
     for name, field in type(model).model_fields.items():
-        yield from _entry(name, field, getattr(model, name), indent)
-
-
-def _entry(name: str, field: FieldInfo, value: Any, indent: str) -> Iterator[str]:
-    if isinstance(value, BaseModel):
-        yield f"\n{_comment(field.description or section_description(type(value)), indent)}{indent}{name}:\n"
-        yield from _section(value, indent + "  ")
-    else:
-        blank = "" if indent or name in ("images", "workspace", "seed") else "\n"
-        yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {yaml12.flow(to_plain(value))}\n"
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield f"\n{_comment(field.description or section_description(type(value)), indent)}{indent}{name}:\n"
+            yield from _section(value, indent + "  ")
+        else:
+            blank = "" if indent or name in ("images", "workspace", "seed") else "\n"
+            yield f"{blank}{_comment(field.description or '', indent)}{indent}{name}: {yaml12.flow(to_plain(value))}\n"
 
 
 def section_description(section: type[BaseModel]) -> str:

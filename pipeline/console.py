@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -91,13 +91,9 @@ class Progress:
         self._open, self._began = node, time.monotonic()
         if self._console.is_terminal:
             # Live's own redirection would show the output of TFX on the screen.
-            self._live = Live(
-                Spinner("dots", text=Text(f"{node} …")),
-                console=self._console,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+            spinner = Spinner("dots", text=Text(f"{node} …"))
+            options: Any = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
+            self._live = Live(spinner, console=self._console, **options)
             self._live.start()
         else:
             self._stream.write(f"{node:<{_WIDTH}}… ")
@@ -112,9 +108,8 @@ class Progress:
             self._live = None
         if self._console.is_terminal:
             mark, style = {"finished": ("✓", "green"), "cached": ("✓", "dim"), "failed": ("✗", "bold red")}[state]
-            self._console.print(
-                Text.assemble((mark, style), f" {node:<{_WIDTH}}", (tail, style if state != "finished" else ""))
-            )
+            ended = (tail, style if state != "finished" else "")
+            self._console.print(Text.assemble((mark, style), f" {node:<{_WIDTH}}", ended))
         else:
             begun = "" if self._open == node else f"{node:<{_WIDTH}}… "
             self._stream.write(f"{begun}{tail}\n")
@@ -238,19 +233,16 @@ def _pushed(run: RunSummary) -> Iterator[str]:
     elif run.new_version:
         yield _row("Result", f"BLESSED. Pushed as version {run.pushed_version}: {run.pushed_path}")
     elif run.pushed_path is not None:
-        yield _row(
-            "Result", f"BLESSED. The same model is already served as version {run.pushed_version}: {run.pushed_path}"
-        )
+        place = f"version {run.pushed_version}: {run.pushed_path}"
+        yield _row("Result", f"BLESSED. The same model is already served as {place}")
     else:
         yield _row("Result", f"BLESSED, but {run.push_refused or 'not pushed'}.")
 
 
 def _times(run: RunSummary) -> Iterator[str]:
     if run.seconds:
-        stages = ", ".join(
-            f"{node} {'cached' if node in run.cached else seconds_text(seconds)}"
-            for node, seconds in run.seconds.items()
-        )
+        times = {node: "cached" if node in run.cached else seconds_text(took) for node, took in run.seconds.items()}
+        stages = ", ".join(f"{node} {time}" for node, time in times.items())
         total = run.startup_seconds + sum(run.seconds.values())
         yield _row("Time", f"{seconds_text(total)} in all: start {seconds_text(run.startup_seconds)}, {stages}")
 
@@ -287,9 +279,10 @@ def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
     out, err = sys.stdout, sys.stderr
     _flush(out, err)
     saved = os.dup(1), os.dup(2)
-    log = open(log_file, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    text: Any = {"buffering": 1, "encoding": "utf-8", "errors": "backslashreplace"}
+    log = open(log_file, "a", **text)  # noqa: SIM115
     # In a test or a notebook sys.stderr has no descriptor: it stays as it is.
-    screen = _stream_onto(os.dup(saved[1])) if _is_descriptor(err, 2) else err
+    screen = open(os.dup(saved[1]), "w", **text) if _is_descriptor(err, 2) else err  # noqa: SIM115
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     handler = logging.StreamHandler(log)
@@ -311,10 +304,6 @@ def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
             os.close(copy)
         if screen is not err:
             screen.close()
-
-
-def _stream_onto(descriptor: int) -> TextIO:
-    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 def _is_descriptor(stream: TextIO, number: int) -> bool:

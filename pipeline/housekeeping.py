@@ -10,6 +10,8 @@ the cache would use it: the cache only checks that the folder exists. After an i
 left belong to no live artifact; the next call removes them, as it removes those of killed executions.
 """
 
+import contextlib
+import fnmatch
 import logging
 import os
 import pathlib
@@ -86,10 +88,7 @@ def clean_up(workspace: pathlib.Path, keep_runs: int, pushed_to: str | None = No
     executions that the workspace's metadata records for that node, and `logs/run-*.log`. No link is followed, not even
     one in the place of `artifacts`.
 
-    Args:
-      workspace: its root.
-      keep_runs: the number of latest runs to keep.
-      pushed_to: another base path whose versions are kept, in addition to those under the workspace's `models/`.
+    The versions under the base path `pushed_to` are kept, in addition to those under the workspace's `models/`.
 
     Raises:
       OSError: the models cannot be listed; nothing is removed.
@@ -128,12 +127,8 @@ def clean_up(workspace: pathlib.Path, keep_runs: int, pushed_to: str | None = No
 
 
 def _versions(models: pathlib.Path) -> set[tuple[str, str]]:
-    """Return name and number of every version under `models/<name>/<number>`.
-
-    Raises:
-      OSError: `models` is a link whose target is missing, such as an unmounted disk: its versions may still exist.
-    """
-    if not os.path.lexists(models):
+    """Return name and number of every version under `models/<name>/<number>`."""
+    if not os.path.lexists(models):  # OSError below for a link to an unmounted disk: its versions may still exist
         return set()
     bases = [base for base in os.scandir(models) if not base.is_file()]
     return {(base.name, entry.name) for base in bases for entry in os.scandir(base.path) if entry.name.isdecimal()}
@@ -197,22 +192,19 @@ class _Executions:
         self._store = store
         self._contexts: dict[int, dict[str, str]] = {}
 
-    def node(self, execution: int) -> str | None:
-        """Return the node's id; None if no such execution is recorded."""
+    def node(self, execution: int) -> str | None:  # None if no such execution is recorded
         # TFX names the context of a node "<pipeline>.<node id>".
         return self._names(execution).get("node", "").rpartition(".")[2] or None
 
     def run(self, execution: int) -> str:
-        """Return the id of the run."""
         return self._names(execution).get("pipeline_run", "")
 
     def _names(self, execution: int) -> dict[str, str]:
         if execution not in self._contexts:
-            try:
+            self._contexts[execution] = {}
+            with contextlib.suppress(errors.NotFoundError):
                 contexts = self._store.get_contexts_by_execution(execution)
-            except errors.NotFoundError:
-                contexts = []
-            self._contexts[execution] = {context.type: context.name for context in contexts}
+                self._contexts[execution] = {context.type: context.name for context in contexts}
         return self._contexts[execution]
 
 
@@ -260,12 +252,10 @@ def _remove_logs(logs: pathlib.Path, since: int, times: list[int], freed: Freed)
 
     Times are ms since 1970. Runs follow one another: a time belongs to the first log that was last written after it.
     """
-    files = [
-        (entry.stat().st_mtime * 1000, entry.path)
-        for entry in os.scandir(logs)
-        if entry.is_file(follow_symlinks=False) and entry.name.startswith("run-") and entry.name.endswith(".log")
-    ]
-    files.sort()
+    entries = [entry for entry in os.scandir(logs) if fnmatch.fnmatch(entry.name, "run-*.log")]
+    files = sorted(
+        (entry.stat().st_mtime * 1000, entry.path) for entry in entries if entry.is_file(follow_symlinks=False)
+    )
     kept = {bisect_left(files, (time, "")) for time in times}
     for number, (ended, path) in enumerate(files):
         if ended < since and number not in kept:
@@ -288,13 +278,13 @@ def _remove(path: pathlib.Path, freed: Freed) -> bool:
     """Remove a file or a folder; return whether that freed anything. Links in it are removed, their targets are not."""
     failures: list[OSError] = []
     before = _size(path)
-    if path.is_dir():
-        shutil.rmtree(path, onerror=lambda _function, _path, info: failures.append(info[1]))  # type: ignore[arg-type]
-    else:
-        try:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path, onerror=lambda _function, _path, info: failures.append(info[1]))  # type: ignore[arg-type]
+        else:
             path.unlink()
-        except OSError as error:
-            failures.append(error)
+    except OSError as error:
+        failures.append(error)
     if failures:
         freed.trouble.append(f"{path} ({failures[0].strerror or failures[0]})")
     removed = before - _size(path)
@@ -307,12 +297,9 @@ def _size(path: pathlib.Path) -> int:
     if not path.is_dir():
         return path.lstat().st_size if os.path.lexists(path) else 0
     total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:  # a file that cannot be read is not removed either
-                continue
+    for file in (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names):
+        with contextlib.suppress(OSError):  # a file that cannot be read is not removed either
+            total += os.lstat(file).st_size
     return total
 
 

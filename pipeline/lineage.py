@@ -77,13 +77,8 @@ def connect(path: str) -> metadata_store.MetadataStore:
 
 
 def latest_run(store: metadata_store.MetadataStore) -> tuple[str, dict[str, NodeRun]]:
-    """Return the id of the newest run in the store, and its nodes by id.
-
-    Raises:
-      LookupError: the store records no run.
-    """
-    runs = store.get_contexts_by_type("pipeline_run")
-    if not runs:
+    """Return the id of the newest run in the store, and its nodes by id; raise LookupError if there is no run."""
+    if not (runs := store.get_contexts_by_type("pipeline_run")):
         raise LookupError("no run is recorded")
     run = max(runs, key=lambda context: context.id)
     nodes = {}
@@ -91,13 +86,10 @@ def latest_run(store: metadata_store.MetadataStore) -> tuple[str, dict[str, Node
         contexts = store.get_contexts_by_execution(execution.id)
         # TFX names the context of a node "<pipeline>.<node id>".
         node = next(context.name for context in contexts if context.type == "node").rpartition(".")[2]
-        events = [
-            event
-            for event in store.get_events_by_execution_ids([execution.id])
-            if event.type == metadata_store_pb2.Event.OUTPUT
-        ]
-        artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([e.artifact_id for e in events])}
-        outputs = {event.path.steps[0].key: _output(artifacts[event.artifact_id]) for event in events}
+        events = store.get_events_by_execution_ids([execution.id])
+        made = {e.artifact_id: e.path.steps[0].key for e in events if e.type == metadata_store_pb2.Event.OUTPUT}
+        artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id(list(made))}
+        outputs = {key: Output(artifacts[one].uri, properties(artifacts[one])) for one, key in made.items()}
         cached = execution.last_known_state == metadata_store_pb2.Execution.CACHED
         nodes[node] = NodeRun(node, cached, outputs)
     return run.name, nodes
@@ -135,8 +127,7 @@ def pushed_as(descent: Descent, name: str, version: int) -> set[int]:
 def withdraw(store: metadata_store.MetadataStore, models: set[int], back: bool = False) -> int:
     """Remove the blessings of these models, so that TFX's Resolver ignores them; `back` restores the blessings.
 
-    Returns:
-      How many blessings were changed.
+    Return how many blessings were changed.
     """
     required, blessed = (_WITHDRAWN, 1) if back else (BLESSED, 0)
     changed = []
@@ -167,13 +158,10 @@ def record_rollback(store: metadata_store.MetadataStore, models: set[int], path:
         pushed.custom_properties[key].string_value = text
     for key in (PUSHED, NEW_VERSION):
         pushed.custom_properties[key].int_value = 1
-    inputs = [
-        (artifact, _event("model", index, metadata_store_pb2.Event.INPUT))
-        for index, artifact in enumerate(store.get_artifacts_by_id(sorted(models)))
-    ]
-    store.put_execution(
-        execution, [*inputs, (pushed, _event("pushed_model", 0, metadata_store_pb2.Event.OUTPUT))], contexts=[]
-    )
+    artifacts = enumerate(store.get_artifacts_by_id(sorted(models)))
+    inputs = [(artifact, _event("model", index, metadata_store_pb2.Event.INPUT)) for index, artifact in artifacts]
+    output = (pushed, _event("pushed_model", 0, metadata_store_pb2.Event.OUTPUT))
+    store.put_execution(execution, [*inputs, output], contexts=[])
 
 
 def _event(key: str, index: int, kind: "metadata_store_pb2.Event.Type") -> metadata_store_pb2.Event:
@@ -185,12 +173,5 @@ def _event(key: str, index: int, kind: "metadata_store_pb2.Event.Type") -> metad
 
 def properties(artifact: metadata_store_pb2.Artifact) -> dict[str, Any]:
     """Return an artifact's properties as plain values, custom ones included."""
-    plain = {}
-    for values in (artifact.properties, artifact.custom_properties):
-        for key, value in values.items():
-            plain[key] = getattr(value, value.WhichOneof("value"))
-    return plain
-
-
-def _output(artifact: metadata_store_pb2.Artifact) -> Output:
-    return Output(artifact.uri, properties(artifact))
+    items = [*artifact.properties.items(), *artifact.custom_properties.items()]
+    return {key: getattr(value, value.WhichOneof("value")) for key, value in items}

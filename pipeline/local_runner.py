@@ -38,9 +38,6 @@ def run(
       fingerprint: of the images' content.
       progress: called as each node starts and ends.
       reset_baseline: the gate compares with nothing, as in a first run.
-
-    Raises:
-      UserError: the user's mistake, found by a node or just before the first.
     """
     began = time.monotonic()
     if config.push.vertex.project is not None:

@@ -58,9 +58,8 @@ def text_row(prediction: "Prediction") -> str:
     if prediction.error is not None:
         return f"{_escaped(prediction.path)}: {_escaped(prediction.error)}"
     others = ", ".join(f"{_escaped(label)} {score:.3f}" for label, score in prediction.top_k[1:3])
-    return f"{_escaped(prediction.path)}: {_escaped(prediction.label or '')} {prediction.score:.3f}" + (
-        f"  ({others})" if others else ""
-    )
+    best = f"{_escaped(prediction.path)}: {_escaped(prediction.label or '')} {prediction.score:.3f}"
+    return f"{best}  ({others})" if others else best
 
 
 def _escaped(text: str) -> str:

@@ -30,15 +30,10 @@ _ZIP = b"PK\x03\x04"
 
 
 def check(config: "Config") -> "Layout":
-    """Check everything that can be checked without TFX, then make the workspace.
+    """Check everything that can be checked without TFX, then make the workspace; return what the images' folders hold.
 
-    Folders on disk are listed in a second. Images at a URI are listed with Beam, which is imported for them.
-
-    Returns:
-      What the images' folders hold.
-
-    Raises:
-      UserError: the first mistake found.
+    Folders on disk are listed in a second. Images at a URI are listed with Beam, which is imported for them. The first
+    mistake is raised as UserError.
     """
     from graftline.components.image_example_gen import check_decodable, scan_images
     from graftline.components.storage import files
@@ -66,11 +61,7 @@ def check(config: "Config") -> "Layout":
 
 
 def images_folders(config: "Config") -> tuple[str, ...]:
-    """Return the folders or URIs of images.
-
-    Raises:
-      UserError: the config names none.
-    """
+    """Return the folders or URIs of images; raise UserError if the config names none."""
     if not config.image_folders:
         raise UserError("no images: name their folder with --images DIR, or set images in the config")
     return config.image_folders
@@ -106,9 +97,7 @@ def _check_weights(path: pathlib.Path) -> None:
             start = file.read(16)
     except OSError as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror}") from None
-    suffix = ""
-    if start.startswith(_HDF5):
-        suffix = ".h5"
+    suffix = ".h5" if start.startswith(_HDF5) else ""
     if start.startswith(_ZIP) and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith(".weights.h5") for name in archive.namelist()):
@@ -118,10 +107,9 @@ def _check_weights(path: pathlib.Path) -> None:
         suffix = ".keras"
     if suffix and path.suffix not in (suffix, ".hdf5"):
         raise UserError(f"backbone.weights: Keras needs the suffix {suffix} for this file: rename it to {path}{suffix}")
-    if suffix:
-        return
-    content = f"it starts with {start!r}" if start else "it is empty"
-    raise UserError(f"backbone.weights: {path} is not a Keras weights file: {content}; {advice}")
+    if not suffix:
+        content = f"it starts with {start!r}" if start else "it is empty"
+        raise UserError(f"backbone.weights: {path} is not a Keras weights file: {content}; {advice}")
 
 
 def check_phases(config: "Config") -> None:
@@ -144,11 +132,8 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
             "gradients can spoil the pretrained features"
         )
     sentences += warn_of_unfreezing(config.fine_tuning)
-    sentences += [
-        f"{key} is always 1 for {len(classes)} classes: it judges nothing"
-        for key in (always_one(config.gate, len(classes)) if classes else ())
-    ]
-    return sentences
+    useless = always_one(config.gate, len(classes)) if classes else ()
+    return sentences + [f"{key} is always 1 for {len(classes)} classes: it judges nothing" for key in useless]
 
 
 def check_apart(images: str, workspace: str) -> None:
@@ -167,72 +152,52 @@ def check_push(path: str | None) -> None:
     """Try to write a file into the folder of the versions, or into the nearest existing folder above it.
 
     A URI is not tried here: the Pusher does.
-
-    Raises:
-      UserError: a push would fail; the message holds the reason from the operating system.
     """
     if path is None or is_uri(path):
         return
     folder = pathlib.Path(path).absolute()
     while not os.path.lexists(folder):  # a broken link counts: no folder can be made in its place
         folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"push.path {path}: no file can be written into {folder}: {error.strerror or error}; give a folder that "
-            "can be written, or null for <workspace>/models/<name>"
-        ) from None
+    advice = "give a folder that can be written, or null for <workspace>/models/<name>"
+    with _explained(f"push.path {path}: no file can be written into {folder}", advice):
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def make_workspace(workspace: str) -> None:
-    """Make the workspace's folder, and try to write a file into it and into each of its folders that exists.
-
-    Raises:
-      UserError: the message names the folder and the reason from the operating system.
-    """
+    """Make the workspace's folder, and try to write a file into it and into each of its folders that exists."""
     if is_uri(workspace):
         raise UserError(
             f"workspace {workspace} is a URI, but `graftline run` needs a folder on disk: give another with --workspace"
         )
     root = pathlib.Path(workspace)
-    try:
+    with _explained(f"workspace {workspace} cannot be made or written", "give another with --workspace"):
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
+        tempfile.TemporaryFile(dir=root).close()
+    for folder in filter(os.path.lexists, Workspace(workspace).folders):  # also a link to a disk that is not mounted
+        with _explained(f"{folder} cannot be written", "repair it, or give another --workspace"):
+            tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def _explained(trouble: str, advice: str) -> Iterator[None]:
+    """Turn an OSError into a UserError that gives the operating system's reason."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(
-            f"workspace {workspace} cannot be made or written: {error.strerror or error}; give another with --workspace"
-        ) from None
-    for folder in Workspace(workspace).folders:
-        if os.path.lexists(folder):  # also a link to a disk that is not mounted
-            try:
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise UserError(
-                    f"{folder} cannot be written: {error.strerror or error}; repair it, or give another --workspace"
-                ) from None
+        raise UserError(f"{trouble}: {error.strerror or error}; {advice}") from None
 
 
 @contextlib.contextmanager
 def lock(workspace: str) -> Iterator[None]:
     """Hold the workspace for this run, and write the number of its format if it has none.
 
-    The operating system releases the lock when the process ends, for whatever reason it ends.
-
-    Raises:
-      UserError: another run holds the workspace (the message names its process), or a newer Graftline made it.
+    The operating system releases the lock when the process ends, for whatever reason it ends. UserError: another run
+    holds the workspace (the message names its process), or a newer Graftline made it.
     """
     path = pathlib.Path(Workspace(workspace).lock)
     # Opened for appending: truncating before the lock is held would remove the other run's process number.
-    try:
+    with _explained(f"{path} cannot be opened", "if it belongs to another user's run, give another --workspace"):
         opened = path.open("a+")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be opened: {error.strerror}; if it belongs to another user's run, give another --workspace"
-        ) from None
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,10 +33,8 @@ class Outcome:
             if did.withdrawn
             else f"the rollback from version {did.of} is undone"
         )
-        result = (
-            f"rolled back from version {did.before} to {did.of}, which is now version {did.version}: {did.path}\n{fate}"
-        )
-        return f"{result}\nnote: {self.trouble}" if self.trouble else result
+        result = f"rolled back from version {did.before} to {did.of}, which is now version {did.version}: {did.path}"
+        return f"{result}\n{fate}" + (f"\nnote: {self.trouble}" if self.trouble else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return the outcome as values for JSON."""
@@ -97,8 +95,6 @@ def _update_metadata(base_path: str, done: RolledBack) -> str:
         if restored:
             lineage.record_rollback(store, restored, done.path, done.version)
     except (errors.StatusError, RuntimeError) as error:  # the versions are already right
-        why = str(error)[:100]
-        return (
-            f"{workspace.metadata} could not be updated ({why}): a warm start may still begin from the withdrawn model"
-        )
+        why = f"{workspace.metadata} could not be updated ({str(error)[:100]})"
+        return f"{why}: a warm start may still begin from the withdrawn model"
     return ""

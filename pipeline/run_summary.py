@@ -82,14 +82,7 @@ class RunSummary:
 
 
 def read(config: Config, workspace: Workspace, seconds: Mapping[str, float], startup_seconds: float) -> RunSummary:
-    """Read the summary of the latest run.
-
-    Args:
-      config: of that run.
-      workspace: where it ran.
-      seconds: time of each node.
-      startup_seconds: time before the first node.
-    """
+    """Read the summary of the latest run: `seconds` are those of each node, `startup_seconds` those before them."""
     from graftline.pipeline import lineage
 
     run_id, nodes = lineage.latest_run(lineage.connect(workspace.metadata))

@@ -32,15 +32,12 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that `Loader` would otherwise read as another type."""
 
 
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+0123456789."),
-    ),
+    ("float", _FLOAT, list("-+0123456789.")),
 )
 for _yaml in (Loader, _Dumper):
     _yaml.yaml_implicit_resolvers = {}
@@ -50,11 +47,7 @@ Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(nod
 
 
 def parse(text: str) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-      ValueError: the text is not valid YAML; the message says what is wrong.
-    """
+    """Return the value of a YAML text; raise ValueError with what is wrong if it is not valid."""
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
@@ -62,11 +55,7 @@ def parse(text: str) -> Any:
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Return the mapping of a YAML file; an empty one for an empty file.
-
-    Raises:
-      UserError: the file cannot be read or holds no mapping. The message names the file, and line and column if known.
-    """
+    """Return the mapping of a YAML file; an empty one for an empty file. Errors name the line and column if known."""
     if pathlib.Path(path).is_dir():
         raise UserError(f"{path} is a folder, not a config file; for a folder of images: graftline run --images {path}")
     try:
@@ -81,21 +70,18 @@ def read_file(path: str) -> dict[str, Any]:
         raise UserError(f"{path}{where}: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path}: is not a YAML text: {str(error).splitlines()[0]}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
+    if raw is not None and not isinstance(raw, dict):
         raise UserError(
             f"{path}: must hold keys and values, as `graftline config` prints them, but it holds {flow(raw)}"
         )
-    return raw
+    return raw or {}
 
 
 def flow(value: Any) -> str:
     """Return the YAML of a value on one line, as it follows a key."""
     style = None if _printable(value) else '"'  # escapes characters that end a line in YAML
-    text = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, default_style=style, width=math.inf, allow_unicode=True
-    )
+    options: Any = {"default_flow_style": True, "width": math.inf, "allow_unicode": True}
+    text = yaml.dump(value, Dumper=_Dumper, default_style=style, **options)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

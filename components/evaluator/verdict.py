@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from graftline.jsonable import finite
+from graftline.jsonable import to_json
 
 VERDICT_FILE = "verdict.json"
 VERDICT_TEXT = "verdict.txt"  # the same as text
@@ -101,7 +101,7 @@ class Verdict:
 
     def to_json(self) -> str:
         """Return the content of VERDICT_FILE."""
-        return json.dumps(finite(asdict(self)), indent=2, allow_nan=False)
+        return to_json(asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Verdict":
