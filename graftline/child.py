@@ -11,7 +11,7 @@ _ROOT = str(pathlib.Path(__file__).parents[1])
 # `os.read`, not `sys.stdin`: a daemon thread inside `sys.stdin` would hold its lock while Python shuts down.
 _CODE = """
 import sys
-sys.path[0:1] = []
+if sys.path[0] == "": del sys.path[0]  # absent with PYTHONSAFEPATH
 import os, runpy, threading
 root, ends_with_parent, module = sys.argv[1:4]
 sys.argv[1:4] = []

@@ -1,0 +1,18 @@
+"""A module of Graftline as a child process."""
+
+import pathlib
+import subprocess
+
+import pytest
+
+from graftline import child
+
+
+@pytest.mark.parametrize(("paths", "kept"), [(["", "/a"], "/a"), (["/a", "/b"], "/a")])
+def test_a_child_looks_in_every_folder_but_the_current_one(paths: list[str], kept: str, tmp_path: pathlib.Path) -> None:
+    """With PYTHONSAFEPATH, since Python 3.11, `-c` puts no current folder before the folders of PYTHONPATH."""
+    (tmp_path / "shown.py").write_text("import sys; print(sys.path[0])")
+    python, option, code, *arguments = child.command("shown")
+    as_started = f"import sys; sys.path[0:1] = {paths}; sys.path.append({str(tmp_path)!r})"
+    done = subprocess.run([python, option, as_started + code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{kept}\n"
