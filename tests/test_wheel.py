@@ -1,9 +1,10 @@
-"""What pip installs: the wheel, built as pip builds it from a copy of the repository."""
+"""What pip installs: the wheel, built as pip builds it from a copy of the repository, and the sdist that Beam ships."""
 
 import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -16,15 +17,29 @@ _LEFT_OUT = ("__pycache__", ".*", "*.egg-info", "build", "dist", "tests", "docs"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    root = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(assets.ROOT, root / "copy", symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+def copy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    copy = tmp_path_factory.mktemp("sources") / "copy"
+    shutil.copytree(assets.ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(copy: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return _built(copy, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(copy: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return _built(copy, "sdist", tmp_path_factory.mktemp("sdist"))
+
+
+def _built(copy: pathlib.Path, kind: str, folder: pathlib.Path) -> pathlib.Path:
+    program = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(root)], cwd=root / "copy", capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(folder)], cwd=copy, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (path,) = root.glob("*.whl")
+    (path,) = folder.iterdir()
     return path
 
 
@@ -49,6 +64,16 @@ def test_every_file_of_the_rooms_is_installed(wheel: pathlib.Path) -> None:
     assert wanted - installed == set()
     for needed in ("graftline/py.typed", "/page.html", "/page.js", ".weights.h5", "/compose.yaml"):
         assert [name for name in installed if name.endswith(needed)], f"no {needed}"
+
+
+def test_the_sdist_holds_the_files_of_the_wheel_and_no_links(wheel: pathlib.Path, sdist: pathlib.Path) -> None:
+    """With `--setup_file` Beam's workers install this archive, where a link would lead nowhere."""
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert all(member.isfile() or member.isdir() for member in members)
+    files = {member.name.partition("/")[2] for member in members if member.isfile()}
+    assert {name for name in _names(wheel) if name.startswith("graftline/")} - files == set()
+    assert {"setup.py", "pyproject.toml", "README.md"} <= files
 
 
 def test_the_client_of_the_wheel_needs_no_tensorflow(wheel: pathlib.Path) -> None:
