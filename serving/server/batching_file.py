@@ -21,31 +21,21 @@ def _message() -> Any:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     file = descriptor_pb2.FileDescriptorProto(
-        name="graftline/batching_parameters.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
+        name="graftline/batching_parameters.proto", package="tensorflow.serving", syntax="proto3"
     )
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
     message = file.message_type.add(name="BatchingParameters")
     kind = descriptor_pb2.FieldDescriptorProto
     wrapped = dict.fromkeys(_INTEGERS, "Int64Value") | {"enable_large_batch_splitting": "BoolValue"} | _OTHERS
     for name, wrapper in wrapped.items():
-        message.field.add(
-            name=name,
-            number=len(message.field) + 1,
-            label=kind.LABEL_OPTIONAL,
-            type=kind.TYPE_MESSAGE,
-            type_name=f".google.protobuf.{wrapper}",
-        )
-    number = len(message.field)
-    message.field.add(name="allowed_batch_sizes", number=number + 1, label=kind.LABEL_REPEATED, type=kind.TYPE_INT64)
-    message.field.add(
-        name="pad_variable_length_inputs", number=number + 2, label=kind.LABEL_OPTIONAL, type=kind.TYPE_BOOL
-    )
+        message.field.add(name=name, type=kind.TYPE_MESSAGE, type_name=f".google.protobuf.{wrapper}")
+    message.field.add(name="allowed_batch_sizes", type=kind.TYPE_INT64, label=kind.LABEL_REPEATED)
+    message.field.add(name="pad_variable_length_inputs", type=kind.TYPE_BOOL)
+    for number, each in enumerate(message.field, start=1):
+        each.number = number
     pool.Add(file)
-    return message_factory.MessageFactory(pool).GetPrototype(
-        pool.FindMessageTypeByName(file.package + ".BatchingParameters")
-    )()
+    described = pool.FindMessageTypeByName(file.package + ".BatchingParameters")
+    return message_factory.MessageFactory(pool).GetPrototype(described)()
 
 
 def read(path: str) -> BatchingParameters:
@@ -65,11 +55,8 @@ def read(path: str) -> BatchingParameters:
         raise UserError(
             f"{path} is not a BatchingParameters: {error}; write it as max_batch_size {{ value: 32 }}"
         ) from error
-    fields: dict[str, Any] = {
-        name: getattr(message, name).value
-        for name in (*_INTEGERS, "enable_large_batch_splitting")
-        if message.HasField(name)
-    }
+    given = [name for name in (*_INTEGERS, "enable_large_batch_splitting") if message.HasField(name)]
+    fields: dict[str, Any] = {name: getattr(message, name).value for name in given}
     try:
         return replace(BatchingParameters(), allowed_batch_sizes=tuple(message.allowed_batch_sizes), **fields)
     except UserError as error:

@@ -19,14 +19,14 @@ class InFlight:
     def __init__(self, most: int) -> None:
         self._most = most
         self._count = 0
-        self._draining = False
+        self.draining = False  # whether new requests are refused
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
         """Count a request within the `with`. Raises RESOURCE_EXHAUSTED, or UNAVAILABLE when draining."""
         with self._changed:
-            if self._draining:
+            if self.draining:
                 raise ServingError(Code.UNAVAILABLE, "the model server is shutting down")
             if self._count >= self._most:
                 raise ServingError(
@@ -40,15 +40,10 @@ class InFlight:
                 self._count -= 1
                 self._changed.notify_all()
 
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused."""
-        return self._draining
-
     def drain(self) -> None:
         """Refuse requests from now on."""
         with self._changed:
-            self._draining = True
+            self.draining = True
 
     def wait(self, seconds: float) -> bool:
         """Wait for at most `seconds`, and return whether no request is under way."""

@@ -67,17 +67,14 @@ class Histogram(_Metric):
     def __init__(self, name: str, *labels: str, first: float, factor: float, count: int) -> None:
         super().__init__(name, labels)
         self._bounds = [first * factor**step for step in range(count)]
-        self._cells: dict[
-            tuple[str, ...], list[float]
-        ] = {}  # one number for each bucket and one for larger values; then the sum
+        # A cell has one number for each bucket, one for larger values, then the sum.
+        self._cells: dict[tuple[str, ...], list[float]] = {}
 
     def observe(self, value: float, *values: str) -> None:
         """Count `value` in the cell of the label values."""
         bucket = bisect.bisect_left(self._bounds, value)
         with self._lock:
-            cell = self._cells.get(values)
-            if cell is None:
-                cell = self._cells[values] = [0] * (len(self._bounds) + 2)
+            cell = self._cells.setdefault(values, [0] * (len(self._bounds) + 2))
             cell[bucket] += 1
             cell[-1] += value
 
@@ -90,8 +87,7 @@ class Histogram(_Metric):
             total = 0
             for bound, count in zip([*(f"{bound:g}" for bound in self._bounds), "+Inf"], cell, strict=False):
                 total += int(count)
-                le = f'le="{bound}"'
-                lines.append(f"{self.name}_bucket{self._text(values, le)} {total}")
+                lines.append(f"{self.name}_bucket" + self._text(values, f'le="{bound}"') + f" {total}")
             lines.append(f"{self.name}_sum{self._text(values)} {cell[-1]:.15g}")
             lines.append(f"{self.name}_count{self._text(values)} {total}")
         return lines
@@ -111,9 +107,8 @@ class Metrics:
         self.request_latency = _latency(serving + "request_latency", "model_name", "API", "entrypoint")
         self.runtime_latency = _latency(serving + "runtime_latency", "model_name", "API", "runtime")
         self.model_warmup_latency = _latency(serving + "model_warmup_latency", "model_path", "status")
-        self.queuing_latency = Histogram(
-            batching + "queuing_latency", "thread_pool_name", first=100, factor=1.2, count=52
-        )
+        waits = batching + "queuing_latency"
+        self.queuing_latency = Histogram(waits, "thread_pool_name", first=100, factor=1.2, count=52)
         self.wrapped_run_count = Counter(batching + "wrapped_run_count")
         # TensorFlow Serving keeps percentiles of these three, which Prometheus cannot add up. They are histograms here.
         self.input_batch_size = Histogram(batching + "input_batch_size", first=1, factor=2, count=15)
@@ -145,7 +140,7 @@ class Metrics:
     def exposition(self) -> str:
         """Return Prometheus's text format, version 0.0.4. As in TensorFlow Serving, unused metrics are left out."""
         lines: list[str] = []
-        for metric in sorted((each for each in vars(self).values()), key=lambda each: each.name):
+        for metric in sorted(vars(self).values(), key=lambda each: each.name):
             if samples := metric.samples():
                 lines += [f"# TYPE {metric.name} {metric.kind}", *samples]
         return "\n".join(lines) + "\n"

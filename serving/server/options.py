@@ -14,6 +14,13 @@ from graftline.serving.images.formats import MAX_PIXELS
 MAX_REQUEST_BYTES = 64 << 20  # by default
 
 
+def _check_least(options: object, least: int, *names: str) -> None:
+    for name in names:
+        if (getattr(options, name) or 0) < least:
+            wanted = "a whole number of 1 or more" if least else "0 or more"
+            raise UserError(f"{name} is {getattr(options, name)}: give {wanted}")
+
+
 @dataclass(frozen=True)
 class BatchingParameters:
     """How requests are combined into one run of the model.
@@ -33,11 +40,8 @@ class BatchingParameters:
     enable_large_batch_splitting: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "num_batch_threads", "max_enqueued_batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of 1 or more")
-        if self.batch_timeout_micros < 0:
-            raise UserError(f"batch_timeout_micros is {self.batch_timeout_micros}: give 0 or more")
+        _check_least(self, 1, "max_batch_size", "num_batch_threads", "max_enqueued_batches")
+        _check_least(self, 0, "batch_timeout_micros")
         sizes = self.allowed_batch_sizes
         if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size):
             raise UserError(
@@ -84,19 +88,10 @@ class ServerOptions:
                 raise UserError(f"{flag} {getattr(self, name)} is not a port: choose one from 0 to 65535")
         if not self.host:
             raise UserError("--host is empty: give an address of this machine, or 0.0.0.0 for every one")
-        for name in ("max_request_bytes", "max_image_pixels", "max_in_flight"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a whole number of 1 or more")
-        for name in (
-            "rest_api_timeout_in_ms",
-            "file_system_poll_wait_seconds",
-            "tensorflow_intra_op_parallelism",
-            "tensorflow_inter_op_parallelism",
-            "shutdown_grace_seconds",
-            "model_config_file_poll_wait_seconds",
-        ):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}: give 0 or more")
+        _check_least(self, 1, "max_request_bytes", "max_image_pixels", "max_in_flight")
+        _check_least(self, 0, "rest_api_timeout_in_ms", "file_system_poll_wait_seconds", "shutdown_grace_seconds")
+        _check_least(self, 0, "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism")
+        _check_least(self, 0, "model_config_file_poll_wait_seconds")
 
     @property
     def config_poll_seconds(self) -> float:

@@ -84,9 +84,8 @@ def serve(
                 if ready and not stopping.is_set():
                     ready(server)
                 number = wait()
-                _logger.info(
-                    "%s: stopping", signal.Signals(number).name
-                )  # a handler must not log: it may interrupt a log call
+                # A handler must not log: it may interrupt a log call.
+                _logger.info("%s: stopping", signal.Signals(number).name)
             _logger.info("stopped")
         except _StoppedWhileStartingError:
             _logger.info("stopped before the models were loaded")

@@ -3,7 +3,7 @@
 Registered by `grpc.server`. A ServingError that a method raises becomes the status of the call in `interceptors`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -47,8 +47,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Run a signature of a loaded model on the request's tensors."""
-        _require_spec(request)
-        spec = request.model_spec
+        spec = _spec_of(request)
         response = predict_pb2.PredictResponse()
         with self._manager.use(*service.read_spec(spec)) as (version, model):
             # TF Serving reports a wrong signature or wrong names before a wrong tensor.
@@ -62,20 +61,17 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Return classes and scores of tf.Examples, by a signature whose method is classify."""
-        _require_spec(request)
-        response = classification_pb2.ClassificationResponse()
-        with self._manager.use(*service.read_spec(request.model_spec)) as (version, model):
-            _fill_classes(response.result, model, request.model_spec.signature_name, request.input, _timeout(context))
-        _fill_spec(response.model_spec, request.model_spec, version)
-        return response
+        return self._infer(classification_pb2.ClassificationResponse(), _fill_classes, request, context)
 
     def Regress(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Return one value for each tf.Example, by a signature whose method is regress."""
-        _require_spec(request)
-        response = regression_pb2.RegressionResponse()
-        with self._manager.use(*service.read_spec(request.model_spec)) as (version, model):
-            _fill_values(response.result, model, request.model_spec.signature_name, request.input, _timeout(context))
-        _fill_spec(response.model_spec, request.model_spec, version)
+        return self._infer(regression_pb2.RegressionResponse(), _fill_values, request, context)
+
+    def _infer(self, response: Any, fill: Callable[..., None], request: Any, context: Any) -> Any:
+        spec = _spec_of(request)
+        with self._manager.use(*service.read_spec(spec)) as (version, model):
+            fill(response.result, model, spec.signature_name, request.input, _timeout(context))
+        _fill_spec(response.model_spec, spec, version)
         return response
 
     def MultiInference(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -97,25 +93,27 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Return the signatures of a loaded model."""
-        _require_spec(request)
+        spec = _spec_of(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != service.SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
-        return service.metadata(self._manager, *service.read_spec(request.model_spec))
+        return service.metadata(self._manager, *service.read_spec(spec))
 
 
-def _require_spec(request: Any) -> None:
+def _spec_of(request: Any) -> Any:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
+    return request.model_spec
 
 
 def _fill_classes(result: Any, model: LoadedModel, name: str, examples: Any, timeout: float | None) -> None:
     labels, scores = inference.classify(model, name, inference.examples_of(examples), timeout)
-    for row in range(len(labels if labels is not None else scores)):  # type: ignore[arg-type]  # one of the two is there
+    rows, columns = (labels if labels is not None else scores).shape  # type: ignore[union-attr]  # one of the two is there
+    for row in range(rows):
         classes = result.classifications.add().classes
-        for column in range((labels if labels is not None else scores).shape[1]):  # type: ignore[union-attr]
+        for column in range(columns):
             entry = classes.add()
             if labels is not None:
                 # A label is a `string` of protobuf, which holds UTF-8 alone.
@@ -162,10 +160,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Return the states of a model's versions."""
-        _require_spec(request)
-        spec = request.model_spec
-        choice = spec.WhichOneof("version_choice")
-        version = spec.version.value if choice == "version" else None
+        spec = _spec_of(request)
+        version = spec.version.value if spec.HasField("version") else None
         return service.status(self._manager, spec.name, version, spec.version_label or None)
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.http.json_answers import COLUMN, ROW, decimals
-from graftline.serving.server.model.tensors import dtype_name
+from graftline.serving.server.model.tensors import dtype_name, shape_text
 
 _SHOWN = 1024  # characters of a client's JSON that an error message repeats
 _MAX_RANK = 31  # numpy has 32 dimensions; stacking rows adds one
@@ -154,35 +154,25 @@ def _decode_packed(text: str) -> bytes | None:
 
 def _leaf(value: Any, dtype: tf.DType) -> Any:
     """Return one JSON value as an element of type `dtype`."""
-
-    def wrong_type() -> ServingError:
-        return invalid(f"JSON Value: {show(value)} Type: {type_of(value)} is not of expected type: {dtype_name(dtype)}")
-
-    if isinstance(value, dict):
-        if dtype != tf.string:
-            raise wrong_type()
+    if isinstance(value, dict) and dtype == tf.string:
         if not is_base64(value):
             raise invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
         return decode_base64(value["b64"])
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits, kind = False, type(value)
     if dtype == tf.string:
-        if not isinstance(value, str):
-            raise wrong_type()
-        return encode(value)
-    if dtype in _FLOATS:
-        if not number:
-            raise wrong_type()
-        return value
-    if dtype == tf.bool:
-        if not isinstance(value, bool):
-            raise wrong_type()
-        return value
-    if dtype in _INT_RANGES:
+        fits = kind is str
+    elif dtype in _FLOATS:
+        fits = kind in (int, float)
+    elif dtype == tf.bool:
+        fits = kind is bool
+    elif dtype in _INT_RANGES:
         low, high = _INT_RANGES[dtype]
-        if not number or isinstance(value, float) or not low <= value <= high:
-            raise wrong_type()
-        return value
-    raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}")
+        fits = kind is int and low <= value <= high
+    elif kind is not dict:
+        raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {show(value)} to type: {dtype_name(dtype)}")
+    if not fits:
+        raise invalid(f"JSON Value: {show(value)} Type: {type_of(value)} is not of expected type: {dtype_name(dtype)}")
+    return encode(value) if dtype == tf.string else value
 
 
 def _shape(value: Any) -> list[int]:
@@ -248,14 +238,11 @@ def _regular(value: Any, dtype: tf.DType) -> np.ndarray | None:
         return _pack([decode_base64(element["b64"]) for element in flat], shape, dtype)
     if dtype == tf.string and kinds <= {str}:
         return _pack(list(map(encode, flat)), shape, dtype)
-    if dtype == tf.bool and kinds <= {bool}:
-        return _pack(flat, shape, dtype)
     if dtype in _INT_RANGES and kinds <= {int}:
         low, high = _INT_RANGES[dtype]
         return _pack(flat, shape, dtype) if not flat or (low <= min(flat) and max(flat) <= high) else None
-    if dtype in _FLOATS and kinds <= {int, float}:
-        return _pack(flat, shape, dtype)
-    return None
+    fits = (dtype == tf.bool and kinds <= {bool}) or (dtype in _FLOATS and kinds <= {int, float})
+    return _pack(flat, shape, dtype) if fits else None
 
 
 def _array(value: Any, dtype: tf.DType) -> np.ndarray:
@@ -317,11 +304,8 @@ def _regular_rows(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str
         arrays = {name: _regular(column, dtypes[name]) for name, column in columns.items()}
     except ServingError:
         return None
-    return (
-        {name: array for name, array in arrays.items() if array is not None}
-        if all(array is not None for array in arrays.values())
-        else None
-    )
+    found = {name: array for name, array in arrays.items() if array is not None}
+    return found if len(found) == len(arrays) else None
 
 
 def _read_each_row(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
@@ -359,11 +343,7 @@ def _check_same(before: list[np.ndarray], array: np.ndarray) -> None:
     if before and before[0].size != array.size:
         raise invalid(f"Expecting tensor size: {before[0].size} but got: {array.size}")
     if before and before[0].shape != array.shape:
-        raise invalid(f"Expecting shape {_join(before[0])} but got: {_join(array)}")
-
-
-def _join(array: np.ndarray) -> str:
-    return "[" + ",".join(map(str, array.shape)) + "]"
+        raise invalid(f"Expecting shape {shape_text(before[0])} but got: {shape_text(array)}")
 
 
 def _columns(value: Any, dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:

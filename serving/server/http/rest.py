@@ -55,16 +55,14 @@ class RestApi:
         return json_answers.write_outputs(layout, outputs)
 
     def _classify(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
-        document = json_tensors.parse(body)
-        signature_name, examples = json_tensors.signature_name(document), json_examples.read_examples(document)
+        asked = _read_examples(body)
         with self._manager.use(name, version, label) as (_, model):
-            return json_answers.write_classes(*inference.classify(model, signature_name, examples))
+            return json_answers.write_classes(*inference.classify(model, *asked))
 
     def _regress(self, name: str, version: int | None, label: str | None, body: bytes) -> bytes:
-        document = json_tensors.parse(body)
-        signature_name, examples = json_tensors.signature_name(document), json_examples.read_examples(document)
+        asked = _read_examples(body)
         with self._manager.use(name, version, label) as (_, model):
-            return json_answers.write_values(inference.regress(model, signature_name, examples))
+            return json_answers.write_values(inference.regress(model, *asked))
 
     def _metadata(self, name: str, version: int | None, label: str | None) -> Answer:
         response = service.metadata(self._manager, name, version, label)
@@ -76,18 +74,18 @@ class RestApi:
         )
 
 
+def _read_examples(body: bytes) -> tuple[str, list[bytes]]:
+    document = json_tensors.parse(body)
+    return json_tensors.signature_name(document), json_examples.read_examples(document)
+
+
 def _model_of(request: Request) -> tuple[str, int | None, str | None]:
     """Return the name, the version and the label of the request's path; at most one of the last two."""
     text = request.parts["version"]
-    version = None if text is None else _version_number(text)
-    return request.part("name") or "", version, request.part("label")
-
-
-def _version_number(text: str) -> int:
     # The length first: Python reads thousands of digits slowly.
-    if len(text.lstrip("0")) > 30 or int(text) > _INT64_MAX:
+    if text and (len(text.lstrip("0")) > 30 or int(text) > _INT64_MAX):
         raise invalid(f"Failed to convert version: {text} to numeric.")
-    return int(text)
+    return request.part("name") or "", int(text) if text else None, request.part("label")
 
 
 def _as_dict(message: Any) -> dict[str, Any]:

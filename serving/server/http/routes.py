@@ -12,19 +12,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError, invalid
-from graftline.serving.server.http.messages import (
-    Answer,
-    Message,
-    Receive,
-    RefusedError,
-    Request,
-    Send,
-    error_answer,
-    read_body,
-    send_answer,
-    text_answer,
-)
+from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.http import messages
+from graftline.serving.server.http.messages import Answer, Message, Request, read_body, text_answer
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import ServerOptions
@@ -84,14 +74,14 @@ class HttpRoutes:
             _Route(".*", lambda request: text_answer(404, f"not found: {request.path}; the API is under /v1/")),
         ]
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: messages.Receive, send: messages.Send) -> None:
         """Answer one request. It counts as under way from when it is whole until its answer has left."""
         method, path = scope["method"], _ORIGIN.sub("", scope["raw_path"].decode("latin-1")) or "/"
         encodings = [value for name, value in scope["headers"] if name == b"content-encoding"]
         route, parts = self._match(method, path)
         request = Request(method, path, parts, await read_body(receive), b"gzip" in b",".join(encodings).lower())
         with contextlib.ExitStack() as place:
-            await send_answer(send, await self._answer(route, request, place))
+            await messages.send_answer(send, await self._answer(route, request, place))
 
     def _match(self, method: str, path: str) -> tuple[_Route, dict[str, str | None]]:
         for route in self._table:
@@ -105,13 +95,13 @@ class HttpRoutes:
                 return route.handle(request)
             with self._count(request, place) if route.inference else contextlib.nullcontext():
                 return await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
-        except RefusedError as refused:
+        except messages.RefusedError as refused:
             return refused.answer
         except ServingError as error:
-            return error_answer(HTTP_STATUS[error.code], error.message)
+            return messages.error_answer(error.code.http_status, error.message)
         except Exception:
             _logger.exception("unexpected fault while answering %s %s", request.method, request.path)
-            return error_answer(500, "internal error of the model server: see its log")
+            return messages.error_answer(500, "internal error of the model server: see its log")
 
     @contextlib.contextmanager
     def _count(self, request: Request, place: contextlib.ExitStack) -> Iterator[None]:

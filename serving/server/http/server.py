@@ -16,30 +16,21 @@ from typing import Any
 import h11
 
 from graftline import __version__
-from graftline.serving.server.http.messages import (
-    Answer,
-    Message,
-    Receive,
-    RefusedError,
-    Send,
-    error_answer,
-    send_answer,
-    too_large,
-)
+from graftline.serving.server.http import messages
+from graftline.serving.server.http.messages import Answer, Message
 from graftline.serving.server.options import MAX_REQUEST_BYTES
 
 _logger = logging.getLogger(__name__)
 
-Application = Callable[[Message, Receive, Send], Awaitable[None]]  # ASGI 3.0
+Application = Callable[[Message, messages.Receive, messages.Send], Awaitable[None]]  # ASGI 3.0
 
 MAX_CONNECTIONS = 512
 _BACKLOG = 128  # connections that wait to be accepted
 # For a request to arrive, from its first byte to its last; for its answer to leave; for a client to send the next.
 REQUEST_SECONDS = 60.0
 _LINGER_SECONDS = 2.0
-_MAX_HEAD = (
-    32 << 10
-)  # bytes held of a request line with its headers, a chunk's header or trailers; one piece may be added
+# The bytes held of a request line with its headers, a chunk's header or trailers. One piece may be added.
+_MAX_HEAD = 32 << 10
 _SMALL = 64 << 10  # bytes of a body that nobody is going to read
 _PIECE = 64 << 10
 _PIECES = 256  # of a chunked body that are read, in 1.3 ms, before other connections get their turn
@@ -154,10 +145,10 @@ class _Connection:
                 if self._server.draining or self._http.our_state is not h11.DONE:
                     return
                 self._http.start_next_cycle()
-        except RefusedError as refused:
+        except messages.RefusedError as refused:
             await self._refuse(refused.answer)
         except h11.RemoteProtocolError as error:
-            await self._refuse(error_answer(error.error_status_hint, f"Malformed request: {error}"))
+            await self._refuse(messages.error_answer(error.error_status_hint, f"Malformed request: {error}"))
 
     async def _read_in_time(self) -> tuple[h11.Request, bytes] | None:
         """Return what `_read` returns; None for a client that sends nothing in time."""
@@ -174,7 +165,7 @@ class _Connection:
         except TimeoutError:
             if self.idle:
                 return None
-            raise RefusedError(408, f"the request took more than {seconds:g} s to arrive") from None
+            raise messages.RefusedError(408, f"the request took more than {seconds:g} s to arrive") from None
         finally:
             timer.cancel()
 
@@ -194,15 +185,15 @@ class _Connection:
         if not request.http_version.startswith(b"1."):
             raise RefusedError(505, f"HTTP {request.http_version.decode()} is not supported on this port: use HTTP 1.1")
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise RefusedError(400, "Malformed request: it has a Content-Length and a Transfer-Encoding")
+            raise messages.RefusedError(400, "Malformed request: it has a Content-Length and a Transfer-Encoding")
         limit = self._server.max_body if request.method == b"POST" else _SMALL
         if int(headers.get(b"content-length", 0)) > limit:
-            raise too_large(limit)
+            raise messages.too_large(limit)
         body, pieces = bytearray(), 0
         while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
             if len(body) > limit:
-                raise too_large(limit)
+                raise messages.too_large(limit)
             pieces += 1
             if not pieces % _PIECES:
                 await asyncio.sleep(0)
@@ -259,7 +250,7 @@ class _Connection:
 
         A close with unread data is a reset, which destroys an answer that is still on its way.
         """
-        await send_answer(self._send, answer)
+        await messages.send_answer(self._send, answer)
         self._writer.write_eof()
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             await asyncio.wait_for(self._drop_rest(), _LINGER_SECONDS)

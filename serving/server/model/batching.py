@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,31 +34,31 @@ def _too_late() -> ServingError:
     return ServingError(Code.DEADLINE_EXCEEDED, "Run() timeout exceeded while waiting in batching queue")
 
 
+@dataclass(eq=False)
 class Function:
     """One signature of one loaded model with one set of outputs. Requests in a batch share it.
 
     `mergeable` says whether rows can be stacked. It becomes False when outputs do not have one row for each input row.
     """
 
-    def __init__(self, run: Run, mergeable: bool) -> None:
-        self.run = run
-        self.mergeable = mergeable
+    run: Run
+    mergeable: bool
 
 
+@dataclass(eq=False)
 class _Task:
     """A request in the queue. Its thread waits for `woken`: then it is the `leader` of a batch, or has its answer."""
 
-    def __init__(self, function: Function, inputs: Tensors, rows: int, deadline: float | None) -> None:
-        self.function = function
-        self.inputs = inputs
-        self.rows = rows
-        self.deadline = deadline
-        self.since = time.monotonic()
-        self.woken = threading.Event()
-        self.leader = False  # it holds one of the places, and its thread runs a batch
-        self.taken = False  # it is in a batch
-        self.outputs: dict[str, np.ndarray] = {}
-        self.error: BaseException | None = None
+    function: Function
+    inputs: Tensors
+    rows: int
+    deadline: float | None
+    since: float = field(default_factory=time.monotonic)
+    woken: threading.Event = field(default_factory=threading.Event)
+    leader: bool = False  # it holds one of the places, and its thread runs a batch
+    taken: bool = False  # it is in a batch
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    error: BaseException | None = None
 
 
 class Batcher:
@@ -101,10 +102,8 @@ class Batcher:
         with self._lock:
             queue = self._queues.setdefault(kind, deque())
             waiting = sum(each.rows for each in queue)
-            if (
-                waiting
-                and waiting + task.rows > self._parameters.max_enqueued_batches * self._parameters.max_batch_size
-            ):
+            room = self._parameters.max_enqueued_batches * self._parameters.max_batch_size
+            if waiting and waiting + task.rows > room:
                 raise ServingError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full; "
@@ -196,12 +195,10 @@ class Batcher:
 
     def _run(self, batch: Sequence[_Task]) -> None:
         """Set the outputs or the error of every task."""
-        live = []
         for task in batch:
             if task.deadline is not None and task.deadline <= time.monotonic():
                 task.error = _too_late()
-            else:
-                live.append(task)
+        live = [task for task in batch if task.error is None]
         if not live:
             return
         try:

@@ -6,9 +6,11 @@ Both ports use them. Source: TF Serving's servables/tensorflow/{classifier,regre
 from typing import Any
 
 import numpy as np
+from tensorflow.core.framework import types_pb2
 
 from graftline.serving.server.errors import invalid
 from graftline.serving.server.model.loaded_model import LoadedModel
+from graftline.serving.server.model.tensors import dtype_of, shape_text
 from graftline.signatures import SERVING_DEFAULT
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -90,21 +92,13 @@ def classify(
     return labels, scores
 
 
-def _shape(values: np.ndarray) -> str:
-    return "[" + ",".join(map(str, values.shape)) + "]"
-
-
 def _datatype(values: np.ndarray) -> str:
-    import tensorflow as tf
-    from tensorflow.core.framework import types_pb2
-
-    kind = tf.string if values.dtype.kind in "OSU" else tf.as_dtype(values.dtype)
-    return str(types_pb2.DataType.Name(kind.as_datatype_enum))
+    return str(types_pb2.DataType.Name(dtype_of(values).as_datatype_enum))
 
 
 def _check_matrix(values: np.ndarray, examples: int, name: str, dtype: Any, datatype: str) -> None:
     if values.ndim != 2:
-        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(values)}")
+        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(values)}")
     if values.dtype != dtype:
         raise invalid(f"Expected {name} Tensor of {datatype}. Got: {_datatype(values)}")
     if len(values) != examples:
@@ -117,7 +111,7 @@ def regress(model: LoadedModel, name: str, examples: list[bytes], timeout: float
     values = _run(model, name, examples, [_OUTPUTS], timeout)[_OUTPUTS]
     if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
         raise invalid(
-            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape(values)}"
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {shape_text(values)}"
         )
     if len(values) != len(examples):
         raise invalid(f"Input batch size did not match output batch size: {len(examples)} vs. {len(values)}")

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
-from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.limits import check_images
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.batching import Batcher, Function, Run, Tensors
@@ -81,10 +81,6 @@ def _clean(message: str) -> str:
         message = message.partition("(0) ")[2].partition(": ")[2] or message
     message = message[places.end() :] if (places := _NODES.match(message)) else message
     return message.partition("\n")[0].partition("[[{{")[0].strip()
-
-
-def _error(error: tf.errors.OpError) -> ServingError:
-    return ServingError(Code(error.error_code), _clean(error.message) or type(error).__name__)
 
 
 class LoadedModel:
@@ -184,7 +180,7 @@ class LoadedModel:
             feeds = {name: at(info) for name, info in signature.inputs.items()}
             fetches = [at(signature.outputs[name]) for name in outputs]
         except (KeyError, ValueError) as error:  # the graph lacks the tensor
-            raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
+            raise invalid(str(error)) from error
 
         def run(inputs: Tensors, seconds: float | None) -> dict[str, np.ndarray]:
             options = tf.compat.v1.RunOptions()
@@ -199,11 +195,12 @@ class LoadedModel:
                     run_options, {feeds[name]: values for name, values in inputs.items()}, fetches, [], None
                 )
             except tf.errors.OpError as error:
-                raise _error(error) from error
+                message = _clean(error.message) or type(error).__name__
+                raise ServingError(Code(error.error_code), message) from error
             except UnicodeDecodeError as error:  # TensorFlow quotes the bytes that it could not parse
-                raise ServingError(Code.INVALID_ARGUMENT, "Could not parse the input's bytes") from error
+                raise invalid("Could not parse the input's bytes") from error
             except (ValueError, TypeError, RuntimeError) as error:  # the graph lacks a feed or fetch
-                raise ServingError(Code.INVALID_ARGUMENT, str(error)) from error
+                raise invalid(str(error)) from error
             finally:
                 tf_session.TF_DeleteBuffer(run_options)
             microseconds = _microseconds(started)

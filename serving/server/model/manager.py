@@ -51,10 +51,6 @@ def _mark(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _load(path: str, name: str, version: int) -> LoadedModel:
-    return LoadedModel(path)
-
-
 class ModelManager:
     """The served models, by name. `load` comes first, then `poll` or `start_polling`, and `close` at the end.
 
@@ -65,7 +61,7 @@ class ModelManager:
     def __init__(
         self,
         models: Sequence[Model | ModelConfig],
-        load: Load = _load,
+        load: Load = lambda path, name, version: LoadedModel(path),
         allow_version_labels_for_unavailable_models: bool = True,
     ) -> None:
         configs = [model if isinstance(model, ModelConfig) else ModelConfig.of(model) for model in models]
@@ -294,7 +290,10 @@ class ModelManager:
         for a model or version that is not loaded, and INVALID_ARGUMENT for an unknown label.
         """
         if label is not None:
-            version = self.version_of(name, label)
+            labels = self.labels(name)
+            if label not in labels:
+                raise invalid(f"Unrecognized servable version label: {label}")
+            version = labels[label]
         while True:
             served = self._served.get(name)
             loaded = served.loaded if served else {}
@@ -318,13 +317,6 @@ class ModelManager:
         states = self._states.get(name, {})
         return [version for version in sorted(states, reverse=True) if states[version].state == "AVAILABLE"]
 
-    def version_of(self, name: str, label: str) -> int:
-        """Return the version that a label of a model names. Raises INVALID_ARGUMENT."""
-        labels = self.labels(name)
-        if label not in labels:
-            raise invalid(f"Unrecognized servable version label: {label}")
-        return labels[label]
-
     def labels(self, name: str) -> Mapping[str, int]:
         """Return label → version of a model; empty for an unknown model."""
         served = self._served.get(name)
@@ -333,13 +325,11 @@ class ModelManager:
     def states(self, name: str, version: int | None = None) -> list[VersionState]:
         """Return the states of a model's versions, the highest first, or of one version. Raises NOT_FOUND."""
         states = self._states.get(name, {})
-        if version is None:
-            if not states:
-                raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
-            return [states[number] for number in sorted(states, reverse=True)]
-        if version not in states:
-            raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
-        return [states[version]]
+        chosen = [states[number] for number in sorted(states, reverse=True) if version in (None, number)]
+        if not chosen:
+            sought = "any versions" if version is None else f"version {version}"
+            raise ServingError(Code.NOT_FOUND, f"Could not find {sought} of model {name}")
+        return chosen
 
 
 def _choose(config: ModelConfig) -> dict[int, str]:

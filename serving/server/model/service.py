@@ -19,12 +19,8 @@ def read_spec(spec: Any) -> tuple[str, int | None, str | None]:
     """
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    choice = spec.WhichOneof("version_choice")
-    return (
-        spec.name,
-        spec.version.value if choice == "version" else None,
-        spec.version_label if choice == "version_label" else None,
-    )
+    version = spec.version.value if spec.HasField("version") else None
+    return spec.name, version, spec.version_label if spec.HasField("version_label") else None
 
 
 def metadata(

@@ -18,22 +18,18 @@ from graftline.serving.server.options import MAX_REQUEST_BYTES
 MAX_PADDED_BYTES = MAX_REQUEST_BYTES
 _STRING_BYTES = 64  # an empty string takes so many bytes inside TensorFlow
 
+_NARROW = (tf.int8, tf.int16, tf.uint8, tf.uint16)  # a larger int_val wraps, as a C++ cast does
 # dtype → the field of TensorProto that holds its values; the rule is the comment on each field in tensor.proto.
 _FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
-    tf.int8: "int_val",
-    tf.int16: "int_val",
-    tf.int32: "int_val",
-    tf.uint8: "int_val",
-    tf.uint16: "int_val",
+    **dict.fromkeys((*_NARROW, tf.int32), "int_val"),
     tf.uint32: "uint32_val",
     tf.int64: "int64_val",
     tf.uint64: "uint64_val",
     tf.bool: "bool_val",
     tf.string: "string_val",
 }
-_NARROW = (tf.int8, tf.int16, tf.uint8, tf.uint16)  # a larger int_val wraps, as a C++ cast does
 _HALF = (tf.float16, tf.bfloat16)
 _COMPLEX = {tf.complex64: "scomplex_val", tf.complex128: "dcomplex_val"}
 _BY_ENUM = {dtype.as_datatype_enum: dtype for dtype in (*_FIELDS, *_HALF, *_COMPLEX)}
@@ -49,6 +45,11 @@ def dtype_name(dtype: tf.DType) -> str:
 def dtype_of(values: np.ndarray) -> tf.DType:
     """Return the type of an array of a session; arrays of objects hold strings."""
     return tf.string if values.dtype.kind in "OSU" else tf.as_dtype(values.dtype)
+
+
+def shape_text(values: np.ndarray) -> str:
+    """Return a shape as TF Serving's messages have it: `[2,3]`."""
+    return "[" + ",".join(map(str, values.shape)) + "]"
 
 
 def from_proto(name: str, proto: Any) -> np.ndarray:
@@ -67,9 +68,8 @@ def from_proto(name: str, proto: Any) -> np.ndarray:
         if content and dtype != tf.string and len(content) == count * dtype.size:
             return np.frombuffer(content, dtype.as_numpy_dtype).reshape(shape)
         if not content and len(field) == count and dtype in _FIELDS:
-            if dtype in _NARROW:
-                return np.array(field, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)
-            return np.array(field, dtype.as_numpy_dtype).reshape(shape)
+            values = np.array(field, np.int64 if dtype in _NARROW else dtype.as_numpy_dtype)
+            return values.astype(dtype.as_numpy_dtype, copy=False).reshape(shape)
         # TensorFlow pads a short list to the given shape. Without this bound a request could claim all memory.
         if count * (_STRING_BYTES if dtype == tf.string else dtype.size) > MAX_PADDED_BYTES:
             raise invalid(f"tensor parsing error: {name}")
@@ -160,14 +160,12 @@ def check_outputs(signature: Any, output_filter: list[str]) -> list[str]:
 
     Raises INVALID_ARGUMENT for an output that the signature lacks or that is named twice.
     """
-    seen: set[str] = set()
-    for name in output_filter:
+    for place, name in enumerate(output_filter):
         if name not in signature.outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {name} "
                 f"Outputs expected to be in the set {_sorted_set(signature.outputs)}."
             )
-        if name in seen:
+        if name in output_filter[:place]:
             raise invalid(f"duplicate output tensor alias: {name}")
-        seen.add(name)
     return list(output_filter) or sorted(signature.outputs)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graftline.serving.server.errors import HTTP_STATUS, Code, ServingError
+from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.http import json_answers
 from tests.serving.conformance.model import CLASSIFY, MODEL, REGRESS, Part, ask, check, rows
 
@@ -369,4 +369,4 @@ def test_metadata_name_the_version_and_nest_the_signatures(rest):
     ],
 )
 def test_each_code_has_the_http_status_of_http_server_cc(code, status):
-    assert HTTP_STATUS[code] == status
+    assert code.http_status == status
