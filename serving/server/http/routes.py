@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.http import messages
-from graftline.serving.server.http.messages import Answer, Message, Request, read_body, text_answer
+from graftline.serving.server.http.messages import Answer, Message, RefusedError, Request, read_body, text_answer
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import ServerOptions
@@ -95,7 +95,7 @@ class HttpRoutes:
                 return route.handle(request)
             with self._count(request, place) if route.inference else contextlib.nullcontext():
                 return await asyncio.get_running_loop().run_in_executor(self._threads, route.handle, request)
-        except messages.RefusedError as refused:
+        except RefusedError as refused:
             return refused.answer
         except ServingError as error:
             return messages.error_answer(error.code.http_status, error.message)

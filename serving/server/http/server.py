@@ -17,7 +17,7 @@ import h11
 
 from graftline import __version__
 from graftline.serving.server.http import messages
-from graftline.serving.server.http.messages import Answer, Message
+from graftline.serving.server.http.messages import Answer, Message, RefusedError
 from graftline.serving.server.options import MAX_REQUEST_BYTES
 
 _logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class _Connection:
                 if self._server.draining or self._http.our_state is not h11.DONE:
                     return
                 self._http.start_next_cycle()
-        except messages.RefusedError as refused:
+        except RefusedError as refused:
             await self._refuse(refused.answer)
         except h11.RemoteProtocolError as error:
             await self._refuse(messages.error_answer(error.error_status_hint, f"Malformed request: {error}"))
@@ -165,7 +165,7 @@ class _Connection:
         except TimeoutError:
             if self.idle:
                 return None
-            raise messages.RefusedError(408, f"the request took more than {seconds:g} s to arrive") from None
+            raise RefusedError(408, f"the request took more than {seconds:g} s to arrive") from None
         finally:
             timer.cancel()
 
@@ -185,7 +185,7 @@ class _Connection:
         if not request.http_version.startswith(b"1."):
             raise RefusedError(505, f"HTTP {request.http_version.decode()} is not supported on this port: use HTTP 1.1")
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise messages.RefusedError(400, "Malformed request: it has a Content-Length and a Transfer-Encoding")
+            raise RefusedError(400, "Malformed request: it has a Content-Length and a Transfer-Encoding")
         limit = self._server.max_body if request.method == b"POST" else _SMALL
         if int(headers.get(b"content-length", 0)) > limit:
             raise messages.too_large(limit)
