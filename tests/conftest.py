@@ -3,12 +3,17 @@
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
 from graftline import features
-from tests import artifacts, images
+from tests import artifacts, images, saved_models
+
+if TYPE_CHECKING:
+    from graftline.serving.server import ModelServer
 
 # Shared modules that assert: pytest tells of their values as of a test's own.
 pytest.register_assert_rewrite(
@@ -100,3 +105,34 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
 def drawn(tmp_path: pathlib.Path) -> pathlib.Path:
     """A folder of 20 drawn images in each of three classes."""
     return images.write_folder(tmp_path / "images", 20)
+
+
+@pytest.fixture(scope="session")
+def colour_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A SavedModel with Graftline's signatures."""
+    return saved_models.save_colour_model(str(tmp_path_factory.mktemp("colours") / "export"))
+
+
+@pytest.fixture(scope="session")
+def float_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A SavedModel that Graftline did not make."""
+    return saved_models.save_float_model(str(tmp_path_factory.mktemp("numbers") / "export"))
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory, colour_model: str, float_model: str) -> pathlib.Path:
+    """A workspace with two models: version 3 of colours, version 1 of numbers. Not to be changed by a test."""
+    root = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(colour_model, root / "models/colours/3")
+    shutil.copytree(float_model, root / "models/numbers/1")
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(workspace: pathlib.Path) -> "Iterator[ModelServer]":
+    """A server of the workspace, in this process, on free ports."""
+    from graftline.serving.server import ModelServer
+    from graftline.serving.versions import locate
+
+    with ModelServer(locate.find_models(str(workspace)), rest_port=0, grpc_port=0) as running:
+        yield running

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from tests.images import image_of
-from tests.serving.conftest import LABELS
+from tests.saved_models import LABELS
 
 
 class Rest:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serving.conftest import save_colour_model
+from tests.saved_models import save_colour_model
 
 
 @pytest.fixture(scope="module")
