@@ -13,7 +13,6 @@ import fcntl
 import itertools
 import json
 import pathlib
-import queue
 import re
 import shutil
 import signal
@@ -32,7 +31,9 @@ from graftline.pipeline.command import DONE, NOT_BLESSED, UNEXPECTED, Command
 from graftline.signatures import IMAGE_BYTES, SERVING_DEFAULT
 from recipes import digits
 
+_START = time.monotonic()
 _MARK = ".graftline-demo"  # a file in each folder that the demo made and may remove
+_HELP = "Where everything is put. The content of an earlier demo is removed first."
 _TEST_IMAGES = 50  # of each digit, in images/test, which no night changes
 _GRAFTLINE = (sys.executable, "-c", "from graftline.pipeline.cli import main; main(prog_name='graftline')")
 _SETTINGS = (
@@ -43,18 +44,12 @@ _SETTINGS = (
 )
 
 
-class Story:
-    """Prints one line for each event, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        """Print a line."""
-        click.echo(f"{time.monotonic() - self._start:4.0f} s  {text}")
+def _say(text: str) -> None:
+    """Print one line for each event, with the seconds since the start."""
+    click.echo(f"{time.monotonic() - _START:4.0f} s  {text}")
 
 
-class Requests:
+class _Requests:
     """A client without retries that sends one image after another and counts the answers of each version."""
 
     def __init__(self, address: str, images: list[bytes]) -> None:
@@ -65,15 +60,13 @@ class Requests:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "Requests":
-        """Start to send requests."""
+    def __enter__(self) -> "_Requests":
         import tensorflow_serving.apis.prediction_service_pb2_grpc  # noqa: F401 - a missing package fails here
 
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop after the request under way."""
         self._stop.set()
         self._thread.join()
 
@@ -98,11 +91,7 @@ class Requests:
                     return
 
     def wait_for(self, version: int, seconds: float = 120) -> None:
-        """Wait until the last answer comes from that version.
-
-        Raises:
-          UserError: no answer of that version came in time.
-        """
+        """Wait until the last answer comes from that version; raise UserError if none comes in time."""
         end = time.monotonic() + seconds
         while self.latest != version:
             if time.monotonic() > end:
@@ -121,13 +110,11 @@ class Requests:
         return sum(self.answered.values()) + len(self.failed)
 
 
-class Demo:
+class _Demo:
     """A workspace, the images in it, and the commands that run on it."""
 
-    def __init__(self, workspace: pathlib.Path, say: Story) -> None:
-        self._workspace, self.say = workspace, say
-        self.images = workspace / "images"
-        self._log = workspace / "demo.log"
+    def __init__(self, workspace: pathlib.Path) -> None:
+        self._workspace, self.images, self._log = workspace, workspace / "images", workspace / "demo.log"
         scans = workspace / "scans"
         digits.write_images(scans)
         self._scans = {folder.name: sorted(folder.iterdir()) for folder in sorted(scans.iterdir())}
@@ -149,18 +136,10 @@ class Demo:
             if path.name in names:
                 path.unlink()
 
-    def test_images(self) -> list[bytes]:
-        """Return the bytes of the images that every night is tested on."""
-        return [path.read_bytes() for path in sorted(self.images.glob("test/*/*.png"))]
-
     def run(self, *arguments: str) -> dict[str, Any]:
-        """Run `graftline <arguments> --json`; return the JSON object that it printed.
-
-        Raises:
-          UserError: the command ended with a status other than pushed or refused.
-        """
+        """Return the JSON object of `graftline <arguments> --json`; a status but pushed or refused is a UserError."""
+        command = [*_GRAFTLINE, *arguments, "--json"]
         with self._log.open("a") as log:
-            command = [*_GRAFTLINE, *arguments, "--json"]
             process = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
             log.write(process.stdout)
         if process.returncode not in (DONE, NOT_BLESSED):
@@ -168,23 +147,19 @@ class Demo:
         return dict(json.loads(process.stdout))
 
     def night(self, number: int, arrived: str, pushes: bool = True) -> dict[str, Any]:
-        """Run the pipeline once; print which images arrived, how the model was judged, and the result.
-
-        Raises:
-          UserError: the night pushed no new version although it should, or the other way round.
-        """
-        self.say(f"Night {number}: {arrived}")
+        """Run the pipeline once; print how the model was judged. A push that is not as `pushes` is a UserError."""
+        _say(f"Night {number}: {arrived}")
         settings = itertools.chain.from_iterable(("--set", setting) for setting in _SETTINGS)
         paths = ("--images", str(self.images), "--workspace", str(self._workspace))
         summary = self.run("run", str(digits.RECIPE), *paths, *settings)
         before, trained_on = summary["baseline_accuracy"], summary["splits"]["train"]
         served = "" if before is None else f"; the served model has {before:.3f}"
-        self.say(f"  trained on {trained_on:,}: accuracy {summary['accuracy']:.3f} on the test images{served}")
+        _say(f"  trained on {trained_on:,}: accuracy {summary['accuracy']:.3f} on the test images{served}")
         if summary["new_version"]:
-            self.say(f"  BLESSED, pushed as version {summary['pushed_version']}")
+            _say(f"  BLESSED, pushed as version {summary['pushed_version']}")
         else:
             failed = [Check(**check) for check in summary["checks"] if not check["passed"]]
-            self.say(f"  REFUSED: {'; '.join(sentences(failed))}")
+            _say(f"  REFUSED: {'; '.join(sentences(failed))}")
         if summary["new_version"] != pushes:
             expected = "push a new version" if pushes else "push no new version"
             raise UserError(f"night {number} should {expected}; see {self._log}")
@@ -194,41 +169,27 @@ class Demo:
     def server(self) -> Iterator[str]:
         """Run `graftline serve` inside the `with`; yield its gRPC address."""
         command = [*_GRAFTLINE, "serve", str(self._workspace), "--rest-port=0", "--grpc-port=0", "--poll-seconds=1"]
-        with self._log.open("a") as log, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            addresses: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-            def copy_to_log() -> None:  # a full pipe would stop the server
-                for line in process.stderr or ():
-                    log.write(line)
-                    if match := re.search(r"gRPC (\S+:\d+)", line):
-                        addresses.put(match.group(1))
-                addresses.put(None)
-
-            reader = threading.Thread(target=copy_to_log, daemon=True)
-            reader.start()
+        start = self._log.stat().st_size
+        with self._log.open("a") as log, subprocess.Popen(command, stderr=log) as process:
             try:
-                address = addresses.get()
-                if address is None:
-                    raise UserError(f"the server did not start; see {self._log}")
-                yield address
+                while not (ready := re.search(rb"gRPC (\S+:\d+).*\n", self._log.read_bytes()[start:])):
+                    if process.poll() is not None:
+                        raise UserError(f"the server did not start; see {self._log}")
+                    time.sleep(0.1)
+                yield ready[1].decode()
             finally:
                 process.terminate()
-                process.wait()
-                reader.join()
 
 
 @contextlib.contextmanager
 def _empty_folder(workspace: pathlib.Path) -> Iterator[None]:
-    """Make the folder empty, and lock it against other demos inside the `with`.
-
-    Raises:
-      UserError: the folder holds other files, another demo runs in it, or it cannot be made.
-    """
+    """Make the folder empty, and lock it against other demos inside the `with`."""
     mark = workspace / _MARK
     if workspace.exists() and not workspace.is_dir():
         raise UserError(f"{workspace} is a file; give a folder with --workspace DIR")
+    remedy = "give another with --workspace DIR"
     if workspace.is_dir() and any(workspace.iterdir()) and not mark.exists():
-        raise UserError(f"{workspace} holds files that are not the demo's; give another with --workspace DIR")
+        raise UserError(f"{workspace} holds files that are not the demo's; {remedy}")
     with contextlib.ExitStack() as stack:
         try:
             workspace.mkdir(parents=True, exist_ok=True)
@@ -237,54 +198,47 @@ def _empty_folder(workspace: pathlib.Path) -> Iterator[None]:
                 if path != mark:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except BlockingIOError:
-            raise UserError(f"another demo is running in {workspace}; give another with --workspace DIR") from None
+            raise UserError(f"another demo is running in {workspace}; {remedy}") from None
         except OSError as error:
-            raise UserError(
-                f"{workspace} cannot be emptied: {error.strerror}; give another with --workspace DIR"
-            ) from None
+            raise UserError(f"{workspace} cannot be emptied: {error.strerror}; {remedy}") from None
         yield
 
 
 @click.command(cls=Command)
 @click.option(
-    "--workspace",
-    default="./graftline-demo",
-    show_default=True,
-    metavar="DIR",
-    help="Where everything is put. The content of an earlier demo is removed first.",
+    "--workspace", default="./graftline-demo", show_default=True, metavar="DIR", type=pathlib.Path, help=_HELP
 )
-def main(workspace: str) -> int:
+def main(workspace: pathlib.Path) -> int:
     """Show four nights: a first model, a refused one, a better one, and a rollback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server, too
-    with _empty_folder(pathlib.Path(workspace)):
-        return _run_nights(pathlib.Path(workspace))
+    with _empty_folder(workspace):
+        return _run_nights(workspace)
 
 
 def _run_nights(workspace: pathlib.Path) -> int:
     """Run the four nights; return the exit status."""
-    say = Story()
-    demo = Demo(workspace, say)
+    demo = _Demo(workspace)
     new = demo.add("train", 50, 80)
     first = demo.night(1, f"{new} images of ten digits, and {_TEST_IMAGES * 10} that every night is tested on")
-    with demo.server() as address, Requests(address, demo.test_images()) as requests:
+    images = [path.read_bytes() for path in sorted(demo.images.glob("test/*/*.png"))]
+    with demo.server() as address, _Requests(address, images) as requests:
         requests.wait_for(first["pushed_version"])
-        say(f"  graftline serve answers with version {requests.latest}; a client sends one request after another")
+        _say(f"  graftline serve answers with version {requests.latest}; a client sends one request after another")
         new = demo.add("train", 80, 100, label_shift=1)
         demo.night(2, f"{new} new images arrive, each in the folder of the next digit", pushes=False)
-        say(f"  version {requests.latest} is served; {requests.counts}")
+        _say(f"  version {requests.latest} is served; {requests.counts}")
         demo.remove(80, 100)
         corrected, new = demo.add("train", 80, 100), demo.add("train", 100, 160)
         better = demo.night(3, f"the {corrected} are put into the right folders, and {new} more arrive")
         requests.wait_for(better["pushed_version"])
-        say(f"  the server took up version {requests.latest}; {requests.counts}")
-        say(f"Night 4: version {requests.latest} must go, for a reason that no gate could know")
+        _say(f"  the server took up version {requests.latest}; {requests.counts}")
+        _say(f"Night 4: version {requests.latest} must go, for a reason that no gate could know")
         outcome = demo.run("rollback", str(workspace))
         requests.wait_for(outcome["version"])
-        say(
-            f"  graftline rollback: version {outcome['of']} is back, as version {outcome['version']}; {requests.counts}"
-        )
+        back = f"version {outcome['of']} is back, as version {outcome['version']}"
+        _say(f"  graftline rollback: {back}; {requests.counts}")
     versions = ", ".join(f"{count:,} by version {version}" for version, count in sorted(requests.answered.items()))
-    say(f"Done. Answers: {versions}; {len(requests.failed):,} of {requests.sent:,} requests failed")
+    _say(f"Done. Answers: {versions}; {len(requests.failed):,} of {requests.sent:,} requests failed")
     return UNEXPECTED if requests.failed else DONE
 
 

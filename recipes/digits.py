@@ -22,13 +22,10 @@ FOLDER = "digits-images"
 
 
 def write_images(folder: pathlib.Path) -> int:
-    """Write `<folder>/<digit>/NNNN.png`, 8 by 8 gray pixels, unless the folder exists.
+    """Write `<folder>/<digit>/NNNN.png`, 8 by 8 gray pixels, unless the folder exists; return how many it holds.
 
     The scans hold values from 0 to 16: UCI's optical recognition of handwritten digits counts the bits of 4 by 4
     blocks. The files hold values from 0 to 255. The folder appears whole or not at all.
-
-    Returns:
-      How many images the folder holds.
     """
     if folder.is_dir():
         return sum(1 for _ in folder.glob("*/*.png"))

@@ -10,28 +10,22 @@ import signal
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from recipes.procedural_trunk.recipe import Recipe
+from pydantic import ValidationError
+
+from recipes.procedural_trunk.recipe import Recipe
 
 _LEAST_STEPS = 100
 
 
 def main() -> None:
     """Check the arguments, then pretrain."""
-    from pydantic import ValidationError
-
-    from recipes.procedural_trunk.recipe import Recipe
-
     parser = argparse.ArgumentParser(
         prog="python -m recipes.procedural_trunk",
         description="Pretrain the trunk that ships with Graftline.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--out", type=pathlib.Path, required=True, metavar="FILE.weights.h5", help="weights file to write"
-    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.weights.h5", help="file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawings and of the training")
     for name, field in Recipe.model_fields.items():
         if field.annotation in (int, float):
@@ -62,7 +56,7 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _pretrain(recipe: "Recipe", seed: int, out: pathlib.Path) -> None:
+def _pretrain(recipe: Recipe, seed: int, out: pathlib.Path) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from recipes.procedural_trunk import drawing, training
 
@@ -72,7 +66,6 @@ def _pretrain(recipe: "Recipe", seed: int, out: pathlib.Path) -> None:
         drawn = drawing.draw_all(recipe.programs, recipe.each, seed, pathlib.Path(folder))
         seconds = time.monotonic() - start
         print(f"{seconds:6.0f} s  {len(drawn.labels):,} images of {recipe.programs:,} programs drawn", flush=True)
-        training.use_two_cores()
         training.save(training.train(recipe, seed, drawn), out)
     print(f"{time.monotonic() - start:6.0f} s in all; {out} has {out.stat().st_size:,} bytes")
 

@@ -106,31 +106,25 @@ def _palette(random: Generator) -> np.ndarray:
     """Return two to four colours, usually of similar hue, from dark to light or shuffled."""
     hue, saturation = random.uniform(), random.beta(1.6, 1.6)
     spread = random.choice((0.03, 0.1, 0.5), p=(0.5, 0.35, 0.15))
-    lightest, darkest = np.sort(random.uniform(0.05, 1, 2))[::-1]
-    number = int(random.integers(2, 5))
-    values = np.linspace(darkest, lightest, number)
+    darkest, lightest = np.sort(random.uniform(0.05, 1, 2))
+    values = np.linspace(darkest, lightest, int(random.integers(2, 5)))
     if random.random() < 0.4:
         random.shuffle(values)
-    return np.array(
-        [
-            colorsys.hsv_to_rgb(
-                (hue + random.uniform(-spread, spread)) % 1, np.clip(saturation + random.normal(0, 0.1), 0, 1), value
-            )
-            for value in values
-        ],
-        np.float32,
-    )
+    colours = []
+    for value in values:
+        near_hue = (hue + random.uniform(-spread, spread)) % 1
+        colours.append(colorsys.hsv_to_rgb(near_hue, np.clip(saturation + random.normal(0, 0.1), 0, 1), value))
+    return np.array(colours, np.float32)
 
 
 def attributes(program: Program) -> list[int]:
     """Return the program's values of `ATTRIBUTES`."""
     none = program.figure.shape == "none"
     orientation = 8 if program.ground.texture in _UNTURNED else int(program.ground.orientation / math.pi * 8) % 8
-    frequency = int((math.log2(program.ground.frequency) - 1) / 3.6 * 6)
     colour, lightness = _colour(program.ground_colours)
     return [
         _TEXTURES.index(program.ground.texture),
-        min(frequency, 5),
+        min(5, int((math.log2(program.ground.frequency) - 1) / 3.6 * 6)),
         orientation,
         _BORDERS.index(program.border),
         len(_TEXTURES) if program.border == "none" else _TEXTURES.index(program.beyond.texture),
@@ -167,8 +161,7 @@ def draw(program: Program, random: Generator) -> np.ndarray:
 
 def _coloured(field: Field, palette: np.ndarray) -> np.ndarray:
     """Colour the field by interpolation in the palette; float32 (SIDE, SIDE, 3)."""
-    steps = np.linspace(0, 1, 256)
-    stops = np.linspace(0, 1, len(palette))
+    steps, stops = np.linspace(0, 1, 256), np.linspace(0, 1, len(palette))
     table = np.stack([np.interp(steps, stops, channel) for channel in palette.T], axis=1).astype(np.float32)
     return table[(np.clip(field, 0, 1) * 255).astype(np.uint8)]
 
@@ -211,8 +204,7 @@ def _photographed(image: np.ndarray, random: Generator) -> np.ndarray:
     if random.random() < 0.3:
         image = _blurred(image, random.uniform(0.4, 1.4))
     if random.random() < 0.5:
-        noise = random.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
-        image += noise * random.uniform(0.01, 0.06)
+        image += random.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * random.uniform(0.01, 0.06)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 

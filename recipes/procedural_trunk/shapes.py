@@ -15,61 +15,45 @@ from PIL import Image, ImageDraw
 
 from recipes.procedural_trunk.textures import SIDE, Field, Generator
 
+Pen = ImageDraw.ImageDraw
+
 
 @dataclass(frozen=True)
 class Figure:
-    """The figures that all images of one program have in common.
+    """The figures that all images of one program have in common."""
 
-    Attributes:
-      shape: one of `SHAPES`.
-      points: number of corners, rays, petals or branches.
-      depth: of the dents between points, 0..1; for shapes of lines, how far they bend or spread.
-      stretch: how much narrower than long, 0..1.
-      orientation: in radians.
-      size: radius as a fraction of the image's side.
-      count: approximate number.
-      lattice: whether the figures stand in rows.
-      core: radius of a middle with a colour of its own, as a fraction of the radius; 0 for none.
-      code: seed of the fixed details, such as the waves of a blob or the maps of a fractal.
-    """
-
-    shape: str
-    points: int
-    depth: float
-    stretch: float
-    orientation: float
-    size: float
-    count: int
-    lattice: bool
-    core: float
-    code: int
+    shape: str  # one of `SHAPES`
+    points: int  # number of corners, rays, petals or branches
+    depth: float  # of the dents between points, 0..1; for shapes of lines, how far they bend or spread
+    stretch: float  # how much narrower than long, 0..1
+    orientation: float  # in radians
+    size: float  # radius as a fraction of the image's side
+    count: int  # approximate number
+    lattice: bool  # whether the figures stand in rows
+    core: float  # radius of a middle with a colour of its own, as a fraction of the radius; 0 for none
+    code: int  # seed of the fixed details, such as the waves of a blob or the maps of a fractal
 
 
-def ellipse(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the radius of a circle, which `Figure.stretch` narrows."""
+def _circle(figure: Figure, angle: np.ndarray) -> np.ndarray:
     return np.ones_like(angle)
 
 
-def polygon(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the radius of a regular polygon."""
+def _polygon(figure: Figure, angle: np.ndarray) -> np.ndarray:
     part = 2 * math.pi / figure.points
     return math.cos(part / 2) / np.cos(angle % part - part / 2)
 
 
-def star(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the radius of a star."""
+def _star(figure: Figure, angle: np.ndarray) -> np.ndarray:
     part = 2 * math.pi / figure.points
     return 1 - (0.25 + 0.55 * figure.depth) * (1 - np.abs(angle % part / part - 0.5) * 2)
 
 
-def petals(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the radius of a flower."""
+def _petals(figure: Figure, angle: np.ndarray) -> np.ndarray:
     wave = np.abs(np.cos(angle * figure.points / 2))
     return 1 - (0.2 + 0.7 * figure.depth) * (1 - wave ** (0.4 + figure.core))
 
 
-def blob(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the radius of a sum of waves."""
+def _blob(figure: Figure, angle: np.ndarray) -> np.ndarray:
     waves = np.random.default_rng(figure.code)
     radius = np.ones_like(angle)
     for number in range(2, 7):
@@ -77,25 +61,23 @@ def blob(figure: Figure, angle: np.ndarray) -> np.ndarray:
     return radius
 
 
-def ring(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the outer radius of a ring."""
-    return np.ones_like(angle)
-
-
-def arc(figure: Figure, angle: np.ndarray) -> np.ndarray:
-    """Return the outer radius of a part of a ring."""
+def _arc(figure: Figure, angle: np.ndarray) -> np.ndarray:
     return np.clip((1.2 + figure.depth - np.abs((angle + math.pi) % (2 * math.pi) - math.pi)) * 8, 0, 1)
 
 
+# The radius at each angle. `Figure.stretch` makes an ellipse of the circle.
 OUTLINES: dict[str, Callable[[Figure, np.ndarray], np.ndarray]] = {
-    function.__name__: function for function in (ellipse, polygon, star, petals, blob, ring, arc)
+    "ellipse": _circle,
+    "polygon": _polygon,
+    "star": _star,
+    "petals": _petals,
+    "blob": _blob,
+    "ring": _circle,
+    "arc": _arc,
 }
-_HOLLOW = ("ring", "arc")
 
 
-def _strokes(
-    figure: Figure, random: Generator, pen: ImageDraw.ImageDraw, x: float, y: float, r: float, angle: float
-) -> None:
+def _strokes(figure: Figure, random: Generator, pen: Pen, x: float, y: float, r: float, angle: float) -> None:
     """Draw one bent stroke."""
     t = np.linspace(-1, 1, 12)
     bend = (0.2 + 0.8 * figure.depth) * random.choice((-1, 1))
@@ -106,9 +88,7 @@ def _strokes(
     pen.line(list(zip(xs.tolist(), ys.tolist(), strict=True)), fill=255, width=width, joint="curve")
 
 
-def _tree(
-    figure: Figure, random: Generator, pen: ImageDraw.ImageDraw, x: float, y: float, r: float, angle: float
-) -> None:
+def _tree(figure: Figure, random: Generator, pen: Pen, x: float, y: float, r: float, angle: float) -> None:
     """Draw a stem that divides into two or three branches, which divide again."""
     spread = 0.3 + 0.6 * figure.depth
     ways = 2 + figure.points % 2
@@ -124,9 +104,7 @@ def _tree(
         tips = grown
 
 
-def _lines(
-    figure: Figure, random: Generator, pen: ImageDraw.ImageDraw, x: float, y: float, r: float, angle: float
-) -> None:
+def _lines(figure: Figure, random: Generator, pen: Pen, x: float, y: float, r: float, angle: float) -> None:
     """Draw a line across the whole image."""
     dx, dy = 2 * SIDE * math.cos(angle), 2 * SIDE * math.sin(angle)
     width = max(1, round(SIDE * figure.size * (0.05 + 0.2 * figure.stretch)))
@@ -142,8 +120,7 @@ def draw(figure: Figure, random: Generator) -> tuple[Field, Field]:
     """Draw one image's figures, each at a new place, size (by a factor of up to 1.4) and angle.
 
     Returns:
-      How much of each pixel the figures cover, 0..1, and the pixel's distance from its figure's middle, in radii, up
-      to 1.
+      How much of each pixel the figures cover, and its distance from its figure's middle in radii; both 0..1.
     """
     cover, depth = np.zeros((SIDE, SIDE), np.float32), np.ones((SIDE, SIDE), np.float32)
     picture = Image.new("L", (SIDE, SIDE)) if figure.shape in PEN else None
@@ -153,14 +130,12 @@ def draw(figure: Figure, random: Generator) -> tuple[Field, Field]:
     for number in range(count):
         if figure.lattice and count > 1:
             x, y = (number % columns / columns + shift[0]) * SIDE, (number // columns / columns + shift[1]) * SIDE
-        elif count == 1:
-            x, y = random.uniform(0.25, 0.75, 2) * SIDE
         else:
-            x, y = random.uniform(0, 1, 2) * SIDE
+            x, y = (random.uniform(0.25, 0.75, 2) if count == 1 else random.uniform(0, 1, 2)) * SIDE
         radius = figure.size * SIDE * 2 ** random.uniform(-0.5, 0.5)
         angle = figure.orientation + random.uniform(-0.4, 0.4)
         if figure.shape in OUTLINES:
-            _outline(figure, random, cover, depth, x, y, radius, angle)
+            _outline(figure, cover, depth, x, y, radius, angle)
         elif picture is not None:
             PEN[figure.shape](figure, random, ImageDraw.Draw(picture), x, y, radius, angle)
         else:
@@ -170,9 +145,7 @@ def draw(figure: Figure, random: Generator) -> tuple[Field, Field]:
     return cover, depth
 
 
-def _outline(
-    figure: Figure, random: Generator, cover: Field, depth: Field, x: float, y: float, r: float, angle: float
-) -> None:
+def _outline(figure: Figure, cover: Field, depth: Field, x: float, y: float, r: float, angle: float) -> None:
     """Draw one figure over the others, in the box that holds it."""
     reach = 1.5 * r
     left, right = max(0, int(x - reach)), min(SIDE, int(x + reach) + 2)
@@ -186,7 +159,7 @@ def _outline(
     radius = np.hypot(u, v) / r
     edge = OUTLINES[figure.shape](figure, np.arctan2(v, u))
     inside = np.clip((edge - radius) * r + 0.5, 0, 1)
-    if figure.shape in _HOLLOW:
+    if figure.shape in ("ring", "arc"):
         inside = inside * np.clip((radius - 1 + 0.15 + 0.35 * figure.depth) * r + 0.5, 0, 1)
     box = np.s_[top:bottom, left:right]
     cover[box] = np.maximum(cover[box], inside)

@@ -3,8 +3,8 @@
 A texture takes a frame, which holds the pattern's fixed parameters and each pixel's place in the rotated, shifted and
 warped pattern, and a generator for what varies between images. `TEXTURES` names the functions. Sources of the methods:
 noise of a given spectrum, dead leaves (Lee, Mumford and Huang, https://doi.org/10.1023/A:1011109015675; for
-pretraining, Baradad et al.,
-https://arxiv.org/abs/2106.05963), cellular noise (Worley, https://doi.org/10.1145/237170.237267).
+pretraining, Baradad et al., https://arxiv.org/abs/2106.05963), cellular noise (Worley,
+https://doi.org/10.1145/237170.237267).
 """
 
 import math
@@ -23,25 +23,15 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class Pattern:
-    """The parameters that all images of one program have in common. A texture reads those that it needs.
+    """The parameters that all images of one program have in common. A texture reads those that it needs."""
 
-    Attributes:
-      texture: a key of `TEXTURES`.
-      frequency: number of periods (or cells) along the image's side.
-      orientation: of the pattern's frame, in radians.
-      sharpness: from 0, soft waves, to 1, hard edges.
-      disorder: from 0, a strict lattice, to 1, random places.
-      ratio: of the pattern's two directions.
-      warp: how far pixels are moved at random, in periods.
-    """
-
-    texture: str
-    frequency: float
-    orientation: float
-    sharpness: float
-    disorder: float
-    ratio: float
-    warp: float
+    texture: str  # a key of `TEXTURES`
+    frequency: float  # number of periods (or cells) along the image's side
+    orientation: float  # of the pattern's frame, in radians
+    sharpness: float  # from 0, soft waves, to 1, hard edges
+    disorder: float  # from 0, a strict lattice, to 1, random places
+    ratio: float  # of the pattern's two directions
+    warp: float  # how far pixels are moved at random, in periods
 
 
 @dataclass(frozen=True)
@@ -95,8 +85,8 @@ def _harden(field: Field, sharpness: float) -> Field:
     return np.clip((field - 0.5) / (1.02 - sharpness) + 0.5, 0, 1)
 
 
-def _turned(angle: float) -> tuple[np.ndarray, np.ndarray]:
-    return _FX * math.cos(angle) + _FY * math.sin(angle), _FY * math.cos(angle) - _FX * math.sin(angle)
+def _stripes(frame: Frame, phase: Field) -> Field:
+    return _harden(0.5 + 0.5 * np.sin(phase), frame.pattern.sharpness)
 
 
 def flat(frame: Frame, random: Generator) -> Field:
@@ -111,30 +101,28 @@ def fractal_noise(frame: Frame, random: Generator) -> Field:
 
 def oriented_noise(frame: Frame, random: Generator) -> Field:
     """Return noise that is stretched in one direction, like fur, wood or water."""
-    along, across = _turned(frame.angle)
+    cos, sin = math.cos(frame.angle), math.sin(frame.angle)
+    along, across = _FX * cos + _FY * sin, _FY * cos - _FX * sin
     ratio = 3 + 5 * frame.pattern.ratio
     return _spectral(random, np.exp(-((across * ratio / 2) ** 2 + (along / 2) ** 2) / frame.frequency**2))
 
 
 def grating(frame: Frame, random: Generator) -> Field:
     """Return parallel stripes."""
-    return _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.x), frame.pattern.sharpness)
+    return _stripes(frame, 2 * np.pi * frame.x)
 
 
 def plaid(frame: Frame, random: Generator) -> Field:
     """Return stripes of two directions, one over the other."""
-    first = _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.x), frame.pattern.sharpness)
-    second = _harden(0.5 + 0.5 * np.sin(2 * np.pi * frame.y * (0.5 + frame.pattern.ratio)), frame.pattern.sharpness)
-    return 0.5 * (first + second)
+    second = _stripes(frame, 2 * np.pi * frame.y * (0.5 + frame.pattern.ratio))
+    return 0.5 * (_stripes(frame, 2 * np.pi * frame.x) + second)
 
 
 def rings(frame: Frame, random: Generator) -> Field:
     """Return circles around one point, in the image or near it."""
     centre = random.uniform(-0.5, 0.5, 2) * frame.frequency
     x, y = frame.x - frame.x.mean() - centre[0], frame.y - frame.y.mean() - centre[1]
-    return _harden(
-        0.5 + 0.5 * np.sin(2 * np.pi * np.hypot(x, y * (0.6 + 0.4 * frame.pattern.ratio))), frame.pattern.sharpness
-    )
+    return _stripes(frame, 2 * np.pi * np.hypot(x, y * (0.6 + 0.4 * frame.pattern.ratio)))
 
 
 def _hashed(i: np.ndarray, j: np.ndarray, salt: int) -> Field:
@@ -195,8 +183,7 @@ def bricks(frame: Frame, random: Generator) -> Field:
 
 def warped_stripes(frame: Frame, random: Generator) -> Field:
     """Return stripes that bend, like agate or sand."""
-    bent = frame.x + (0.6 + frame.pattern.ratio) * clouds(random, 6)
-    return _harden(0.5 + 0.5 * np.sin(2 * np.pi * bent), frame.pattern.sharpness)
+    return _stripes(frame, 2 * np.pi * (frame.x + (0.6 + frame.pattern.ratio) * clouds(random, 6)))
 
 
 def _band(frame: Frame, random: Generator) -> Field:
@@ -219,8 +206,7 @@ def dead_leaves(frame: Frame, random: Generator) -> Field:
     count = int(40 + 4 * frame.frequency)
     picture = Image.new("L", (SIDE, SIDE), 128)
     pen = ImageDraw.Draw(picture)
-    smallest = 1.0 / (2 + frame.frequency)
-    radii = smallest * (1 - random.random(count) * 0.97) ** -0.5 * SIDE / 2
+    radii = 1.0 / (2 + frame.frequency) * (1 - random.random(count) * 0.97) ** -0.5 * SIDE / 2
     x, y = random.uniform(0, SIDE, (2, count))
     shades = random.integers(0, 256, count)
     shape = pen.ellipse if frame.pattern.disorder < 0.6 else pen.rectangle
@@ -250,20 +236,7 @@ def patchwork(frame: Frame, random: Generator) -> Field:
 TEXTURES: dict[str, Callable[[Frame, Generator], Field]] = {
     function.__name__: function
     for function in (
-        flat,
-        fractal_noise,
-        oriented_noise,
-        grating,
-        plaid,
-        rings,
-        voronoi,
-        cracks,
-        dots,
-        bricks,
-        warped_stripes,
-        labyrinth,
-        spots,
-        dead_leaves,
-        patchwork,
+        *(flat, fractal_noise, oriented_noise, grating, plaid, rings, voronoi, cracks),
+        *(dots, bricks, warped_stripes, labyrinth, spots, dead_leaves, patchwork),
     )
 }

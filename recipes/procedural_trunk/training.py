@@ -20,12 +20,6 @@ ALPHA = 0.35
 _SETTLING = 100  # forward batches that update the moving statistics at the end
 
 
-def use_two_cores() -> None:
-    """Run two operations at once with a thread each, for `_Pretraining._step`; call it before TensorFlow runs."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(2)
-
-
 def save(trunk: keras.Model, path: pathlib.Path) -> None:
     """Write the weights for `keras.applications.MobileNetV2(alpha=0.35, include_top=False)`, rounded to float16.
 
@@ -142,9 +136,8 @@ class _Pretraining:
         gradients, losses, correct = [], [], []
         for half in zip(*(tf.split(part, 2) for part in (images, boxes, labels)), strict=True):
             with tf.GradientTape() as tape:
-                logits = self.heads(
-                    self.trunk(_augmented(half[0], half[1], size, self.recipe), training=True), training=True
-                )
+                features = self.trunk(_augmented(half[0], half[1], size, self.recipe), training=True)
+                logits = self.heads(features, training=True)
                 loss = self._loss(half[2], logits)
             gradients.append(tape.gradient(loss, [variable.value for variable in self.variables]))
             losses.append(loss)
@@ -153,9 +146,8 @@ class _Pretraining:
         return tf.add_n(losses) / 2, tf.reduce_mean(tf.cast(tf.concat(correct, 0), tf.float32))
 
     def _loss(self, labels: tf.Tensor, logits: list[tf.Tensor]) -> tf.Tensor:
-        number = tf.one_hot(
-            labels[:, 0], self.recipe.programs, 0.9 + 0.1 / self.recipe.programs, 0.1 / self.recipe.programs
-        )
+        smooth = 0.1 / self.recipe.programs
+        number = tf.one_hot(labels[:, 0], self.recipe.programs, 0.9 + smooth, smooth)
         loss = tf.nn.softmax_cross_entropy_with_logits(number, logits[0])
         for column, scores in enumerate(logits[1:], 1):
             loss += self.recipe.attributes * tf.nn.sparse_softmax_cross_entropy_with_logits(labels[:, column], scores)
@@ -171,7 +163,9 @@ class _Pretraining:
 
 
 def train(recipe: Recipe, seed: int, drawn: Drawn, every: float = 60.0) -> keras.Model:
-    """Train the trunk and print the progress, a line each `every` seconds."""
+    """Train the trunk and print the progress, a line each `every` seconds. Nothing may have used TensorFlow before."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # two operations at once with a thread each, for `_step`
+    tf.config.threading.set_inter_op_parallelism_threads(2)
     random = np.random.default_rng((seed, 1 << 40))
     pretraining = _Pretraining(recipe, seed)
     batches = _batches(drawn, recipe.batch, random)
@@ -185,11 +179,9 @@ def train(recipe: Recipe, seed: int, drawn: Drawn, every: float = 60.0) -> keras
             seen += len(images)
             if time.monotonic() - last > every:
                 last = time.monotonic()
-                print(
-                    f"{last - start:6.0f} s  {seen:9,} images  {size} px  loss {np.mean(losses):.3f}  "
-                    f"programs {np.mean(accuracies):.3f}  {seen / (last - start):,.0f} images/s",
-                    flush=True,
-                )
+                progress = f"{last - start:6.0f} s  {seen:9,} images  {size} px  loss {np.mean(losses):.3f}"
+                speed = f"{seen / (last - start):,.0f} images/s"
+                print(f"{progress}  programs {np.mean(accuracies):.3f}  {speed}", flush=True)
                 losses, accuracies = [], []
     pretraining.settle(batches, random, recipe.sizes[-1][0])
     return pretraining.trunk
