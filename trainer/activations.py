@@ -156,12 +156,7 @@ class ActivationCache:
     """
 
     def __init__(
-        self,
-        frozen: FrozenPart,
-        settings: BoundaryCacheSettings,
-        folder: str,
-        identity: str,
-        scratch: pathlib.Path,
+        self, frozen: FrozenPart, settings: BoundaryCacheSettings, folder: str, identity: str, scratch: pathlib.Path
     ) -> None:
         """Open the store of each tensor.
 

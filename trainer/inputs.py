@@ -226,11 +226,7 @@ class Pixels:
 
         dataset = tf.data.Dataset.from_generator(
             generate,
-            output_signature=(
-                tf.TensorSpec([], tf.string),
-                tf.TensorSpec([], tf.int64),
-                tf.TensorSpec([2], tf.int32),
-            ),
+            output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64), tf.TensorSpec([2], tf.int32)),
         )
         dataset = dataset.batch(_GRAPH_BATCH).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
         return dataset.unbatch().batch(batch_size).prefetch(2)

@@ -5,14 +5,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
 from graftline.errors import UserError, did_you_mean
 from graftline.settings import Settings
