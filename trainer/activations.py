@@ -52,14 +52,10 @@ class CachedBatches(keras.utils.PyDataset):
     def __init__(
         self, rows: Rows, labels: np.ndarray, batch_size: int, seed: int | None = None, views: int = 1
     ) -> None:
-        """Create the batches of a split.
+        """Create the batches of a split from the activations of all its images and label index int64 [n].
 
-        Args:
-          rows: the activations of all images; with several views, those of the second view follow, and so on.
-          labels: label index int64 [n].
-          batch_size: images in a batch.
-          seed: of the order; None for the order of the rows.
-          views: number of augmented views; epoch e trains on view e modulo `views`.
+        With several augmented views, the rows of the second view follow those of the first. Epoch e trains on view e
+        modulo `views`. Without a seed the order is that of the rows.
         """
         super().__init__()
         self._rows, self.labels, self._batch_size, self._seed, self._views = rows, labels, batch_size, seed, views
@@ -102,17 +98,10 @@ class StreamedBatches:
         views: int = 0,
         make_seeds: MakeSeeds | None = None,
     ) -> None:
-        """Create the batches of a split.
+        """Create the batches of a split; `below` leads from pixels to the inputs of the trained part, if it is a part.
 
-        Args:
-          records: the split.
-          pixels: makes images of records.
-          batch_size: images in a batch.
-          below: from pixels to the inputs of the trained part; None when the whole model is trained.
-          seed: of the order; None for the order of the records.
-          views: number of augmented views of each image, epoch e trains on view e modulo `views`; 0 for a new view in
-            each epoch.
-          make_seeds: gives the augmentation's seeds; None for no augmentation.
+        Epoch e trains on view e modulo `views`, or on a new view when `views` is 0. Without a seed the order is that of
+        the records. Without `make_seeds` nothing is augmented.
         """
         self.labels, self.epoch = records.labels, 0
 
@@ -158,15 +147,7 @@ class ActivationCache:
     def __init__(
         self, frozen: FrozenPart, settings: BoundaryCacheSettings, folder: str, identity: str, scratch: pathlib.Path
     ) -> None:
-        """Open the store of each tensor.
-
-        Args:
-          frozen: its weights stay as they are.
-          settings: of the cache.
-          folder: path or URI of the stores.
-          identity: see `FrozenPart.fingerprints`.
-          scratch: a local folder.
-        """
+        """Open the store of each tensor in `folder`, a path or URI; `FrozenPart.fingerprints` explains `identity`."""
         self._frozen, self._settings, self._folder = frozen, settings, folder
         self.names = frozen.fingerprints(f"{identity} {settings.dtype}")
         self._stores = [
@@ -177,16 +158,9 @@ class ActivationCache:
     def fill(
         self, records: Records, pixels: Pixels, views: int = 1, make_seeds: MakeSeeds | None = None
     ) -> CachedSplit:
-        """Return the activations of a split; compute those that are missing.
+        """Return the activations of a split, in `views` augmented views; compute those that are missing.
 
-        Args:
-          records: the split.
-          pixels: makes images of records.
-          views: number of augmented views of each image.
-          make_seeds: gives the augmentation's seeds; None for no augmentation.
-
-        Raises:
-          UserError: the disk is full.
+        Without `make_seeds` nothing is augmented. Raise UserError when the disk is full.
         """
         keys = [[view_key(key, view) for key in records.keys] if make_seeds else records.keys for view in range(views)]
         all_keys = [key for keys_of_view in keys for key in keys_of_view]

@@ -23,15 +23,10 @@ _RANGE = (0, 255)
 
 
 def seeds(sha256: tf.Tensor | str | Sequence[str], seed: int, view: tf.Tensor | int) -> tf.Tensor:
-    """Return the seeds of images' augmented views. The result is the same in Python and inside a tf.data map.
+    """Return the seeds of images' augmented views, int32 [2] or [b, 2], the same in Python and inside a tf.data map.
 
-    Args:
-      sha256: string [] or [b], the digests of the images' bytes in hex.
-      seed: of the run.
-      view: the number of the view, or the epoch: a whole number, or int [] or [b].
-
-    Returns:
-      int32 [2] or [b, 2], for the function that `build` returns.
+    They follow from the digests of the images' bytes in hex, string [] or [b], the run's seed, and the number of the
+    view (or the epoch), int [] or [b].
     """
     text = tf.strings.join([sha256, str(seed), tf.strings.as_string(view)], "/")
     # TensorFlow's documentation promises that this string hash will never change.
@@ -87,16 +82,9 @@ def _normalisation(backbone: str) -> tuple[tf.Tensor, tf.Tensor]:
 def build(settings: AugmentationSettings, size: int, backbone: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return the augmentation of a batch, for a tf.data map (also a parallel one) or a direct call.
 
-    Call `build` once, outside of the map, because it creates layers.
-
-    Args:
-      settings: what is changed, and how much.
-      size: side of the images in pixels.
-      backbone: name in the registry, which says how the pixels are normalised.
-
-    Returns:
-      A function from pixels float32 [b, size, size, 3] and their seeds int32 [b, 2] to changed pixels of the same
-      shape. Each image is changed by its own seed. The same image and seed always give the same result.
+    It is a function from pixels float32 [b, size, size, 3], normalised for the backbone, and their seeds int32 [b, 2]
+    to changed pixels of the same shape. Each image is changed by its own seed. The same image and seed always give the
+    same result. Call `build` once, outside of the map, because it creates layers.
     """
     if not settings.enabled:
         return lambda pixels, seeds: pixels

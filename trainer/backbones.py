@@ -103,11 +103,7 @@ def weights_file(weights: str) -> pathlib.Path | None:
 
 
 def get(name: str) -> Backbone:
-    """Return the entry of that name.
-
-    Raises:
-      UserError: there is no such backbone; the message names the nearest.
-    """
+    """Return the entry of that name, or raise UserError, whose message names the nearest."""
     if name not in BACKBONES:
         raise UserError(
             f"backbone.name: there is no backbone '{name}'{did_you_mean(name, list(BACKBONES)) or '.'} "

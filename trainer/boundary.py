@@ -21,11 +21,7 @@ def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasT
     """Return the last tensor on which alone everything in `above` depends.
 
     The function walks the graph in topological order and keeps the set of tensors that later layers still use. Where
-    the set holds one tensor, the graph can be cut. The model's input is always such a place.
-
-    Args:
-      model: a functional model with one input.
-      above: layers that must lie above the cut.
+    the set holds one tensor, the graph can be cut. The one input of the functional model is always such a place.
     """
     layers_above = set(map(id, above))
     nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
@@ -76,8 +72,7 @@ class FrozenPart:
     def fingerprints(self, identity: str) -> list[str]:
         """Return a name for what is computed at each tensor: 32 hex digits from all layers and weights under it.
 
-        Args:
-          identity: everything else that decides the numbers, such as how pixels are made and the trunk's options.
+        `identity` is all else that decides the numbers, such as how pixels are made and the trunk's options.
         """
         names = []
         for tensor in self.tensors:

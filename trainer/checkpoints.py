@@ -26,6 +26,7 @@ _META = "meta"
 # Number of other runs whose folders are kept, because the user may start these runs again.
 _KEPT_FOLDERS = 3
 _KEY_DIGITS = 32
+_KEY = re.compile(f"[0-9a-f]{{{_KEY_DIGITS}}}")
 
 
 def key(*parts: object) -> str:
@@ -108,11 +109,9 @@ class Checkpoints:
         """Return the folders of other runs, the newest first."""
         try:
             names = [name.rstrip("/") for name in tf.io.gfile.listdir(self._root)]
-            folders = [posixpath.join(self._root, name) for name in names if _is_key(name)]
-            return sorted(
-                (folder for folder in folders if folder != self._folder),
-                key=lambda folder: -tf.io.gfile.stat(folder).mtime_nsec,
-            )
+            folders = [posixpath.join(self._root, name) for name in names if _KEY.fullmatch(name)]
+            others = [folder for folder in folders if folder != self._folder]
+            return sorted(others, key=lambda folder: -tf.io.gfile.stat(folder).mtime_nsec)
         except tf.errors.OpError:  # the folder does not exist yet
             return []
 
@@ -133,10 +132,6 @@ class Checkpoints:
             arrays = dict(archive)
         meta = json.loads(str(arrays.pop(_META)))
         return Checkpoint(meta["number"], meta, arrays)
-
-
-def _is_key(name: str) -> bool:
-    return re.fullmatch(f"[0-9a-f]{{{_KEY_DIGITS}}}", name) is not None
 
 
 def _remove(path: str) -> None:

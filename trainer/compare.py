@@ -17,15 +17,9 @@ def measure_transfer(
     The two trainings leave no checkpoints and no logs. Models that were built before cannot be used afterwards,
     because Keras' session ends here.
 
-    Args:
-      settings: of the run; `training.transfer_images_per_class` says how many images.
-      dataset: all images.
-      scratch: a local folder.
-      run_notes: notes of the run itself, which are not repeated.
-
     Returns:
       `images_per_class`, at most; `images` trained on; the accuracies on the eval split, `pretrained` and `random`.
-      None when one of the two could not be trained. And notes about both.
+      None when one of the two could not be trained. And notes about both, without those of the run itself.
     """
     per_class = settings.training.transfer_images_per_class
     accuracies: dict[str, float] = {"images_per_class": per_class}

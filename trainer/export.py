@@ -23,8 +23,9 @@ class Served(tf.Module):
     def __init__(self, model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput) -> None:
         """Combine the Transform's graph with the model; see `export`."""
         super().__init__()
+        self._width = int(pooled.shape[-1])
         # One graph with both outputs; it shares the model's layers.
-        both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, _width(pooled)])])
+        both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, self._width])])
         # A tracked Keras 3 model saves each variable twice. TensorFlow Serving runs a model in a TF1 session, which
         # restores one copy and reads the other (tensorflow issue 72963). So the module tracks the variables only.
         self._model, self._variables = models.inference(both)
@@ -33,7 +34,6 @@ class Served(tf.Module):
         self._transform_parts = vars(loader)  # tracked, as in that layer, so that the vocabulary is saved
         self.transform = loader.apply_transform_model
         self._classes = int(model.output.shape[-1])
-        self._width = _width(pooled)
         self._top_k = min(signatures.TOP_K, self._classes)
         self._label_names = tf.constant(read_labels(transform))
         self._image_spec = inputs.raw_feature_spec(transform, [features.IMAGE])
@@ -100,10 +100,6 @@ class Served(tf.Module):
         return {signatures.EMBEDDING_OUTPUT: self._forward(image_bytes)[1]}
 
 
-def _width(pooled: keras.KerasTensor) -> int:
-    return int(pooled.shape[-1])
-
-
 def read_labels(transform: tft.TFTransformOutput) -> list[str]:
     """Return the class names in the order of the model's outputs."""
     path = os.path.join(transform.transform_savedmodel_dir, "assets", features.LABELS_FILE)
@@ -112,14 +108,7 @@ def read_labels(transform: tft.TFTransformOutput) -> list[str]:
 
 
 def export(model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput, directory: str) -> None:
-    """Write the SavedModel with its warm-up requests.
-
-    Args:
-      model: from pixels to probabilities.
-      pooled: the tensor that `embedding` serves.
-      transform: the Transform's output.
-      directory: where the SavedModel is written.
-    """
+    """Write the SavedModel of a model from pixels to probabilities, whose `embedding` serves the tensor `pooled`."""
     served = Served(model, pooled, transform)
     functions = {
         signatures.SERVING_DEFAULT: served.serving_default,

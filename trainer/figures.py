@@ -49,9 +49,6 @@ def main(folder: pathlib.Path) -> int:
     return status
 
 
-# --- learning curves ---
-
-
 def learning_curves(data: Data, folder: pathlib.Path) -> None:
     """Draw `learning_curves.png`: loss and accuracy over the epochs of all phases."""
     phases = data["phases"]
@@ -142,9 +139,6 @@ def _phase_title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-# --- confusion matrix ---
-
-
 def confusion_matrix(data: Data, folder: pathlib.Path) -> None:
     """Draw `confusion_matrix.png`, coloured by the share of the true class.
 
@@ -208,8 +202,6 @@ def _confusions(matrix: np.ndarray, labels: list[str]) -> list[str]:
     return [f"{wrong[row, column]:,} × {names[row]} → {names[column]}" for row, column in pairs] or ["none"]
 
 
-# --- mistakes ---
-
 _TILE, _GAP, _CAPTION, _HEADER, _COLUMNS = 240, 18, 62, 60, 6  # pixels, except the columns
 _SHEET_DPI = 120
 
@@ -263,9 +255,6 @@ def thumbnail(path: pathlib.Path | None) -> Image.Image:
     except Exception:  # noqa: BLE001  Pillow's decoders raise exceptions of any kind for a damaged file
         return Image.new("RGB", (_TILE, _TILE), "#BBBBBB")
     return ImageOps.contain(upright, (_TILE, _TILE))
-
-
-# --- the model ---
 
 
 def model_overview(data: Data, folder: pathlib.Path) -> None:
@@ -325,9 +314,8 @@ def _boxes(model: Data) -> list[tuple[str, list[str], str | None]]:
         if not layer["parameters"]:
             dropout.append(f"{layer['kind']} {layer['rate']:g}" if layer["rate"] is not None else layer["kind"])
             continue
-        boxes.append(
-            (layer["name"], [*dropout, f"{layer['kind']} {_shape(layer['shape'])}", _parameters(layer)], _BLUE)
-        )
+        kind = f"{layer['kind']} {_shape(layer['shape'])}"
+        boxes.append((layer["name"], [*dropout, kind, _parameters(layer)], _BLUE))
         dropout = []
     return boxes
 

@@ -61,11 +61,7 @@ class Records(Shards):
     """
 
     def __init__(self, file_patterns: Sequence[str], classes: Sequence[str]) -> None:
-        """Read all records once.
-
-        Args:
-          file_patterns: of uncompressed TFRecords; files are read in the order of their names.
-          classes: names in the order of the model's outputs.
+        """Read all records once; `classes` are in the order of the model's outputs.
 
         Raises:
           UserError: a label is not among the classes.
@@ -116,15 +112,10 @@ class Resized(Shards):
     """
 
     def __init__(self, transform_output: str, backbone: BackboneSettings, splits: Sequence[Records]) -> None:
-        """Read all images once.
-
-        Args:
-          transform_output: the Transform's output, which names the place of the images.
-          backbone: the backbone that the images were resized for.
-          splits: the records whose images are needed.
+        """Read all images once, from the place that the Transform's output names.
 
         Raises:
-          UserError: an image is missing.
+          UserError: an image of the splits is missing.
         """
         with tf.io.gfile.GFile(os.path.join(transform_output, materialized.POINTER)) as file:
             uri = file.read()
@@ -146,11 +137,7 @@ class Resized(Shards):
     def pixels(self, examples: tf.Tensor) -> tf.Tensor:
         """Apply the rest of the Transform's graph: the backbone's preprocessing, as Keras has it.
 
-        Args:
-          examples: string [b], as `read_images` gives them.
-
-        Returns:
-          float32 [b, size, size, 3].
+        The function leads from string [b], as `read_images` gives them, to float32 [b, size, size, 3].
         """
         spec = {materialized.IMAGE: tf.io.FixedLenFeature([], tf.string)}
         stored = tf.io.decode_compressed(tf.io.parse_example(examples, spec)[materialized.IMAGE], "ZLIB")
@@ -183,10 +170,7 @@ class Pixels:
     ) -> None:
         """Load the Transform's graph.
 
-        Args:
-          transform: the Transform's output.
-          augment: maps pixels [b, h, w, 3] and seeds int32 [b, 2] to pixels.
-          resized: the images that the Transform has resized; None where the image files are decoded.
+        `augment` maps pixels [b, h, w, 3] and seeds int32 [b, 2] to pixels. Without `resized` image files are decoded.
         """
         self._layer = transform.transform_features_layer()
         self._spec = raw_feature_spec(transform, [features.IMAGE])
@@ -201,11 +185,8 @@ class Pixels:
     ) -> tf.data.Dataset:
         """Return batches of pixels float32 [b, size, size, 3] and label index int64 [b].
 
-        Args:
-          records: the split.
-          order: gives the rows to read; called at each pass through the data set.
-          batch_size: images in a batch.
-          seeds: gives the augmentation's seeds for those rows, int32 [n, 2]; None for no augmentation.
+        Each pass through the data set calls `order` for the rows to read, and `seeds` for the augmentation's seeds of
+        these rows, int32 [n, 2]. Without `seeds` nothing is augmented.
         """
         augment = self._augment if seeds is not None else None
 

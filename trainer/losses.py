@@ -17,9 +17,8 @@ class SmoothedSparseCategoricalCrossentropy(keras.losses.CategoricalCrossentropy
 def build(label_smoothing: float) -> keras.losses.Loss:
     """Return the loss of probabilities [N, C] against a label index int64 [N].
 
-    Args:
-      label_smoothing: share of the label that is spread over all C classes (Szegedy et al.,
-        https://arxiv.org/abs/1512.00567, section 7), in [0, 1).
+    The share `label_smoothing` of the label, in [0, 1), is spread over all C classes (Szegedy et al.,
+    https://arxiv.org/abs/1512.00567, section 7).
     """
     if label_smoothing:
         return SmoothedSparseCategoricalCrossentropy(label_smoothing=label_smoothing)
@@ -30,10 +29,7 @@ def class_weights(labels: np.ndarray) -> dict[int, float]:
     """Return weights for `fit(class_weight=…)` that give each class the same share of the training loss.
 
     A class has the weight n / (k · count), scikit-learn's "balanced", where k is the number of classes with images. The
-    mean over all images is 1. A class without images has no weight.
-
-    Args:
-      labels: label index int64 [n] of the train split.
+    mean over all images, label index int64 [n], is 1. A class without images has no weight.
     """
     from sklearn.utils.class_weight import compute_class_weight  # takes a second to import and is rarely needed
 

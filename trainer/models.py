@@ -35,13 +35,10 @@ class Grafted:
 
 
 def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision: str = "float32") -> keras.Model:
-    """Build the trunk, without its classifier, and load its weights.
+    """Build the trunk, without its classifier, up to the layer `cut_at` (None for the last), and load its weights.
 
-    Args:
-      settings: of the backbone.
-      cut_at: name of the trunk's last layer; None for the backbone's last.
-      precision: Keras' dtype policy of its layers. In "mixed_bfloat16" and "mixed_float16" they compute in 16 bits.
-        The weights are float32 variables in any case (Micikevicius et al., https://arxiv.org/abs/1710.03740).
+    `precision` is Keras' dtype policy of the layers. In "mixed_bfloat16" and "mixed_float16" they compute in 16 bits.
+    The weights are float32 variables in any case (Micikevicius et al., https://arxiv.org/abs/1710.03740).
 
     Raises:
       UserError: the builder does not take an option, the weights cannot be downloaded or read or do not fit, or there
@@ -113,19 +110,18 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> 
 def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
     """Scale a random trunk's activations to unit size, once, by the variance of its BatchNormalization layers.
 
+    The scale is measured on some preprocessed images, float32 [n, size, size, 3].
+
     BatchNorm stays in inference mode in both phases. A pretrained trunk has its statistics. In a random one they are 0
     and 1, and the signal of MobileNetV2 falls to 1e-12. Each layer gets one factor, as in layer-sequential
     unit-variance initialisation (Mishkin and Matas, https://arxiv.org/abs/1511.06422). A mean and variance for each
     channel would pull similar images apart: a ResNet50 on digits fell from 0.94 to 0.28.
-
-    Args:
-      trunk: its weights are random.
-      pixels: some preprocessed images, float32 [n, size, size, 3].
     """
 
     def calibrated(operation: keras.Operation) -> Callable[..., Any]:
         if not isinstance(operation, keras.layers.BatchNormalization):
-            return functools.partial(operation, training=False) if _takes_training(operation) else operation
+            takes_training = isinstance(operation, keras.Layer) and operation._call_has_training_arg
+            return functools.partial(operation, training=False) if takes_training else operation
 
         def scaled(x: keras.KerasTensor, **_: object) -> keras.KerasTensor:
             power = keras.ops.mean(keras.ops.square(keras.ops.cast(x, "float32")))  # float16 ends at 65,504
@@ -137,18 +133,8 @@ def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
     trunk._run_through_graph(pixels, operation_fn=calibrated)
 
 
-def _takes_training(operation: keras.Operation) -> bool:
-    return isinstance(operation, keras.Layer) and operation._call_has_training_arg
-
-
 def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
-    """Graft a new head onto the trunk.
-
-    Args:
-      trunk: from pixels [N, size, size, 3] to a feature map [N, h, w, D].
-      head: the settings of the head.
-      classes: number of classes, C.
-    """
+    """Graft a new head onto a trunk that leads from pixels [N, size, size, 3] to a feature map [N, h, w, D]."""
     pooling = {
         "avg": keras.layers.GlobalAveragePooling2D,
         "max": keras.layers.GlobalMaxPooling2D,
@@ -173,23 +159,16 @@ def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
 
 
 def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[keras.Layer]:
-    """Return the trunk's layers from `unfreeze_from` on; `trainer.unfreezing` explains the values.
+    """Return the trunk's layers from `unfreeze_from` on, as `trainer.unfreezing.first_layer` finds it.
 
     BatchNormalization is among them; `trainer.phases` keeps it frozen.
-
-    Raises:
-      UserError: there is no such layer; the message names the nearest.
     """
     names = [layer.name for layer in trunk.layers]
     return list(trunk.layers[unfreezing.first_layer(unfreeze_from, names, trunk.name) :])
 
 
 def check_trunk(backbone: BackboneSettings, head: HeadSettings, fine_tuning: FineTuningSettings) -> None:
-    """Build the trunk and find the layers to unfreeze, to raise before any work is done what the Trainer would raise.
-
-    Raises:
-      UserError: as `build_trunk` and `layers_to_unfreeze`.
-    """
+    """Build the trunk and find the layers to unfreeze, to raise early the UserError that the Trainer would raise."""
     trunk = build_trunk(backbone, head.cut_at)
     if fine_tuning.epochs > 0:
         layers_to_unfreeze(trunk, fine_tuning.unfreeze_from)
@@ -200,11 +179,9 @@ def check_trunk(backbone: BackboneSettings, head: HeadSettings, fine_tuning: Fin
 def inference(model: keras.Model) -> tuple[Callable[[tf.Tensor], list[tf.Tensor]], list[tf.Variable]]:
     """Return the model with `training=False`, for a graph, and the variables that it reads there.
 
-    The graph holds the present weights as constants. TensorFlow then folds BatchNormalization into the convolution
-    before it, which made MobileNetV2 1.3 times faster here. Models of more than 1 GiB keep their variables.
-
-    Returns:
-      A function from pixels float32 [b, size, size, 3] to the model's outputs, float32 [b, …], and its variables.
+    It is a function from pixels float32 [b, size, size, 3] to the model's outputs, float32 [b, …]. The graph holds the
+    present weights as constants. TensorFlow then folds BatchNormalization into the convolution before it, which made
+    MobileNetV2 1.3 times faster here. Models of more than 1 GiB keep their variables.
     """
     values = [(variable, variable.numpy()) for variable in model.weights]
     variables = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.optimizers import schedules
 
 from graftline.trainer.settings import PhaseSettings
 
@@ -23,12 +24,8 @@ def build(
 ) -> keras.optimizers.Optimizer:
     """Return a new optimizer for the phase, wrapped in Keras' LossScaleOptimizer when a layer computes in float16.
 
-    Args:
-      settings: of the phase.
-      steps_per_epoch: batches in an epoch, at least 1.
-      layers: the layers that train, lower to upper, the head's at the end. Their `trainable` flags are set. Layers
-        without trainable weights may be among them.
-      head: those of `layers` that make the head, which has the full rate; the last one when None.
+    `layers` train, lower to upper, with their `trainable` flags set. Layers without trainable weights may be among
+    them. Those in `head` (None: the last one) come at the end and have the full rate.
     """
     arguments: dict[str, Any] = {
         **({"momentum": 0.9} if settings.optimizer == "sgd" else {}),
@@ -47,10 +44,7 @@ def build(
     return optimizer
 
 
-# --- the learning rate, step by step ----------------------------------------------------------------------------------
-
-
-def schedule(settings: PhaseSettings, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+def schedule(settings: PhaseSettings, steps_per_epoch: int) -> float | schedules.LearningRateSchedule:
     """Return the learning rate as a function of the step, or a plain number when it never changes.
 
     The warm-up is linear and starts at 0 (Goyal et al., https://arxiv.org/abs/1706.02677). The decay starts where the
@@ -62,20 +56,18 @@ def schedule(settings: PhaseSettings, steps_per_epoch: int) -> float | keras.opt
         # At least one step, for a phase of 0 epochs.
         decay_steps = max(1, settings.epochs * steps_per_epoch - warmup)
         if not warmup:
-            return keras.optimizers.schedules.CosineDecay(rate, decay_steps, settings.alpha)
-        return keras.optimizers.schedules.CosineDecay(
-            0.0, decay_steps, settings.alpha, warmup_target=rate, warmup_steps=warmup
-        )
+            return schedules.CosineDecay(rate, decay_steps, settings.alpha)
+        return schedules.CosineDecay(0.0, decay_steps, settings.alpha, warmup_target=rate, warmup_steps=warmup)
     decay_rate = settings.decay_rate if settings.schedule == "exponential" else 1.0
     if warmup:
         return WarmUpExponentialDecay(rate, steps_per_epoch, decay_rate, warmup_steps=warmup)
     if settings.schedule == "exponential":
-        return keras.optimizers.schedules.ExponentialDecay(rate, steps_per_epoch, decay_rate)
+        return schedules.ExponentialDecay(rate, steps_per_epoch, decay_rate)
     return rate
 
 
 @keras.saving.register_keras_serializable(package="graftline")
-class WarmUpExponentialDecay(keras.optimizers.schedules.ExponentialDecay):
+class WarmUpExponentialDecay(schedules.ExponentialDecay):
     """Keras' ExponentialDecay after a linear rise from 0. A `decay_rate` of 1 keeps the rate constant after it."""
 
     def __init__(self, *args: Any, warmup_steps: int, **kwargs: Any) -> None:
@@ -94,9 +86,6 @@ class WarmUpExponentialDecay(keras.optimizers.schedules.ExponentialDecay):
         return {**super().get_config(), "warmup_steps": self.warmup_steps}
 
 
-# --- a rate for each layer --------------------------------------------------------------------------------------------
-
-
 def rate_factors(
     layers: Sequence[keras.Layer], decay: float, head: Sequence[keras.Layer] | None = None
 ) -> dict[str, float]:
@@ -105,12 +94,7 @@ def rate_factors(
     The factor is 1 in the head, `decay` in the uppermost block of the trunk's layers, `decay`² in the next, and so on
     (Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.2; with a fixed factor as in ELECTRA,
     https://arxiv.org/abs/2003.10555). The layers make `BLOCKS` blocks of equal length, or one block each when there are
-    fewer layers.
-
-    Args:
-      layers: as `build` takes them.
-      decay: in (0, 1].
-      head: as `build` takes it.
+    fewer layers. `layers` and `head` are as `build` takes them.
     """
     training = [layer for layer in layers if layer.trainable_variables]
     in_head = set(map(id, training[-1:] if head is None else head))
@@ -183,19 +167,12 @@ _KINDS = {
 }
 
 
-# --- 16 bits ----------------------------------------------------------------------------------------------------------
-
 # In /proc/cpuinfo; the last is ARM's name.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def precision_warning(precision: str, cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> str | None:
-    """Return why training in that precision is slow on this machine, and what to do; None when it is not slow.
-
-    Args:
-      precision: of `TrainingSettings`.
-      cpuinfo: Linux' description of the CPU.
-    """
+    """Return why training in that precision is slow on this machine, and what to do; None when it is not slow."""
     if precision == "float32" or tf.config.list_physical_devices("GPU"):
         return None
     if precision == "mixed_float16":

@@ -38,16 +38,9 @@ class PhaseInputs:
         pixels: Pixels,
         scratch: pathlib.Path,
     ) -> None:
-        """Fill the cache, in one pass over the images for both phases.
+        """Fill the cache, in one pass over the images for both phases, whose parts of the model begin at `tensors`.
 
-        Args:
-          settings: of the run.
-          model: the whole model; its weights under `tensors` stay as they are.
-          tensors: where the phases' parts begin. The model's input among them is never cached.
-          train: the split to train on.
-          val: the eval split.
-          pixels: makes images of records.
-          scratch: a local folder.
+        The weights under them stay as they are. The model's input among them is never cached.
         """
         self._settings, self._model, self._pixels = settings, model, pixels
         self._records = {"train": train, "val": val}
@@ -124,15 +117,9 @@ class PhaseInputs:
 
     def _identity(self, make_seeds: MakeSeeds | None) -> str:
         """Return everything except the weights that decides what the frozen part gives for an image."""
-        settings = self._settings
-        parts = [
-            settings.preprocessing,
-            tft.__version__,
-            settings.backbone.name,
-            settings.backbone.size,
-            settings.backbone.options,
-            settings.training.precision,
-        ]
+        settings, backbone = self._settings, self._settings.backbone
+        parts = [settings.preprocessing, tft.__version__, backbone.name, backbone.size, backbone.options]
+        parts.append(settings.training.precision)
         if make_seeds is not None:
             parts += [settings.seed, settings.augmentation.model_dump(exclude={"views"})]
         return repr(parts)

@@ -59,8 +59,7 @@ def plan(
 ) -> list[Phase]:
     """Return the phases that the settings ask for, in the order in which they run.
 
-    Raises:
-      UserError: there is nothing to train, or no layer `fine_tuning.unfreeze_from`.
+    Raise UserError if there is nothing to train, or no layer `fine_tuning.unfreeze_from`.
     """
     unfrozen = models.layers_to_unfreeze(grafted.trunk, fine_tuning.unfreeze_from)
     phases = []
@@ -108,23 +107,17 @@ def train_phase(
 ) -> PhaseResult:
     """Compile and train until the validation loss stops falling or the epochs are over; keep the best weights.
 
-    Args:
-      name: of the phase.
-      part: its `trainable` flags are set.
-      settings: of the phase.
-      training: settings that both phases share.
-      callbacks: additional ones.
-      checkpoints: where the state after each epoch is saved.
-      resume: a state that an earlier run of this phase saved.
-      finished: the phases before, which are saved with the state.
-      may_discard: whether the weights from before the phase are restored when no epoch lowers the validation loss.
-        False for a head that has not learned anything yet.
+    The `trainable` flags of the part are set. `checkpoints` save the state after each epoch, with the phases that
+    `finished` before; `resume` is a state that an earlier run of this phase saved. When no epoch lowers the validation
+    loss and the phase `may_discard`, the weights from before it are restored: not for a head that has not learned
+    anything yet.
 
     Raises:
       UserError: the loss was NaN or infinite before any epoch was finished.
     """
     model = part.model
-    optimizer = optimizers.build(settings, steps_per_epoch(part.train, training), part.layers, part.head)
+    steps_per_epoch = -(-len(part.train.labels) // training.batch_size)
+    optimizer = optimizers.build(settings, steps_per_epoch, part.layers, part.head)
     # XLA on CPU made a MobileNetV2 forward pass 15-20 times slower than the oneDNN path, so jit_compile is off.
     model.compile(
         optimizer=optimizer,
@@ -151,11 +144,6 @@ def train_phase(
             verbose=0,
         )
     return monitor.result()
-
-
-def steps_per_epoch(batches: Batches, training: TrainingSettings) -> int:
-    """Return the number of batches in an epoch."""
-    return -(-len(batches.labels) // training.batch_size)
 
 
 class _PhaseMonitor(keras.callbacks.Callback):
@@ -195,8 +183,6 @@ class _PhaseMonitor(keras.callbacks.Callback):
         if math.isfinite(metrics["loss"]):
             self._best_loss, self._best_weights = metrics["loss"], self._values(self._part.model.trainable_variables)
 
-    # --- Keras' hooks -------------------------------------------------------------------------------------------------
-
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Set the order of the batches."""
         self._part.train.epoch = epoch
@@ -225,20 +211,15 @@ class _PhaseMonitor(keras.callbacks.Callback):
         if self._checkpoints is not None:
             self._checkpoints.save(*self._state())
 
-    # --- results ------------------------------------------------------------------------------------------------------
-
     def _stop_at_nan(self, place: str) -> None:
-        advice = (
-            f"lower {self._name}.learning_rate (now {self._settings.learning_rate:g}) or set {self._name}.clip_norm"
-        )
+        name, rate = self._name, self._settings.learning_rate
+        advice = f"lower {name}.learning_rate (now {rate:g}) or set {name}.clip_norm"
         if not self._best_weights:
-            raise UserError(
-                f"{self._name}: the loss was no longer a number at {place}, and nothing is trained yet; {advice}"
-            )
+            raise UserError(f"{name}: the loss was no longer a number at {place}, and nothing is trained yet; {advice}")
         origin = f"of epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "from before the phase"
         self._ended = "nan"
         self._note = f"the loss was no longer a number at {place}; the weights {origin} were kept; {advice}"
-        logging.warning("%s: %s", self._name, self._note)
+        logging.warning("%s: %s", name, self._note)
         self.model.stop_training = True
 
     def result(self) -> PhaseResult:
@@ -260,8 +241,6 @@ class _PhaseMonitor(keras.callbacks.Callback):
             history=history,
             note=self._note,
         )
-
-    # --- the state of an epoch ----------------------------------------------------------------------------------------
 
     def _changing_variables(self) -> dict[str, Sequence[keras.Variable]]:
         """Return what an epoch changes: weights, the optimizer's variables, and the seeds of dropout."""

@@ -66,10 +66,9 @@ class PendingReport:
         self._process: subprocess.Popen[bytes] | None = None
 
     def finish(self) -> bool:
-        """Wait for the figures and copy them to the report's directory. Some are copied even if others failed.
+        """Wait for the figures, copy those that succeeded to the report's directory, and return whether all did.
 
-        Returns:
-          Whether the report is complete. Otherwise the log has a warning.
+        Otherwise the log has a warning.
         """
         if self._process is None or self._folder is None:
             return False  # `start` has logged the reason
@@ -104,16 +103,9 @@ def start(
 ) -> PendingReport:
     """Write `history.csv`, `history.json` and `model.txt`, and start to draw the rest. Raise nothing.
 
-    Args:
-      directory: path or URI of the report; made if it does not exist.
-      labels: class names, in the order of the model's outputs.
-      results: `dataclasses.asdict` of each phase's result, in the order in which they ran.
-      predictions: the trained model's answers for the eval split.
-      images: called once with at most MISTAKES rows of `predictions`; returns the bytes of their files. A row that it
-        leaves out becomes a grey tile.
-      grafted: see `describe`.
-      unfrozen: see `describe`.
-      cut: see `describe`.
+    `results` are `dataclasses.asdict` of each phase's result, in the order in which they ran. `images` is called once
+    with at most MISTAKES rows of the predictions and returns the bytes of their files; a row that it leaves out becomes
+    a grey tile. `describe` explains the last three arguments.
     """
     pending = PendingReport(directory)
     try:
@@ -157,10 +149,7 @@ def start(
 def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
     """Describe the model's parts from pixels to probabilities, for `model.png`.
 
-    Args:
-      grafted: the model.
-      unfrozen: the trunk's layers that phase 2 unfroze; none when it did not run.
-      cut: the boundary under them.
+    `unfrozen` are the trunk's layers that phase 2 unfroze, none when it did not run; `cut` is the boundary under them.
 
     Returns:
       A dict without the batch in its shapes. `input` is a shape. `trunk` has name, layers and parameters of the frozen

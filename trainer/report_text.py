@@ -115,21 +115,12 @@ def tables(data: Data, folder: pathlib.Path) -> None:
     labels, true, predicted = data["labels"], data["true"], data["predicted"]
     scores = np.array(data["scores"], float)
     rows = zip(data["filenames"], true, predicted, scores, strict=True)
-    _write_csv(
-        folder / "predictions.csv",
-        [
-            ("filename", "label", "predicted", "score", "correct"),
-            *(
-                (name, labels[label], labels[guess], score, str(label == guess).lower())
-                for name, label, guess, score in rows
-            ),
-        ],
-    )
-    matrix = count_pairs(data).tolist()
-    _write_csv(
-        folder / "confusion_matrix.csv",
-        [("true \\ predicted", *labels), *([label, *row] for label, row in zip(labels, matrix, strict=True))],
-    )
+    answers = [
+        (name, labels[label], labels[guess], score, str(label == guess).lower()) for name, label, guess, score in rows
+    ]
+    _write_csv(folder / "predictions.csv", [("filename", "label", "predicted", "score", "correct"), *answers])
+    counts = [(label, *row) for label, row in zip(labels, count_pairs(data).tolist(), strict=True)]
+    _write_csv(folder / "confusion_matrix.csv", [("true \\ predicted", *labels), *counts])
     if not true:  # scikit-learn raises an exception when there is nothing to report
         return
     options: dict[str, Any] = {"labels": range(len(labels)), "zero_division": 0}

@@ -44,16 +44,10 @@ class RowStore:
     """The rows of one folder. A store must be used by one thread at a time; several processes may share a folder."""
 
     def __init__(self, directory: str, shape: tuple[int, ...], dtype: str, scratch: pathlib.Path) -> None:
-        """Open the store and mark it as used.
+        """Open the store of rows of this shape and dtype ("float32" or "float16"), and mark it as used.
 
-        Args:
-          directory: a path, or a URI of an object store; the first writer makes it.
-          shape: of one row.
-          dtype: "float32" or "float16", as the rows are stored.
-          scratch: local folder for the database of a URI; no other process may use it.
-
-        Raises:
-          UserError: the database of a URI cannot be copied.
+        The first writer makes the directory. The database of a URI is copied to the local folder `scratch`, which no
+        other process may use. Raise UserError when it cannot be copied.
         """
         self._directory, self._shape, self._dtype = directory, tuple(shape), np.dtype(dtype).newbyteorder("<")
         self._row_bytes = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
@@ -74,10 +68,7 @@ class RowStore:
         """Return those of `keys` without an intact row, in order and without repeats.
 
         Each row is read once and compared with its checksum. The log names damaged rows. A malformed database is
-        removed.
-
-        Raises:
-          UserError: another process holds the database too long.
+        removed. Raise UserError when another process holds the database too long.
         """
         unique = list(dict.fromkeys(keys))
         unknown = [key for key in unique if key not in self._good]
@@ -95,10 +86,8 @@ class RowStore:
     def writer(self, expected_rows: int = 0) -> Iterator["Writer"]:
         """Give a writer. Its rows become visible together when the context ends, and replace those of the same keys.
 
-        After an exception, or when the process dies, none of its rows are there.
-
-        Args:
-          expected_rows: number of rows for which the room is checked before any work is done.
+        After an exception, or when the process dies, none of its rows are there. The room for `expected_rows` is
+        checked before any work is done.
 
         Raises:
           UserError: the disk, a quota or the limit on a file's size leaves no room, or another process holds the
@@ -130,8 +119,7 @@ class RowStore:
     def rows(self, keys: Sequence[bytes], memory_bytes: int) -> "Rows":
         """Return the rows of `keys`, in that order: in memory if they take up to `memory_bytes`, else read on demand.
 
-        Raises:
-          KeyError: a key has no intact row; `missing` finds such keys.
+        Raise KeyError when a key has no intact row; `missing` finds such keys.
         """
         if missing := self.missing(keys):
             raise KeyError(f"{len(missing)} of the rows are not in {self._directory}, the first: {missing[0].hex()}")
@@ -251,15 +239,9 @@ class Rows:
 
 
 def prune(root: str, keep: Collection[str], max_bytes: int) -> list[str]:
-    """Remove stores, the least recently used first, until all together take at most `max_bytes`.
+    """Remove stores, the least recently used first, until all together take at most `max_bytes`; return their names.
 
-    Args:
-      root: the folder of the stores, a path or a URI. A folder without a file `used` is not a store and stays.
-      keep: names of stores that are not removed.
-      max_bytes: for all stores together, including those in `keep`.
-
-    Returns:
-      The names of the removed stores.
+    The stores named in `keep` count, but are not removed. A folder without a file `used` is not a store and stays.
     """
     names = [name.rstrip("/") for name in gfile.listdir(root)] if gfile.isdir(root) else []
     used: dict[str, int] = {}

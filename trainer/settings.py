@@ -17,6 +17,8 @@ NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "in
 # The keys of `optimizer_options` for each of Keras' optimizers, in Keras' names, and the types of their values.
 _FRACTION = Annotated[float, Field(ge=0, lt=1)]
 _POSITIVE = Annotated[float, Field(gt=0)]
+_UP_TO_HALF = Annotated[float, Field(ge=0, le=0.5)]
+_COUNT = Annotated[int, Field(ge=0)]
 _ANY_OPTIMIZER = {
     "weight_decay": Annotated[float, Field(ge=0)],
     "gradient_accumulation_steps": Annotated[int, Field(ge=2)],
@@ -92,14 +94,13 @@ class BackboneSettings(Settings):
 
     @model_validator(mode="after")
     def _require_procedural_trunk(self) -> "BackboneSettings":
-        if self.weights == "procedural":
-            required = {"name": backbones.PROCEDURAL_NAME, "options": backbones.PROCEDURAL_OPTIONS}
-            for key, value in (("name", self.name), ("options", self.options)):
-                if value != required[key]:
-                    raise UserError(
-                        f"backbone.weights: procedural needs backbone.{key} {required[key]}, but it is {value}: "
-                        f"leave out backbone.{key}, or give other weights"
-                    )
+        required = {"name": backbones.PROCEDURAL_NAME, "options": backbones.PROCEDURAL_OPTIONS}
+        for key, value in required.items() if self.weights == "procedural" else ():
+            if getattr(self, key) != value:
+                raise UserError(
+                    f"backbone.weights: procedural needs backbone.{key} {value}, but it is {getattr(self, key)}: "
+                    f"leave out backbone.{key}, or give other weights"
+                )
         return self
 
     @property
@@ -216,26 +217,18 @@ class AugmentationSettings(Settings):
     flip: Literal["none", "horizontal", "vertical", "both"] = Field(
         "none", description="mirrors half of the images: none, horizontal, vertical or both"
     )
-    rotation: float = Field(
-        0.0,
-        ge=0,
-        le=0.5,
-        description="rotates by up to this fraction of a full turn, in either direction: 0.1 is 36 degrees",
+    rotation: _UP_TO_HALF = Field(
+        0.0, description="rotates by up to this fraction of a full turn, in either direction: 0.1 is 36 degrees"
     )
     zoom: float = Field(0.0, ge=0, lt=1, description="zooms in or out by up to this fraction")
-    translation: float = Field(
-        0.0, ge=0, le=0.5, description="shifts by up to this fraction of the side, along each axis"
-    )
+    translation: _UP_TO_HALF = Field(0.0, description="shifts by up to this fraction of the side, along each axis")
     crop: float = Field(
         0.0, ge=0, le=1, description="enlarges by this fraction and cuts out a random window of the original size"
     )
     contrast: float = Field(0.0, ge=0, lt=1, description="raises or lowers the contrast by up to this fraction")
-    brightness: float = Field(
-        0.0, ge=0, lt=1, description="makes lighter or darker by up to this fraction of the full range"
-    )
-    views: int = Field(
+    brightness: _FRACTION = Field(0.0, description="makes lighter or darker by up to this fraction of the full range")
+    views: _COUNT = Field(
         4,
-        ge=0,
         description="number of augmented views of each image in the boundary cache; epoch e trains on view e modulo "
         "views. 0 makes new views for each epoch and runs the whole trunk each time (no cache)",
     )
@@ -260,10 +253,8 @@ class TrainingSettings(Settings):
     """Settings that both phases share."""
 
     batch_size: int = Field(32, ge=1, description="images in a training step")
-    label_smoothing: float = Field(
+    label_smoothing: _FRACTION = Field(
         0.0,
-        ge=0,
-        lt=1,
         description="share of each image's label that is spread over all classes, which makes the model less "
         "confident; 0.1 is usual",
     )
@@ -279,9 +270,8 @@ class TrainingSettings(Settings):
         description="precision of the trunk's computations: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) "
         "or mixed_float16 (for GPUs); the weights stay float32",
     )
-    transfer_images_per_class: int = Field(
+    transfer_images_per_class: _COUNT = Field(
         0,
-        ge=0,
         description="measures what transfer is worth: trains twice more on up to this many images of each class, from "
         "the backbone's weights and from a random trunk, and reports both accuracies; 0 for no measurement",
     )

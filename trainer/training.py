@@ -87,8 +87,7 @@ def read_dataset(
 ) -> Dataset:
     """Read both splits once, without their images; the files are those of TFX's FnArgs.
 
-    Raises:
-      UserError: a label is not among the classes, or a resized image is missing.
+    Raise UserError if a label is not among the classes, or a resized image is missing.
     """
     transform = tft.TFTransformOutput(transform_output)
     labels = export.read_labels(transform)
@@ -102,14 +101,8 @@ def prepare(
 ) -> PreparedTraining:
     """Build the model, decide on the phases and fill the cache of activations.
 
-    Args:
-      settings: of the run.
-      dataset: the images.
-      scratch: a local folder.
-      base_model: directory or URI of the last blessed SavedModel, for a warm start.
-
-    Raises:
-      UserError: the model cannot be built, there is nothing to train, or the disk is full.
+    `base_model` is the directory or URI of the last blessed SavedModel, for a warm start. Raise UserError if the model
+    cannot be built, there is nothing to train, or the disk is full.
     """
     augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.name)
     pixels = Pixels(dataset.transform, augment, dataset.resized)

@@ -13,11 +13,7 @@ KEY = "fine_tuning.unfreeze_from"
 
 
 def check(feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings) -> None:
-    """Check what can be checked without the trunk.
-
-    Raises:
-      UserError: the phases train nothing, or the value cannot mean a layer.
-    """
+    """Raise UserError if the phases train nothing, or the value cannot mean a layer of any trunk."""
     if feature_extraction.epochs == fine_tuning.epochs == 0:
         raise UserError("feature_extraction.epochs and fine_tuning.epochs are both 0: nothing would be trained")
     unfreeze_from = fine_tuning.unfreeze_from
@@ -37,15 +33,9 @@ def warn(fine_tuning: FineTuningSettings) -> list[str]:
 
 
 def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str) -> int:
-    """Return the index of the lowest layer to unfreeze; the number of layers for none.
+    """Return the index of the lowest layer to unfreeze among the trunk's layers; their number for none.
 
-    Args:
-      unfreeze_from: the value of the key.
-      names: of the trunk's layers, where the InputLayer is 0.
-      trunk: its name, for the message.
-
-    Raises:
-      UserError: there is no such layer; the message names the nearest.
+    Raise UserError if there is no such layer; the message names the trunk and the nearest layer.
     """
     count = len(names)
     if unfreeze_from in ("all", "none"):

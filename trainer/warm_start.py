@@ -37,17 +37,10 @@ def begin(grafted: models.Grafted, labels: Sequence[str], base_model: str, serve
 
 
 def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, training_file: str) -> Start:
-    """Load the weights of the trunk and the head; a new class starts at zero.
+    """Load the weights of the trunk and the head from the blessed model; a new class starts at zero.
 
-    Args:
-      grafted: the model to start.
-      labels: its class names, in the order of its outputs.
-      keras_file: the blessed model as Keras saved it.
-      training_file: JSON with its `labels`.
-
-    Returns:
-      How the model starts. It keeps its own weights when the blessed model has another trunk or head, or when its files
-      are missing or damaged.
+    The model keeps its own weights when the blessed model has another trunk or head, or when its files are missing or
+    damaged. The training file is JSON with the blessed model's `labels`.
     """
     for path in (keras_file, training_file):
         if not tf.io.gfile.exists(path):
@@ -77,11 +70,7 @@ def refuse_withdrawn(saved_model: str, served: str) -> Start | None:
     """Return a cold start if the last blessed model was rolled back from, else None.
 
     In a local workspace a rollback also removes the blessing, so another base is found. Vertex lets nobody edit its
-    metadata.
-
-    Args:
-      saved_model: directory or URI of the base's SavedModel.
-      served: the base path of the served versions; "" when it is not known.
+    metadata. `served` is the base path of the served versions; "" when it is not known.
     """
     if not served:
         return None
