@@ -98,7 +98,7 @@ class StreamedBatches:
         views: int = 0,
         make_seeds: MakeSeeds | None = None,
     ) -> None:
-        """Create the batches of a split; `below` leads from pixels to the inputs of the trained part, if it is a part.
+        """Create the batches of a split. `below` computes the trained part's inputs; None trains the whole model.
 
         Epoch e trains on view e modulo `views`, or on a new view when `views` is 0. Without a seed the order is that of
         the records. Without `make_seeds` nothing is augmented.

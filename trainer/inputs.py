@@ -137,7 +137,7 @@ class Resized(Shards):
     def pixels(self, examples: tf.Tensor) -> tf.Tensor:
         """Apply the rest of the Transform's graph: the backbone's preprocessing, as Keras has it.
 
-        The function leads from string [b], as `read_images` gives them, to float32 [b, size, size, 3].
+        `examples` are string [b], as `read_images` gives them. The result is float32 [b, size, size, 3].
         """
         spec = {materialized.IMAGE: tf.io.FixedLenFeature([], tf.string)}
         stored = tf.io.decode_compressed(tf.io.parse_example(examples, spec)[materialized.IMAGE], "ZLIB")

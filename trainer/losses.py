@@ -26,10 +26,10 @@ def build(label_smoothing: float) -> keras.losses.Loss:
 
 
 def class_weights(labels: np.ndarray) -> dict[int, float]:
-    """Return weights for `fit(class_weight=…)` that give each class the same share of the training loss.
+    """Return weights for `fit(class_weight=…)` that give each class of the labels int64 [n] the same share of the loss.
 
     A class has the weight n / (k · count), scikit-learn's "balanced", where k is the number of classes with images. The
-    mean over all images, label index int64 [n], is 1. A class without images has no weight.
+    mean over all images is 1. A class without images has no weight.
     """
     from sklearn.utils.class_weight import compute_class_weight  # takes a second to import and is rarely needed
 

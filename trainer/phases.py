@@ -108,9 +108,9 @@ def train_phase(
     """Compile and train until the validation loss stops falling or the epochs are over; keep the best weights.
 
     The `trainable` flags of the part are set. `checkpoints` save the state after each epoch, with the phases that
-    `finished` before; `resume` is a state that an earlier run of this phase saved. When no epoch lowers the validation
-    loss and the phase `may_discard`, the weights from before it are restored: not for a head that has not learned
-    anything yet.
+    `finished` before; `resume` is a state that an earlier run of this phase saved. `may_discard` says whether the
+    weights from before the phase are restored when no epoch lowers the validation loss; it is False for a head that has
+    not learned anything yet.
 
     Raises:
       UserError: the loss was NaN or infinite before any epoch was finished.

@@ -68,7 +68,7 @@ class PendingReport:
     def finish(self) -> bool:
         """Wait for the figures, copy those that succeeded to the report's directory, and return whether all did.
 
-        Otherwise the log has a warning.
+        When one failed, the log has a warning.
         """
         if self._process is None or self._folder is None:
             return False  # `start` has logged the reason

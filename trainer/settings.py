@@ -15,20 +15,20 @@ from graftline.trainer import backbones
 NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
 
 # The keys of `optimizer_options` for each of Keras' optimizers, in Keras' names, and the types of their values.
-_FRACTION = Annotated[float, Field(ge=0, lt=1)]
-_POSITIVE = Annotated[float, Field(gt=0)]
-_UP_TO_HALF = Annotated[float, Field(ge=0, le=0.5)]
-_COUNT = Annotated[int, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_UpToHalf = Annotated[float, Field(ge=0, le=0.5)]
+_Count = Annotated[int, Field(ge=0)]
 _ANY_OPTIMIZER = {
     "weight_decay": Annotated[float, Field(ge=0)],
     "gradient_accumulation_steps": Annotated[int, Field(ge=2)],
 }
-_ADAM = {"beta_1": _FRACTION, "beta_2": _FRACTION, "epsilon": _POSITIVE, "amsgrad": bool, **_ANY_OPTIMIZER}
+_ADAM = {"beta_1": _Fraction, "beta_2": _Fraction, "epsilon": _Positive, "amsgrad": bool, **_ANY_OPTIMIZER}
 OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
     "adam": _ADAM,
     "adamw": _ADAM,
-    "rmsprop": {"rho": _FRACTION, "momentum": _FRACTION, "epsilon": _POSITIVE, "centered": bool, **_ANY_OPTIMIZER},
-    "sgd": {"momentum": _FRACTION, "nesterov": bool, **_ANY_OPTIMIZER},
+    "rmsprop": {"rho": _Fraction, "momentum": _Fraction, "epsilon": _Positive, "centered": bool, **_ANY_OPTIMIZER},
+    "sgd": {"momentum": _Fraction, "nesterov": bool, **_ANY_OPTIMIZER},
 }
 # The other arguments of the optimizers, and why a user cannot set them.
 _BY_CLIP_NORM = "gradients are clipped by the key clip_norm, next to optimizer_options"
@@ -217,17 +217,17 @@ class AugmentationSettings(Settings):
     flip: Literal["none", "horizontal", "vertical", "both"] = Field(
         "none", description="mirrors half of the images: none, horizontal, vertical or both"
     )
-    rotation: _UP_TO_HALF = Field(
+    rotation: _UpToHalf = Field(
         0.0, description="rotates by up to this fraction of a full turn, in either direction: 0.1 is 36 degrees"
     )
     zoom: float = Field(0.0, ge=0, lt=1, description="zooms in or out by up to this fraction")
-    translation: _UP_TO_HALF = Field(0.0, description="shifts by up to this fraction of the side, along each axis")
+    translation: _UpToHalf = Field(0.0, description="shifts by up to this fraction of the side, along each axis")
     crop: float = Field(
         0.0, ge=0, le=1, description="enlarges by this fraction and cuts out a random window of the original size"
     )
     contrast: float = Field(0.0, ge=0, lt=1, description="raises or lowers the contrast by up to this fraction")
-    brightness: _FRACTION = Field(0.0, description="makes lighter or darker by up to this fraction of the full range")
-    views: _COUNT = Field(
+    brightness: _Fraction = Field(0.0, description="makes lighter or darker by up to this fraction of the full range")
+    views: _Count = Field(
         4,
         description="number of augmented views of each image in the boundary cache; epoch e trains on view e modulo "
         "views. 0 makes new views for each epoch and runs the whole trunk each time (no cache)",
@@ -253,7 +253,7 @@ class TrainingSettings(Settings):
     """Settings that both phases share."""
 
     batch_size: int = Field(32, ge=1, description="images in a training step")
-    label_smoothing: _FRACTION = Field(
+    label_smoothing: _Fraction = Field(
         0.0,
         description="share of each image's label that is spread over all classes, which makes the model less "
         "confident; 0.1 is usual",
@@ -270,7 +270,7 @@ class TrainingSettings(Settings):
         description="precision of the trunk's computations: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) "
         "or mixed_float16 (for GPUs); the weights stay float32",
     )
-    transfer_images_per_class: _COUNT = Field(
+    transfer_images_per_class: _Count = Field(
         0,
         description="measures what transfer is worth: trains twice more on up to this many images of each class, from "
         "the backbone's weights and from a random trunk, and reports both accuracies; 0 for no measurement",
