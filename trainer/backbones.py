@@ -84,6 +84,7 @@ _ENTRIES = (
     Backbone("ConvNeXtLarge", "convnext", "none", 224),
     Backbone("ConvNeXtXLarge", "convnext", "none", 224),
 )
+BACKBONES: dict[str, Backbone] = {entry.name: entry for entry in _ENTRIES}
 
 # The values of `backbone.weights` that are not a file's path.
 WEIGHTS = ("imagenet", "procedural", "none")
@@ -91,8 +92,6 @@ WEIGHTS = ("imagenet", "procedural", "none")
 # The weights that ship as "procedural", and the trunk that they fit. recipes/procedural_trunk made them.
 PROCEDURAL = pathlib.Path(__file__).with_name("weights") / "mobilenet_v2_0.35_procedural.weights.h5"
 PROCEDURAL_NAME, PROCEDURAL_OPTIONS, PROCEDURAL_SIZE = "MobileNetV2", {"alpha": 0.35}, 96
-
-BACKBONES: dict[str, Backbone] = {entry.name: entry for entry in _ENTRIES}
 
 
 def weights_file(weights: str) -> pathlib.Path | None:
