@@ -1,5 +1,6 @@
 """The gRPC API by the official stubs on loopback, as clients of images use it. The tables are in conformance/."""
 
+import asyncio
 import threading
 
 import grpc
@@ -141,6 +142,17 @@ def metadata_request(model, *fields, version=None):
     if version is not None:
         message.model_spec.version.value = version
     return message
+
+
+def test_a_client_with_an_event_loop_in_the_servers_process_logs_no_error(server, caplog):
+    async def predict():
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            for _ in range(200):
+                await stub.Predict(request("numbers", x=[[1.0, 2.0]]), timeout=30)
+
+    asyncio.run(predict())
+    assert caplog.records == []
 
 
 def test_the_metadata_hold_the_signatures(prediction):

@@ -3,6 +3,7 @@
 A call takes a thread when its message is there, not before: calls that send no message keep no other from an answer.
 """
 
+import logging
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ from graftline.serving.server.options import ServerOptions
 
 if TYPE_CHECKING:
     from graftline.serving.server.model.manager import ModelManager
+
+# grpc.aio wakes every event loop of the process for each event, and each loop that finds none logs a BlockingIOError:
+# https://github.com/grpc/grpc/issues/25364. A second server in the process, or an asynchronous client, has a loop.
+logging.getLogger("asyncio").addFilter(lambda record: "PollerCompletionQueue._handle_events" not in str(record.msg))
 
 
 class GrpcServer:
