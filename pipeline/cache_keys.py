@@ -171,11 +171,11 @@ def _source(module: str) -> bytes:
 
 def _versions(*distributions: str) -> str:
     """Return name and version of each of these that is installed."""
-    installed = []
+    installed = ""
     for name in distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed.append(f" {name} {importlib.metadata.version(name)}")
-    return "".join(installed)
+            installed += f" {name} {importlib.metadata.version(name)}"
+    return installed
 
 
 def _retry(config: Config, site: Site) -> str:

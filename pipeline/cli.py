@@ -40,13 +40,10 @@ _json = click.option(
 
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what classifies: --model, --server and --name."""
-    for option in (
-        click.option("--name", help="The model's name on the server or in the workspace."),
-        click.option("--server", metavar="HOST:GRPC_PORT|http://HOST:REST_PORT", help="A running model server."),
-        click.option("--model", metavar="DIR", help="A SavedModel, a base path of versions, or a workspace."),
-    ):
-        command = option(command)
-    return command
+    command = click.option("--name", help="The model's name on the server or in the workspace.")(command)
+    server = click.option("--server", metavar="HOST:GRPC_PORT|http://HOST:REST_PORT", help="A running model server.")
+    model = click.option("--model", metavar="DIR", help="A SavedModel, a base path of versions, or a workspace.")
+    return model(server(command))
 
 
 def _require_model_or_server(model: str | None, server: str | None) -> None:
@@ -122,16 +119,13 @@ def serve(context: click.Context, models: str | None, name: str | None, engine: 
 
 
 def _announce(server: "ModelServer") -> None:
-    names = ", ".join(
-        f"{name} (version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))})"
-        for name, versions in server.served.items()
-    )
+    texts = {
+        name: f"version{'s' * (len(some) > 1)} {', '.join(map(str, some))}" for name, some in server.served.items()
+    }
+    names = ", ".join(f"{name} ({versions})" for name, versions in texts.items())
     host = f"[{server.host}]" if ":" in server.host else server.host
-    click.echo(
-        f"graftline: serving {names}: REST http://{host}:{server.rest_port}/v1/models/{next(iter(server.served), '')}, "
-        f"gRPC {host}:{server.grpc_port}; Ctrl-C ends it",
-        err=True,
-    )
+    rest = f"REST http://{host}:{server.rest_port}/v1/models/{next(iter(server.served), '')}"
+    click.echo(f"graftline: serving {names}: {rest}, gRPC {host}:{server.grpc_port}; Ctrl-C ends it", err=True)
 
 
 @main.command()

@@ -66,10 +66,8 @@ def _exit_status(command: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     except click.UsageError as error:
         command_path = error.ctx.command_path if error.ctx else "graftline"
         return _fail(USAGE, f"{error.format_message()} See `{command_path} --help`.")
-    except click.ClickException as error:
-        return _fail(USAGE, error.format_message())
-    except UserError as error:
-        return _fail(USAGE, str(error))
+    except (click.ClickException, UserError) as error:
+        return _fail(USAGE, error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
         return _fail(INTERRUPTED, "interrupted")
     except UnexpectedError as error:

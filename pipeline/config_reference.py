@@ -33,8 +33,7 @@ def _section(section: type[BaseModel], name: str, shared: list[type[BaseModel]])
     """Yield the lines of one section, then those of the sections in it."""
     is_shared = section in shared
     yield f"## {name if is_shared else f'`{name}`' if name else 'Top level'}\n\n{section_description(section)}\n"
-    yield "| key | default | meaning |"
-    yield "|---|---|---|"
+    yield "| key | default | meaning |\n|---|---|---|"
     inner: dict[str, type[BaseModel]] = {}
     for key, field in section.model_fields.items():
         full_key = key if is_shared or not name else f"{name}.{key}"

@@ -33,11 +33,8 @@ def run(
 ) -> RunSummary:
     """Run every node that is not cached, and read back what the run did.
 
-    Args:
-      config: `images` is set, and `pipeline.preflight` has checked the config.
-      fingerprint: of the images' content.
-      progress: called as each node starts and ends.
-      reset_baseline: the gate compares with nothing, as in a first run.
+    `images` is set, and `pipeline.preflight` has checked the config. `fingerprint` is of the images' content.
+    `progress` is called as each node starts and ends. With `reset_baseline` the gate compares with nothing.
     """
     began = time.monotonic()
     if config.push.vertex.project is not None:

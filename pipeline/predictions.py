@@ -71,16 +71,10 @@ def _escaped(text: str) -> str:
 def write(
     rows: Iterable["Prediction"], kind: str, out: Callable[[str], object], err: Callable[[str], object]
 ) -> tuple[int, int]:
-    """Write each row at once.
+    """Write each row at once; return the number of rows without an error, and of those with one.
 
-    Args:
-      rows: the predictions.
-      kind: "text" (failures go to `err`), "json" (one list) or "csv" (with a line of column names).
-      out: takes text, line ends included.
-      err: takes a line without its end.
-
-    Returns:
-      The number of rows without an error, and of those with one.
+    `kind` is "text" (failures go to `err`), "json" (one list) or "csv" (with a line of column names). `out` takes text,
+    line ends included; `err` takes a line without its end.
     """
     good = bad = 0
     if kind == "csv":
@@ -122,10 +116,8 @@ def progress(
 ) -> Iterator[tuple[Iterable["Prediction"], Callable[[str], object], Callable[[str], object]]]:
     """Show a progress bar on standard error if it is a terminal.
 
-    Args:
-      rows: the predictions.
-      count: returns the number of rows. It is called in a thread: it may have to list a million files.
-      out: where the rows go. If it is the same terminal as the bar, the rows are written above the bar.
+    `count` returns the number of rows. It is called in a thread: it may have to list a million files. If `out` is the
+    same terminal as the bar, the rows are written above the bar.
 
     Yields:
       The rows, which move the bar; a function that writes text to `out`; one that writes a line to standard error.

@@ -28,11 +28,9 @@ class Outcome:
     def text(self) -> str:
         """A text for the user."""
         did = self.rolled_back
-        fate = (
-            f"version {did.before} is withdrawn: its model is not pushed again unless push.allow_withdrawn is true"
-            if did.withdrawn
-            else f"the rollback from version {did.of} is undone"
-        )
+        fate = f"version {did.before} is withdrawn: its model is not pushed again unless push.allow_withdrawn is true"
+        if not did.withdrawn:
+            fate = f"the rollback from version {did.of} is undone"
         result = f"rolled back from version {did.before} to {did.of}, which is now version {did.version}: {did.path}"
         return f"{result}\n{fate}" + (f"\nnote: {self.trouble}" if self.trouble else "")
 
@@ -42,15 +40,11 @@ class Outcome:
 
 
 def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
-    """Roll back a model.
+    """Roll back a model to version `to`, or to the last good one.
 
-    Args:
-      path: a workspace, or the base path of a model's versions, on disk or as a URI.
-      name: the model, if there are several, and for a workspace at a URI.
-      to: the version to go back to; None for the last good one.
-
-    Raises:
-      UserError: the model or version does not exist, or there is no version to go back to.
+    `path` is a workspace, or the base path of a model's versions, on disk or as a URI. `name` is the model, if there
+    are several, and for a workspace at a URI. UserError: the model or version does not exist, or there is none to go
+    back to.
     """
     base_path = _base_path(path, name)
     if workspace := Workspace.of_base_path(base_path):

@@ -45,10 +45,7 @@ class Site:
 
 
 def pipeline_name(config: Config) -> str:
-    """Return the name of the TFX pipeline.
-
-    TFX looks for the baseline under this name, so each served model has its own.
-    """
+    """Return the name of the TFX pipeline. TFX looks for the baseline under it, so each served model has its own."""
     # Vertex takes lower-case letters, digits and hyphens only. Names that differ must stay different.
     plain = "".join(character if character.isalnum() else "-" for character in config.model_name.lower()).strip("-")
     suffix = "" if plain == config.model_name else f"-{zlib.crc32(config.model_name.encode()):08x}"
