@@ -20,6 +20,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OPTIONS, _BATCHING = ServerOptions(), BatchingParameters()
 _COUNT = click.IntRange(min=1)
 _PORT = click.IntRange(0, 65535)
+_NOT_NEGATIVE, _SECONDS = click.IntRange(min=0), click.FloatRange(min=0)
+# A switch may have a value, as TensorFlow Serving's must: `--enable_batching`, `--enable_batching=false`.
+_SWITCH: dict[str, Any] = {"type": bool, "is_flag": False, "flag_value": True}
 
 
 class _Sizes(click.ParamType):
@@ -35,35 +38,31 @@ class _Sizes(click.ParamType):
 
 
 def _flag(name: str, *others: str, **settings: Any) -> Callable[[_Command], _Command]:
-    """Return an option for the field `name`, with the field's default."""
-    field = settings.pop("field", name)
-    source = _BATCHING if field in {each.name for each in fields(_BATCHING)} else _OPTIONS
-    spellings = ["--" + each.replace("_", "-") for each in (name, *others)]
-    default = settings.pop("default", getattr(source, field))
+    """Return an option for the first of the names that is a field, with the field's default."""
+    names = (name, *others)
+    source, field = next((source, each) for each in names for source in (_BATCHING, _OPTIONS) if hasattr(source, each))
+    spellings = ["--" + each.replace("_", "-") for each in names]
+    default = getattr(source, field)
     if isinstance(default, bool):
-        # A switch may have a value, as TensorFlow Serving's must: `--enable_batching`, `--enable_batching=false`.
-        settings |= {"type": bool, "is_flag": False, "flag_value": True}
-    return click.option(*spellings, field, default=default, show_default=settings.pop("show_default", True), **settings)
+        settings |= _SWITCH
+    return click.option(*spellings, field, default=default, **{"show_default": True, **settings})
 
 
 _FLAGS = [
-    _flag("rest_port", "rest_api_port", field="rest_api_port", type=_PORT, help="REST port; 0 takes any free port."),
-    _flag("grpc_port", "port", field="port", type=_PORT, help="gRPC port; 0 takes any free port."),
+    _flag("rest_port", "rest_api_port", type=_PORT, help="REST port; 0 takes any free port."),
+    _flag("grpc_port", "port", type=_PORT, help="gRPC port; 0 takes any free port."),
     _flag("host", help="Address to listen on; 0.0.0.0 for all addresses."),
-    _flag(
-        "rest_api_timeout_in_ms", type=click.IntRange(min=0), help="Limit for requests without a deadline; 0: no limit."
-    ),
+    _flag("rest_api_timeout_in_ms", type=_NOT_NEGATIVE, help="Limit for requests without a deadline; 0: no limit."),
     _flag(
         "poll_seconds",
         "file_system_poll_wait_seconds",
-        field="file_system_poll_wait_seconds",
-        type=click.FloatRange(min=0),
+        type=_SECONDS,
         help="Seconds between two looks for new versions; 0: only at the start.",
     ),
     _flag("model_config_file", metavar="FILE", help="Serve the models of a models.config, a ModelServerConfig."),
     _flag(
         "model_config_file_poll_wait_seconds",
-        type=click.FloatRange(min=0),
+        type=_SECONDS,
         show_default="as --poll-seconds",
         help="Seconds between two reads of that file; 0: only at the start.",
     ),
@@ -71,7 +70,7 @@ _FLAGS = [
     _flag("enable_batching", help="Combine requests that come while the model is busy."),
     _flag("batching_parameters_file", metavar="FILE", help="A BatchingParameters text proto; flags override it."),
     _flag("max_batch_size", type=_COUNT, help="Largest number of rows in one run."),
-    _flag("batch_timeout_micros", type=click.IntRange(min=0), help="How long a batch waits until it is full."),
+    _flag("batch_timeout_micros", type=_NOT_NEGATIVE, help="How long a batch waits until it is full."),
     _flag("max_enqueued_batches", type=_COUNT, help="Batches that may wait; further requests are refused."),
     _flag(
         "num_batch_threads", type=_COUNT, show_default="the number of cores", help="Runs of models at the same time."
@@ -79,25 +78,19 @@ _FLAGS = [
     _flag("allowed_batch_sizes", type=_Sizes(), help="Batches are padded to the next of these; none: any size."),
     _flag(
         "enable_large_batch_splitting",
-        type=bool,
-        is_flag=False,
-        flag_value=True,
+        **_SWITCH,
         show_default="each is run by itself",
         help="Split requests of more rows than max_batch_size; false: refuse them.",
     ),
     _flag("enable_model_warmup", help="Replay a model's warm-up requests when it is loaded."),
-    _flag("tensorflow_intra_op_parallelism", type=click.IntRange(min=0), help="Threads of one op; 0: automatic."),
-    _flag("tensorflow_inter_op_parallelism", type=click.IntRange(min=0), help="Ops at the same time; 0: automatic."),
+    _flag("tensorflow_intra_op_parallelism", type=_NOT_NEGATIVE, help="Threads of one op; 0: automatic."),
+    _flag("tensorflow_inter_op_parallelism", type=_NOT_NEGATIVE, help="Ops at the same time; 0: automatic."),
     _flag("enable_monitoring", "monitoring", help="Prometheus metrics on the REST port."),
     _flag("monitoring_path", metavar="PATH", help="Path of the metrics."),
     _flag("max_request_bytes", type=_COUNT, help="Largest size of a request."),
     _flag("max_image_pixels", type=_COUNT, help="Largest size of an image in a request."),
     _flag("max_in_flight", type=_COUNT, help="Requests that are answered or wait at the same time."),
-    _flag(
-        "shutdown_grace_seconds",
-        type=click.FloatRange(min=0),
-        help="Time for requests under way when the server stops.",
-    ),
+    _flag("shutdown_grace_seconds", type=_SECONDS, help="Time for requests under way when the server stops."),
 ]
 
 
@@ -117,14 +110,11 @@ def to_options(context: click.Context, flags: dict[str, Any]) -> ServerOptions:
         from graftline.serving.server import batching_file
 
         batching = batching_file.read(flags["batching_parameters_file"])
-        typed = {name: value for name, value in typed.items() if _is_typed(context, name)}
+        from_command_line = click.core.ParameterSource.COMMANDLINE
+        typed = {name: typed[name] for name in names if context.get_parameter_source(name) is from_command_line}
         if typed:  # tensorflow_model_server must not read a file that flags override
             flags["batching_parameters_file"] = None
     return ServerOptions(batching=replace(batching, **typed), **flags)
-
-
-def _is_typed(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def log_to_stderr(prefix: str = "") -> None:

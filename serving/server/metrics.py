@@ -22,8 +22,6 @@ def _escape(value: str) -> str:
 
 
 class _Metric:
-    kind = ""
-
     def __init__(self, name: str, labels: Sequence[str]) -> None:
         self.name = name
         self._labels = tuple(labels)
@@ -32,10 +30,6 @@ class _Metric:
     def _text(self, values: tuple[str, ...], *extra: str) -> str:
         named = [f'{name}="{_escape(value)}"' for name, value in zip(self._labels, values, strict=True)]
         return "{" + ",".join([*named, *extra]) + "}"
-
-    def samples(self) -> list[str]:
-        """Return the lines of the exposition, without the type."""
-        raise NotImplementedError
 
 
 class Counter(_Metric):

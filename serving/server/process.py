@@ -65,10 +65,8 @@ def serve(
     """Serve `models` until SIGTERM or SIGINT, then stop cleanly. Must run in the main thread.
 
     `ready` is called with the server when it answers; its `rest_port` and `grpc_port` hold the ports in use. Requests
-    under way at the signal are answered. A second signal ends the process at once.
-
-    Raises:
-        UserError: as `ModelServer.start`.
+    under way at the signal are answered. A second signal ends the process at once. Raises UserError as
+    `ModelServer.start` does.
     """
     stopping = threading.Event()
     server = ModelServer(models, rest_port, grpc_port, host, options=options)

@@ -56,9 +56,13 @@ class ModelServer:
         *,
         options: ServerOptions | None = None,
     ) -> None:
-        fields: dict[str, Any] = {"rest_api_port": rest_port, "port": grpc_port, "host": host}
-        fields["file_system_poll_wait_seconds"] = poll_seconds
-        overrides = {name: value for name, value in fields.items() if value is not None}
+        given = {
+            "port": grpc_port,
+            "rest_api_port": rest_port,
+            "file_system_poll_wait_seconds": poll_seconds,
+            "host": host,
+        }
+        overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.options = replace(options or ServerOptions(), **overrides)
         self.rest_port = self.options.rest_api_port
         self.grpc_port = self.options.port
@@ -81,15 +85,13 @@ class ModelServer:
     @property
     def served(self) -> dict[str, list[int]]:
         """Return the versions that answer, the highest first, by the name of the model."""
-        if self.manager is None:
-            return {}
-        return {name: self.manager.available_versions(name) for name in self.manager.names}
+        manager = self.manager
+        return {name: manager.available_versions(name) for name in manager.names} if manager else {}
 
     def start(self) -> "ModelServer":
         """Bind both ports, load and warm up every model, then answer. Until then the REST port answers probes alone.
 
-        Raises:
-            UserError: a port is in use (before anything is loaded), or a model cannot be loaded.
+        Raises UserError when a port is in use (before anything is loaded), or when a model cannot be loaded.
         """
         try:
             self._start()
@@ -119,12 +121,11 @@ class ModelServer:
         from graftline.serving.server.model.manager import ModelManager
 
         batcher = Batcher(self.options.batching, self._metrics) if self.options.enable_batching else None
-
-        def load(path: str, name: str, version: int) -> LoadedModel:
-            return LoadedModel(path, name, self.options, batcher, self._metrics)
-
         file = ConfigFile(self.options.model_config_file) if self.options.model_config_file else None
-        self.manager = ModelManager(file.read() if file else self._configs(), load)
+        self.manager = ModelManager(
+            file.read() if file else self._configs(),
+            lambda path, name, version: LoadedModel(path, name, self.options, batcher, self._metrics),
+        )
         self._undo.callback(self.manager.close)
         self.manager.load()
         if self.options.file_system_poll_wait_seconds:

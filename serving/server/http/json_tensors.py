@@ -200,18 +200,13 @@ def _fill(value: Any, shape: list[int], level: int, dtype: tf.DType, into: list[
     if level >= len(shape):
         raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
     if len(value) != shape[level]:
-        raise invalid(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
-        )
+        sizes = f"{len(value)} at level: {level} expected size: {shape[level]}"
+        raise invalid(f"Encountered list at unexpected size: {sizes}")
     for element in value:
         _fill(element, shape, level + 1, dtype, into)
 
 
 def _pack(flat: list[Any], shape: list[int], dtype: tf.DType) -> np.ndarray:
-    if dtype == tf.string:
-        array = np.empty(len(flat), object)
-        array[:] = flat
-        return array.reshape(shape)
     if dtype in (tf.int8, tf.int16, tf.uint8):
         # By way of int64, so that 300 for a uint8 wraps as in TF Serving's int_val instead of raising.
         return np.array(flat, np.int64).astype(dtype.as_numpy_dtype).reshape(shape)

@@ -47,14 +47,10 @@ def list_models(manager: ModelManager) -> Answer:
     `versions` are those that answer, the highest first, as strings (64-bit numbers, as the API writes them). `images`
     is whether `serving_default` of the highest takes one string for each row, so that a file's bytes can be sent to it.
     """
-    models = [
-        {
-            "name": name,
-            "versions": [str(version) for version in manager.available_versions(name)],
-            "images": _takes_images(manager, name),
-        }
-        for name in manager.names
-    ]
+    models = []
+    for name in manager.names:
+        versions = [str(version) for version in manager.available_versions(name)]
+        models.append({"name": name, "versions": versions, "images": _takes_images(manager, name)})
     return Answer(200, json.dumps({"models": models}).encode())
 
 

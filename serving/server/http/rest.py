@@ -28,9 +28,9 @@ class RestApi:
 
     def act(self, request: Request) -> Answer:
         """Run a model: predict, classify or regress."""
-        verb = request.parts["verb"]
+        runs = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
         # The pattern ignores case, but TF Serving then compares the verb as it is written.
-        run = {"predict": self._predict, "classify": self._classify, "regress": self._regress}.get(verb or "")
+        run = runs.get(request.parts["verb"] or "")
         if run is None:
             raise invalid(f"Malformed request: {request.method} {request.path}")
         body = gunzip(request.body, self._max_body) if request.gzipped else request.body
@@ -69,9 +69,8 @@ class RestApi:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata[service.SIGNATURE_DEF].Unpack(signatures)
         # An Any would be written as {"@type": …}: TF Serving writes the map that it holds in its place.
-        return _json(
-            {"model_spec": _as_dict(response.model_spec), "metadata": {service.SIGNATURE_DEF: _as_dict(signatures)}}
-        )
+        held = {service.SIGNATURE_DEF: _as_dict(signatures)}
+        return _json({"model_spec": _as_dict(response.model_spec), "metadata": held})
 
 
 def _read_examples(body: bytes) -> tuple[str, list[bytes]]:

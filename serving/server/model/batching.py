@@ -75,8 +75,7 @@ class Batcher:
     def run(self, function: Function, inputs: Tensors, deadline: float | None) -> dict[str, np.ndarray]:
         """Return the outputs of `function` for `inputs`, before `deadline` (of time.monotonic).
 
-        Raises:
-            ServingError: the function's own error, UNAVAILABLE when too many requests wait, or DEADLINE_EXCEEDED.
+        Raises the function's own ServingError, UNAVAILABLE when too many requests wait, or DEADLINE_EXCEEDED.
         """
         rows = _rows(inputs) if function.mergeable else None
         if not rows:  # nothing to stack, or no row

@@ -63,9 +63,7 @@ def _run(
 ) -> dict[str, np.ndarray]:
     if not examples:
         raise invalid("Input is empty.")
-    serialized = np.empty(len(examples), object)
-    serialized[:] = examples
-    return model.predict(name, {_INPUTS: serialized}, outputs, timeout)
+    return model.predict(name, {_INPUTS: np.array(examples, object)}, outputs, timeout)
 
 
 def classify(
@@ -73,9 +71,8 @@ def classify(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return the labels (bytes [N, C]) and scores (float32 [N, C]) of N examples; None for a missing output.
 
-    Raises:
-        ServingError: INVALID_ARGUMENT for a signature that does not classify, no examples, or outputs of another shape
-            or type; or an error of the run.
+    Raises INVALID_ARGUMENT for a signature that does not classify, no examples, or outputs of another shape or type.
+    Raises the errors of the run too.
     """
     signature = signature_of(model, name, CLASSIFY)
     names = [output for output in (_CLASSES, _SCORES) if output in signature.outputs]

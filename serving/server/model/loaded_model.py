@@ -141,12 +141,9 @@ class LoadedModel:
     ) -> dict[str, np.ndarray]:
         """Run a signature. Arrays are by input and output name; strings are object arrays of bytes.
 
-        `timeout` is in seconds; None takes the limit of `options`.
-
-        Raises:
-            ServingError: FAILED_PRECONDITION (no such signature), INVALID_ARGUMENT (inputs or outputs that the
-                signature lacks, values that the graph refuses, too large an image), DEADLINE_EXCEEDED, UNAVAILABLE
-                (too many requests wait), or another error of TensorFlow.
+        `timeout` is in seconds; None takes the limit of `options`. Raises FAILED_PRECONDITION (no such signature),
+        INVALID_ARGUMENT (inputs or outputs that the signature lacks, values that the graph refuses, too large an
+        image), DEADLINE_EXCEEDED, UNAVAILABLE (too many requests wait), or another error of TensorFlow.
         """
         timeout = self._options.timeout if timeout is None else timeout
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -86,13 +86,12 @@ class ModelManager:
                 failed = self._refresh(served)
                 if not served.loaded:
                     raise UserError(_nothing_to_serve(served.config, failed))
-                if not self._labels_ahead:
-                    for label, version in served.config.labels.items():
-                        if version not in served.loaded:
-                            raise UserError(
-                                f"model '{served.config.name}': label '{label}' names version {version}, which is not "
-                                f"served; served are {_list(served.loaded)}"
-                            )
+                for label, version in served.config.labels.items():
+                    if version not in served.loaded and not self._labels_ahead:
+                        raise UserError(
+                            f"model '{served.config.name}': label '{label}' names version {version}, which is not "
+                            f"served; served are {_list(served.loaded)}"
+                        )
 
     def poll(self) -> None:
         """Look at every base path once, and load the versions that its policy now chooses.
@@ -114,10 +113,9 @@ class ModelManager:
     def reload(self, configs: Sequence[ModelConfig]) -> None:
         """Serve these models and no others, as soon as all of them can answer. If one cannot, nothing changes.
 
-        Raises:
-            ServingError: as TF Serving's HandleReloadConfigRequest. INVALID_ARGUMENT: a model is listed twice, or a
-                base path does not exist. NOT_FOUND: a base path holds no version. FAILED_PRECONDITION: a label in use
-                moves to a version that is not available. UNKNOWN: no version of a model can be loaded.
+        Raises as TF Serving's HandleReloadConfigRequest. INVALID_ARGUMENT: a model is listed twice, or a base path does
+        not exist. NOT_FOUND: a base path holds no version. FAILED_PRECONDITION: a label in use moves to a version that
+        is not available. UNKNOWN: no version of a model can be loaded.
         """
         with self._swap:
             for config in configs:
@@ -237,14 +235,13 @@ class ModelManager:
 
     def _unload(self, name: str, models: Mapping[int, LoadedModel], still: Iterable[int] = ()) -> None:
         """Unload versions. Another directory goes on serving the numbers in `still`."""
-        for version in models:
-            if version not in still:
-                self._note(name, version, "UNLOADING")
+        ended = sorted(set(models) - set(still))
+        for version in ended:
+            self._note(name, version, "UNLOADING")
         self._retire(models.values())
-        for version in sorted(models):
-            if version not in still:
-                self._note(name, version, "END")
-                _logger.info("unloaded %s version %d", name, version)
+        for version in ended:
+            self._note(name, version, "END")
+            _logger.info("unloaded %s version %d", name, version)
 
     @staticmethod
     def _retire(models: Iterable[LoadedModel]) -> None:
