@@ -16,8 +16,7 @@ _INTEGERS = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "
 _OTHERS = {"max_execution_batch_size": "Int64Value", "thread_pool_name": "StringValue"}  # accepted, without effect here
 
 
-def _message() -> Any:
-    """Return an empty BatchingParameters."""
+def _empty_message() -> Any:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     file = descriptor_pb2.FileDescriptorProto(
@@ -50,11 +49,10 @@ def read(path: str) -> BatchingParameters:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read the batching parameters {path}: {reason}") from error
     try:
-        message = text_format.Parse(text, _message())
+        message = text_format.Parse(text, _empty_message())
     except text_format.ParseError as error:
-        raise UserError(
-            f"{path} is not a BatchingParameters: {error}; write it as max_batch_size {{ value: 32 }}"
-        ) from error
+        example = "max_batch_size { value: 32 }"
+        raise UserError(f"{path} is not a BatchingParameters: {error}; write it as {example}") from error
     given = [name for name in (*_INTEGERS, "enable_large_batch_splitting") if message.HasField(name)]
     fields: dict[str, Any] = {name: getattr(message, name).value for name in given}
     try:

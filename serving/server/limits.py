@@ -29,9 +29,8 @@ class InFlight:
             if self.draining:
                 raise ServingError(Code.UNAVAILABLE, "the model server is shutting down")
             if self._count >= self._most:
-                raise ServingError(
-                    Code.RESOURCE_EXHAUSTED, f"{self._most} requests are under way, and no more are taken: try again"
-                )
+                message = f"{self._most} requests are under way, and no more are taken: try again"
+                raise ServingError(Code.RESOURCE_EXHAUSTED, message)
             self._count += 1
         try:
             yield

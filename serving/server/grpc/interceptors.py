@@ -64,7 +64,6 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
     @contextlib.contextmanager
     def _counting(self, api: str, request: Any) -> Iterator[None]:
-        """Count a call of inference, and refuse it beyond the limit."""
         if api not in _INFERENCE:
             yield
             return

@@ -33,7 +33,6 @@ def _timeout(context: Any) -> float | None:
 
 
 def _fill_spec(spec: Any, requested: Any, version: int) -> None:
-    """Write which model answered: its name, the actual version and the signature."""
     spec.name = requested.name
     spec.version.value = version
     spec.signature_name = requested.signature_name or SERVING_DEFAULT

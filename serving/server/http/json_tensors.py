@@ -153,7 +153,6 @@ def _decode_packed(text: str) -> bytes | None:
 
 
 def _leaf(value: Any, dtype: tf.DType) -> Any:
-    """Return one JSON value as an element of type `dtype`."""
     if isinstance(value, dict) and dtype == tf.string:
         if not is_base64(value):
             raise invalid(f"JSON Value: {show(value)} not formatted correctly for base64 data")
@@ -334,7 +333,6 @@ def _read_each_row(instances: list[Any], dtypes: dict[str, tf.DType]) -> dict[st
 
 
 def _check_same(before: list[np.ndarray], array: np.ndarray) -> None:
-    """Raise INVALID_ARGUMENT unless an instance has the shape of the first."""
     if before and before[0].size != array.size:
         raise invalid(f"Expecting tensor size: {before[0].size} but got: {array.size}")
     if before and before[0].shape != array.shape:
@@ -349,7 +347,6 @@ def _columns(value: Any, dtypes: dict[str, tf.DType]) -> dict[str, np.ndarray]:
                 "as per tensorinfo_map"
             )
         return {name: _array(value, dtype) for name, dtype in dtypes.items()}
-    for name in sorted(dtypes):
-        if name not in value:
-            raise invalid(f"Missing named input: {name} in 'inputs' object.")
+    for name in sorted(dtypes.keys() - value.keys()):
+        raise invalid(f"Missing named input: {name} in 'inputs' object.")
     return {name: _array(value[name], dtype) for name, dtype in dtypes.items()}

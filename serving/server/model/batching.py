@@ -193,7 +193,6 @@ class Batcher:
         oldest.woken.set()
 
     def _run(self, batch: Sequence[_Task]) -> None:
-        """Set the outputs or the error of every task."""
         for task in batch:
             if task.deadline is not None and task.deadline <= time.monotonic():
                 task.error = _too_late()

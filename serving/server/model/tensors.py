@@ -108,11 +108,8 @@ def check_names(signature: Any, names: Collection[str]) -> None:
     GetInputValues in TensorFlow's cc/saved_model/util.cc.
     """
     if signature.method_name not in _METHODS:
-        raise ServingError(
-            Code.INTERNAL,
-            f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. "
-            f"Was: {signature.method_name}",
-        )
+        methods = "{" + ", ".join(_METHODS) + "}. Was: " + signature.method_name
+        raise ServingError(Code.INTERNAL, f"Expected prediction signature method_name to be one of {methods}")
     inputs, defaults = signature.inputs, signature.defaults
     extra, missing = set(names) - set(inputs), set(inputs) - set(names)
     if len(names) > len(inputs) or (len(names) < len(inputs) and not defaults):
