@@ -383,9 +383,6 @@ def test_new_labels_ahead_of_their_versions_may_be_forbidden_to_a_reload(push, m
     assert answers(manager, label="stable") == 1
 
 
-# The log
-
-
 def test_each_version_that_is_loaded_unloaded_or_refused_is_one_line(push, managed, caplog):
     base_path = push(1)
     with caplog.at_level("INFO", "graftline.serving"):
