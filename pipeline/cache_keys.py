@@ -21,7 +21,6 @@ from typing import Any
 import graftline
 from graftline import uri
 from graftline.components import data_validation
-from graftline.components.image_example_gen import QUARANTINE_LIST
 from graftline.components.storage.versions import destination
 from graftline.errors import UserError
 from graftline.pipeline.config import Config
@@ -35,7 +34,8 @@ _PACKAGE = pathlib.Path(graftline.__file__).parent
 # A process is named as text in the code that starts it, so no import leads to its module.
 MODULES = {
     "ImageExampleGen": ("components.image_example_gen.component", "serving.images.isolated"),
-    "ExampleValidator": ("components.data_validation.component",),  # and SchemaGen
+    "SchemaGen": ("components.data_validation.component",),
+    "ExampleValidator": ("components.data_validation.component",),
     "Transform": ("components.transform.component", "components.transform.preprocessing"),
     "Trainer": ("trainer.run_fn", "trainer.figures"),
     "ServingValidator": ("components.serving_validator.component", "serving.server.__main__"),
@@ -64,7 +64,7 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
     comparable = site.readable and not uri.is_uri(statistics)
     return {
         "ImageExampleGen": {"code": code["ImageExampleGen"] + _versions(*_DECODERS) + _retry(config, site)},
-        "SchemaGen": {"code": code["ExampleValidator"], "sha256": _schema_hash(config.data.schema_file, site.readable)},
+        "SchemaGen": {"code": code["SchemaGen"], "sha256": _schema_hash(config.data.schema_file, site.readable)},
         "ExampleValidator": {
             "code": code["ExampleValidator"],
             # The same statistics are validated again when there are others to compare them with.
@@ -120,6 +120,8 @@ def nodes_of(path: str) -> list[str]:
     file = pathlib.Path(path).resolve()
     if not file.is_file():
         raise UserError(f"{path}: no such file; give the path of a source file")
+    if (weights := weights_file("procedural")) and file == weights.resolve():
+        return ["Trainer, if backbone.weights is procedural"]
 
     def holds(modules: Set[str]) -> bool:
         return any((source := _file(module)) and source.resolve() == file for module in modules)
@@ -189,6 +191,8 @@ def _retry(config: Config, site: Site) -> str:
     def may_pass(reason: str) -> bool:
         busy = reason.startswith("decoding took too long") and "processor time" not in reason
         return busy or reason.startswith(("vanished", "changed during")) or (remote and reason.startswith("unreadable"))
+
+    from graftline.components.image_example_gen import QUARANTINE_LIST  # it brings TensorFlow, which nodes_of can spare
 
     last = pathlib.Path(site.workspace.quarantine, QUARANTINE_LIST)
     if not site.readable or not last.is_file():
