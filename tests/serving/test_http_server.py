@@ -128,6 +128,17 @@ def test_requests_that_come_at_once_are_answered_in_turn() -> None:
     assert said.count(b"HTTP/1.1 200 OK") == 3
 
 
+def test_between_requests_that_come_at_once_other_connections_get_their_turn() -> None:
+    turns: list[int] = []
+
+    async def answered() -> None:
+        asyncio.get_running_loop().call_soon(lambda: turns.append(len(requests)))
+
+    with running(answered) as (server, requests):
+        exchange(server, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * 50 + NEXT)
+    assert turns == list(range(1, 52))
+
+
 def test_a_client_that_closed_its_sending_side_is_answered() -> None:
     with running() as (server, _), connected(server) as client:
         client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -145,6 +145,7 @@ class _Connection:
                 if self._server.draining or self._http.our_state is not h11.DONE:
                     return
                 self._http.start_next_cycle()
+                await asyncio.sleep(0)  # the reading of requests that came at once gives no turn
         except RefusedError as refused:
             await self._refuse(refused.answer)
         except h11.RemoteProtocolError as error:
