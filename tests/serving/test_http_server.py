@@ -139,6 +139,14 @@ def test_between_requests_that_come_at_once_other_connections_get_their_turn() -
     assert turns == list(range(1, 52))
 
 
+def test_a_client_that_offers_http_2_keeps_its_connection() -> None:
+    with running() as (server, requests):
+        offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+        said = exchange(server, HEAD + offer + b"Content-Length: 2\r\n\r\n{}" + NEXT)
+    assert requests == [("POST", "/a", b"{}"), ("GET", "/next", b"")]
+    assert said.count(b"HTTP/1.1 200 OK") == 2 and said.count(b"Connection: close") == 1
+
+
 def test_a_client_that_closed_its_sending_side_is_answered() -> None:
     with running() as (server, _), connected(server) as client:
         client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
