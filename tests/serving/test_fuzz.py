@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.images import encode, image_of
 from tests.serving.conftest import Child
-from tests.serving.test_grpc import request
+from tests.serving.predict_requests import request
 
 PREDICT = "/v1/models/colours:predict"
 # A message that is not a proto never reaches TensorFlow Serving's code: gRPC answers INTERNAL, and so does Graftline.

@@ -12,7 +12,6 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
@@ -28,6 +27,7 @@ from graftline.serving.server.model.tensors import from_proto
 from graftline.serving.server.threads import LoopThread, RequestThreads
 from graftline.serving.versions.locate import Model, find_models
 from tests.images import image_of
+from tests.serving.predict_requests import request
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,6 @@ def prediction(channel):
 @pytest.fixture(scope="module")
 def status(channel):
     return model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
-
-
-def request(model, signature="", version=None, outputs=(), **inputs):
-    message = predict_pb2.PredictRequest(output_filter=outputs)
-    message.model_spec.name = model
-    message.model_spec.signature_name = signature
-    if version is not None:
-        message.model_spec.version.value = version
-    for name, value in inputs.items():
-        ready = isinstance(value, tensor_pb2.TensorProto)
-        message.inputs[name].CopyFrom(value if ready else tf.make_tensor_proto(value))
-    return message
 
 
 def refused(call, message):

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 from graftline.serving.server import ModelServer
 from graftline.serving.versions import locate
 from tests.images import image_of
-from tests.serving.test_grpc import request
+from tests.serving.predict_requests import request
 from tests.serving.versions.saved_models import publish
 
 CLIENTS = 16

@@ -14,7 +14,7 @@ from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.limits import check_images
 from graftline.serving.versions import locate
 from tests.images import PNG_SIGNATURE, image_of, png_chunk
-from tests.serving.test_rest import Rest, b64
+from tests.serving.rest import Rest, b64
 
 
 def png_bomb(side: int) -> bytes:
@@ -68,7 +68,7 @@ def test_only_the_request_with_a_too_large_image_is_refused_and_before_decoding(
 
 
 def test_a_grpc_message_that_is_too_large_is_refused(strict):
-    from tests.serving.test_grpc import request
+    from tests.serving.predict_requests import request
 
     with grpc.insecure_channel(f"127.0.0.1:{strict.grpc_port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)

@@ -11,7 +11,7 @@ from graftline.serving.server import ModelServer
 from graftline.serving.server.metrics import Counter, Histogram, Metrics
 from graftline.serving.versions import locate
 from tests.images import image_of
-from tests.serving.test_rest import Rest, b64
+from tests.serving.rest import Rest, b64
 
 REQUESTS, LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
 
@@ -44,7 +44,7 @@ def running(workspace):
 
 
 def test_requests_are_counted_by_model_status_protocol_and_time(running):
-    from tests.serving.test_grpc import request
+    from tests.serving.predict_requests import request
 
     rest = Rest(running)
     for _ in range(3):

@@ -10,7 +10,7 @@ from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from graftline.serving.server import ModelServer
 from graftline.serving.versions import locate
-from tests.serving.test_rest import Rest
+from tests.serving.rest import Rest
 
 
 @pytest.fixture(scope="module")

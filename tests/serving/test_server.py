@@ -19,7 +19,7 @@ from graftline.errors import UserError
 from graftline.serving.server import ModelServer, ServerOptions, serve
 from graftline.serving.versions import locate
 from tests.images import image_of
-from tests.serving.test_rest import Rest, b64
+from tests.serving.rest import Rest, b64
 from tests.serving.versions.saved_models import publish
 
 

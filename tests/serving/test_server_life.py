@@ -22,7 +22,7 @@ from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.options import BatchingParameters
 from graftline.serving.versions import locate
 from tests.serving.conftest import Child
-from tests.serving.test_rest import Rest
+from tests.serving.rest import Rest
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.serving.conformance.model import serving
-from tests.serving.test_rest import Rest
+from tests.serving.rest import Rest
 
 
 @pytest.fixture(scope="package")

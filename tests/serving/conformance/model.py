@@ -13,7 +13,7 @@ import pytest
 
 from graftline.serving.server import ModelServer
 from graftline.serving.server.options import ServerOptions
-from tests.serving.test_rest import Rest
+from tests.serving.rest import Rest
 
 MODEL = "all"
 LABELS = {"stable": 1, "canary": 2, "with space": 2}
