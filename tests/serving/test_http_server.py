@@ -258,6 +258,18 @@ def test_a_client_that_does_not_read_its_answer_is_dropped_in_time() -> None:
         assert left.wait(10)
 
 
+def test_a_request_that_is_whole_as_its_time_ends_is_answered_and_ends_the_connection() -> None:
+    async def application(scope: Message, receive: Receive, send: Send) -> None:
+        (connection,) = server._connections.values()
+        connection._reader.set_exception(TimeoutError())
+        await send_answer(send, Answer(200, b"answered"))
+
+    with running() as (server, _):
+        server.application = application
+        said = exchange(server, HEAD + b"Content-Length: 0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200 OK") and b"\r\nConnection: close\r\n" in said
+
+
 def test_half_sent_requests_do_not_keep_others_from_an_answer() -> None:
     with running() as (server, _), contextlib.ExitStack() as clients:
         for _ in range(300):

@@ -235,7 +235,9 @@ class _Connection:
         status = self._start["status"]
         headers = [*self._start["headers"], _SERVER, (b"Date", email.utils.formatdate(usegmt=True).encode())]
         # An offer of HTTP 2 (`Upgrade: h2c`, by default in Java's client) is passed over, and the connection is kept.
-        if self._server.draining or self._http.their_state not in (h11.DONE, h11.MIGHT_SWITCH_PROTOCOL):
+        kept = self._http.their_state in (h11.DONE, h11.MIGHT_SWITCH_PROTOCOL)
+        # The time may end in the turn in which the request becomes whole: the reader then reads no more.
+        if self._server.draining or self._reader.exception() or not kept:
             headers.append((b"Connection", b"close"))
         head = h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, "").encode())
         body = h11.Data(data=b"" if self._method == b"HEAD" else message["body"])
