@@ -23,6 +23,11 @@ def _link_inside_site(match: re.Match[str]) -> str:
     return f"]({_PAGES.get(target, target)}{anchor})"
 
 
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Let the links of `docs/` to files of the repository's root lead to their pages."""
+    return re.sub(r"\]\(\.\./([\w.-]+)(#[\w-]+)?\)", _link_inside_site, markdown)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages. Their links are relative to the repository's root, and become links between pages."""
     for name, page in _PAGES.items():

@@ -8,6 +8,13 @@ class UserError(Exception):
     """
 
 
+def not_installed(package: str, extra: str) -> UserError:
+    """Return the error that a package of an optional installation is missing. No package index has a release yet."""
+    pinned = "-c constraints.txt " if extra == "pipeline" else ""
+    command = f"pip install {pinned}'.[{extra}]'"
+    return UserError(f"this needs {package}, which is not installed: run `{command}` in Graftline's repository")
+
+
 def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """Return `"; did you mean 'x'?"` for the known name nearest to `name`, or `""` if none is near."""
     import difflib

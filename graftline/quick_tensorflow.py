@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from graftline import imports
-from graftline.errors import UserError
+from graftline.errors import UserError, not_installed
 
 
 @contextlib.contextmanager
@@ -40,9 +40,7 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
         if importlib.util.find_spec("tensorflow") is None:
-            raise UserError(
-                "this needs TensorFlow, which is not installed: run `pip install 'graftline[serve]'`, or ask a running "
-                "server with `graftline predict --server`"
-            )
+            missing = not_installed("TensorFlow", "serve")
+            raise UserError(f"{missing}, or ask a running server with `graftline predict --server`")
         with imports.exempt_from_gc(), _blocked("keras", "tf_keras"):
             import tensorflow  # noqa: F401

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftline.errors import UserError
+from graftline.errors import UserError, not_installed
 from graftline.pipeline.command import UnexpectedError, brief
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def require_package(package: str, extra: str) -> None:
     """Raise UserError if a package of an optional installation is missing."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"this needs {package}, which is not installed: run `pip install 'graftline[{extra}]'`")
+        raise not_installed(package, extra)
 
 
 def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary":

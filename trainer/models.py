@@ -100,6 +100,10 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> 
             raise ValueError("it holds NaN or infinite numbers")
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+        if "truncated file" in reason:  # HDF5's words
+            raise UserError(
+                f"backbone.weights: '{path}' is incomplete ({reason}): copy or download it again"
+            ) from error
         raise UserError(
             f"backbone.weights: '{path}' does not fit {settings.name} with backbone.options {dict(settings.options)} "
             f"({reason}): give weights of this backbone that were saved without its classifier (Keras' no_top files), "

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 
-from graftline.errors import UserError
+from graftline.errors import UserError, not_installed
 from graftline.serving.server.options import ServerOptions
 from graftline.serving.tf_serving import configs
 from graftline.serving.versions import labels, model_config
@@ -31,7 +31,7 @@ def write(path: str, directory: str) -> list[str]:
         cannot be read or lists other paths; the folder cannot be written; tensorflow-serving-api is not installed.
     """
     if importlib.util.find_spec("tensorflow_serving") is None:  # it has the messages of `models.config`
-        raise UserError("this needs tensorflow_serving, which is not installed: run `pip install 'graftline[serve]'`")
+        raise not_installed("tensorflow_serving", "serve")
     models = find_models(path)
     folder = _folder_of(models, path)
     for model in models:

@@ -325,6 +325,6 @@ def test_where_tensorflow_is_not_installed_it_is_told_what_to_do(workspace: path
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "graftline: this needs TensorFlow, which is not installed: run `pip install 'graftline[serve]'`, or ask a "
-        "running server with `graftline predict --server`\n"
+        "graftline: this needs TensorFlow, which is not installed: run `pip install '.[serve]'` in Graftline's "
+        "repository, or ask a running server with `graftline predict --server`\n"
     )

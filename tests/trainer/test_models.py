@@ -143,3 +143,11 @@ def test_real_imagenet_weights_fit() -> None:
 def test_real_weights_of_another_width_are_refused() -> None:
     with pytest.raises(UserError, match="does not fit MobileNetV2"):
         models.build_trunk(BackboneSettings(weights=str(assets.MOBILENET_V2_035)))
+
+
+def test_a_weights_file_that_was_cut_is_called_incomplete(tmp_path: pathlib.Path) -> None:
+    whole, cut = tmp_path / "whole.weights.h5", tmp_path / "cut.weights.h5"
+    models.build_trunk(_SMALL).save_weights(whole)
+    cut.write_bytes(whole.read_bytes()[:500_000])
+    with pytest.raises(UserError, match=r"cut.weights.h5' is incomplete .*: copy or download it again"):
+        models.build_trunk(_SMALL.model_copy(update={"weights": str(cut)}))

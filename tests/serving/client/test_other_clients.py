@@ -200,7 +200,7 @@ def test_the_light_installation_is_light(light: pathlib.Path) -> None:
     names = {path.name for path in packages.iterdir()}
     assert not {"tensorflow", "tensorflow_serving", "tfx", "apache_beam", "keras", "scipy", "pandas"} & names
     assert sum(path.stat().st_size for path in packages.rglob("*") if path.is_file()) < 200 << 20
-    for command, missing in (("serve", "graftline[serve]"), ("bulk", "graftline[pipeline]")):
+    for command, missing in (("serve", "'.[serve]'"), ("bulk", "-c constraints.txt '.[pipeline]'")):
         (model := packages.parent / command / "1").mkdir(parents=True)
         (model / "saved_model.pb").touch()
         arguments = ["--rest-port", "0", "--grpc-port", "0"] if command == "serve" else ["--model", "x", "-o", "y"]

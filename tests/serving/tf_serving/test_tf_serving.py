@@ -110,7 +110,8 @@ def test_without_its_messages_it_is_told_what_to_install(pushed, tmp_path, capsy
     missing = "tensorflow_serving"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
     assert main([str(pushed), str(tmp_path / "docker")]) == 2
-    said = "error: this needs tensorflow_serving, which is not installed: run `pip install 'graftline[serve]'`\n"
+    run = "run `pip install '.[serve]'` in Graftline's repository"
+    said = f"error: this needs tensorflow_serving, which is not installed: {run}\n"
     assert capsys.readouterr().err == said
 
 
