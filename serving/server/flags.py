@@ -90,6 +90,13 @@ _FLAGS = [
     _flag("max_request_bytes", type=_COUNT, help="Largest size of a request."),
     _flag("max_image_pixels", type=_COUNT, help="Largest size of an image in a request."),
     _flag("max_in_flight", type=_COUNT, help="Requests that are answered or wait at the same time."),
+    _flag(
+        "max_bytes_in_flight",
+        type=_COUNT,
+        show_default="8 times max_request_bytes",
+        help="Bytes of requests that arrive, wait or are answered at the same time.",
+    ),
+    _flag("allow_reload_from_anywhere", help="Take HandleReloadConfigRequest from other machines, too."),
     _flag("shutdown_grace_seconds", type=_SECONDS, help="Time for requests under way when the server stops."),
 ]
 

@@ -50,6 +50,47 @@ class InFlight:
             return self._changed.wait_for(lambda: not self._count, seconds)
 
 
+class ByteBudget:
+    """Counts the bytes that are held of requests, over both ports, and takes no more than `most` of them.
+
+    The HTTP port counts what has arrived of a request, from its first 64 KiB on. `holding` counts a message that arrives
+    whole. Any thread may call.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self._lock = threading.Lock()
+
+    def try_take(self, count: int) -> bool:
+        """Take `count` bytes. Return False, and take none, when they are not free."""
+        with self._lock:
+            if self.taken + count > self.most:
+                return False
+            self.taken += count
+            return True
+
+    def give_back(self, count: int) -> None:
+        """Give back bytes that were taken."""
+        with self._lock:
+            self.taken -= count
+
+    @contextlib.contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        """Take `count` bytes within the `with`. Raises UNAVAILABLE when they are not free."""
+        if not self.try_take(count):
+            raise self.full()
+        try:
+            yield
+        finally:
+            self.give_back(count)
+
+    def full(self) -> ServingError:
+        """Return the error of a request that does not fit."""
+        message = f"requests of {self.most} bytes are under way (max_bytes_in_flight), and no more are taken: try again"
+        return ServingError(Code.UNAVAILABLE, message)
+
+
 def check_images(inputs: "Mapping[str, np.ndarray]", max_pixels: int) -> None:
     """Raise INVALID_ARGUMENT when a string in `inputs` is an image that decodes to more than `max_pixels`.
 

@@ -80,7 +80,10 @@ class ServerOptions:
     max_request_bytes: int = MAX_REQUEST_BYTES  # Graftline's own, as are all fields below
     max_image_pixels: int = MAX_PIXELS  # of an image in a request
     max_in_flight: int = 256  # requests that are answered or wait, over both ports
+    # Bytes of requests that arrive, wait or are answered, over both ports. None: 8 times max_request_bytes.
+    max_bytes_in_flight: int | None = None
     shutdown_grace_seconds: float = 30.0  # for requests under way when the server must stop
+    allow_reload_from_anywhere: bool = False  # HandleReloadConfigRequest; False: from this machine (loopback) only
 
     def __post_init__(self) -> None:
         for name, flag in (("port", "--grpc-port"), ("rest_api_port", "--rest-port")):
@@ -92,6 +95,16 @@ class ServerOptions:
         _check_least(self, 0, "rest_api_timeout_in_ms", "file_system_poll_wait_seconds", "shutdown_grace_seconds")
         _check_least(self, 0, "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism")
         _check_least(self, 0, "model_config_file_poll_wait_seconds")
+        if self.bytes_in_flight < 2 * self.max_request_bytes:
+            raise UserError(
+                f"max_bytes_in_flight is {self.max_bytes_in_flight}: give at least twice max_request_bytes, which is "
+                f"{self.max_request_bytes}"
+            )
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Return the most bytes that may be held of requests."""
+        return 8 * self.max_request_bytes if self.max_bytes_in_flight is None else self.max_bytes_in_flight
 
     @property
     def config_poll_seconds(self) -> float:

@@ -72,12 +72,13 @@ class ModelServer:
         self._models = list(models)
 
         from graftline.serving.server.http.routes import HttpRoutes
-        from graftline.serving.server.limits import InFlight
+        from graftline.serving.server.limits import ByteBudget, InFlight
         from graftline.serving.server.metrics import Metrics
         from graftline.serving.server.threads import RequestThreads
 
         self._metrics = Metrics()
         self._in_flight = InFlight(self.options.max_in_flight)
+        self._budget = ByteBudget(self.options.bytes_in_flight)
         self._threads = RequestThreads(self.options.max_in_flight + _SPARE_THREADS)
         self._routes = HttpRoutes(self.options, self._metrics, self._in_flight, self._threads)
         self._undo = contextlib.ExitStack()

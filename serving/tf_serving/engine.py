@@ -25,7 +25,14 @@ from graftline.serving.versions.model_config import PLATFORM, VersionPolicy
 EXECUTABLE = "tensorflow_model_server"
 _INT32_MAX = (1 << 31) - 1
 # Options of our own. TensorFlow Serving has no such limits, so they are refused rather than ignored.
-_UNTRANSLATED = ("max_request_bytes", "max_image_pixels", "max_in_flight", "shutdown_grace_seconds")
+_UNTRANSLATED = (
+    "max_request_bytes",
+    "max_image_pixels",
+    "max_in_flight",
+    "max_bytes_in_flight",
+    "allow_reload_from_anywhere",
+    "shutdown_grace_seconds",
+)
 
 _logger = logging.getLogger(__name__)
 
