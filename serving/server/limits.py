@@ -53,7 +53,7 @@ class InFlight:
 class ByteBudget:
     """Counts the bytes that are held of requests, over both ports, and takes no more than `most` of them.
 
-    The HTTP port counts what has arrived of a request, from its first 64 KiB on. `holding` counts a message that arrives
+    The HTTP port counts what arrives of a request, from its first 64 KiB on. `holding` counts a message that arrives
     whole. Any thread may call.
     """
 
