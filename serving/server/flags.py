@@ -25,6 +25,17 @@ _NOT_NEGATIVE, _SECONDS = click.IntRange(min=0), click.FloatRange(min=0)
 _SWITCH: dict[str, Any] = {"type": bool, "is_flag": False, "flag_value": True}
 
 
+class _Names(click.ParamType):
+    name = "NAME,NAME,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = value if isinstance(value, tuple) else tuple(name.strip() for name in str(value).split(","))
+        for each in names:
+            if not each or "/" in each or (each.count(":") == 1):
+                self.fail(f"{each!r} is not the name of a host: give names without scheme and port", param, ctx)
+        return names
+
+
 class _Sizes(click.ParamType):
     name = "N,N,…"
 
@@ -52,6 +63,13 @@ _FLAGS = [
     _flag("rest_port", "rest_api_port", type=_PORT, help="REST port; 0 takes any free port."),
     _flag("grpc_port", "port", type=_PORT, help="gRPC port; 0 takes any free port."),
     _flag("host", help="Address to listen on; 0.0.0.0 for all addresses."),
+    _flag(
+        "allowed_hosts",
+        type=_Names(),
+        show_default="localhost and addresses",
+        help="More names by which web pages may call the server; * for all.",
+    ),
+    _flag("ssl_config_file", metavar="FILE", help="TLS on both ports, by an SSLConfig text proto."),
     _flag("rest_api_timeout_in_ms", type=_NOT_NEGATIVE, help="Limit for requests without a deadline; 0: no limit."),
     _flag(
         "poll_seconds",
@@ -97,7 +115,7 @@ _FLAGS = [
         help="Bytes of requests that arrive, wait or are answered at the same time.",
     ),
     _flag("allow_reload_from_anywhere", help="Take HandleReloadConfigRequest from other machines, too."),
-    _flag("shutdown_grace_seconds", type=_SECONDS, help="Time for requests under way when the server stops."),
+    _flag("shutdown_grace_seconds", type=_SECONDS, help="Time from the signal to the end."),
 ]
 
 

@@ -1,7 +1,9 @@
 """Limits on what clients may ask, so that every client gets an answer. Both ports use them."""
 
 import contextlib
+import resource
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,25 @@ from graftline.signatures import EXAMPLES
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_OTHER_DESCRIPTORS = 64  # of the process: libraries, models that are loaded, event loops (40 were counted)
+
+_OVERDUE = 3  # times the time that a run may take
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files and connections as the system lets it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # macOS takes less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def descriptors_for_a_port() -> int:
+    """Return how many connections a port may have, so that both ports and the models find descriptors."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = 1 << 20 if soft == resource.RLIM_INFINITY else soft
+    return max(8, (most - _OTHER_DESCRIPTORS) // 2)
 
 
 class InFlight:
@@ -48,6 +69,29 @@ class InFlight:
         """Wait for at most `seconds`, and return whether no request is under way."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._count, seconds)
+
+
+class Runs:
+    """The runs of models under way. TensorFlow stops a run at its deadline, but only between two ops."""
+
+    def __init__(self) -> None:
+        self._overdue_at: dict[object, float] = {}
+
+    @contextlib.contextmanager
+    def timing(self, seconds: float | None) -> Iterator[None]:
+        """Watch a run within the `with`. It should take at most `seconds`; None: any time."""
+        key = object()
+        if seconds is not None:
+            self._overdue_at[key] = time.monotonic() + _OVERDUE * seconds
+        try:
+            yield
+        finally:
+            self._overdue_at.pop(key, None)
+
+    def overdue(self) -> int:
+        """Return how many runs have taken three times as long as they should."""
+        now = time.monotonic()
+        return sum(at < now for at in list(self._overdue_at.values()))
 
 
 class ByteBudget:

@@ -64,6 +64,7 @@ class ServerOptions:
     host: str = "127.0.0.1"  # Graftline's own: TensorFlow Serving listens on every address
     rest_api_timeout_in_ms: int = 30_000  # limits REST requests, and gRPC requests without a deadline
     file_system_poll_wait_seconds: float = 2.0  # 0: new versions are looked for at the start only
+    ssl_config_file: str | None = None  # TLS for gRPC, as in TensorFlow Serving, and here for REST too
     model_config_file: str | None = None
     # Seconds between two reads of that file. 0 reads it at the start only, which is TensorFlow Serving's default. None
     # reads it as often as versions are looked for, so that a new model or label is served as fast as a push.
@@ -82,7 +83,10 @@ class ServerOptions:
     max_in_flight: int = 256  # requests that are answered or wait, over both ports
     # Bytes of requests that arrive, wait or are answered, over both ports. None: 8 times max_request_bytes.
     max_bytes_in_flight: int | None = None
-    shutdown_grace_seconds: float = 30.0  # for requests under way when the server must stop
+    # From the signal to the end of the process. Kubernetes kills after 30 s. Requests under way get 0.9 of it.
+    shutdown_grace_seconds: float = 25.0
+    # Further names by which web pages and, on loopback, all clients may call the REST port; "*": all. See http/access.
+    allowed_hosts: tuple[str, ...] = ()
     allow_reload_from_anywhere: bool = False  # HandleReloadConfigRequest; False: from this machine (loopback) only
 
     def __post_init__(self) -> None:

@@ -1,56 +1,92 @@
 """Runs a ModelServer until the process gets SIGTERM or SIGINT. Called by `graftline serve` and by `__main__`."""
 
-import contextlib
 import logging
 import os
+import queue
+import select
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import FrameType
 
+from graftline.serving.server.limits import raise_descriptor_limit
 from graftline.serving.server.options import ServerOptions
 from graftline.serving.server.server import ModelServer
 from graftline.serving.versions.locate import Model
 
 _logger = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_END = 255  # no signal has this number
+_LEAST_SECONDS = 5.0  # for a stop without grace
+
 
 class _StoppedWhileStartingError(BaseException):
     """SIGTERM or SIGINT came before the server was up. As a BaseException it passes every library."""
 
 
-@contextlib.contextmanager
-def _stop_signals(stop: Callable[[], None]) -> Iterator[Callable[[], int]]:
-    """Call `stop` at the first SIGTERM or SIGINT within the `with`. The second one ends the process.
+class _Signals:
+    """Waits for SIGTERM and SIGINT within a `with`, and sees to it that the process ends after the first of them.
 
-    Yields a function that waits for the first signal and returns its number. The function reads the byte that Python's
-    C handler writes in the thread that the kernel chose: a signal to another thread would not wake a main thread that
-    waits for a lock.
+    A thread reads the bytes that Python's C handler writes. It gets them also while the main thread is inside
+    TensorFlow, where no handler of Python runs, and when the kernel chose another thread for the signal. That thread
+    ends the process `seconds` after the first signal, or at the second one: a load or a run of TensorFlow cannot be
+    interrupted.
     """
-    signals = (signal.SIGTERM, signal.SIGINT)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_DFL)
-        stop()
+    def __init__(self, stop: Callable[[], None], seconds: float) -> None:
+        self._stop = stop  # called in the main thread, at the first signal
+        self._seconds = seconds
+        self._numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def wait() -> int:
-        while (number := os.read(read, 1)[0]) not in signals:
-            pass
-        return number
+    def wait(self) -> int:
+        """Return the number of the first signal, when it is there."""
+        return self._numbers.get()
 
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    fd_before = signal.set_wakeup_fd(write)
-    before = {number: signal.signal(number, on_signal) for number in signals}
-    try:
-        yield wait
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> "_Signals":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._fd_before = signal.set_wakeup_fd(self._write)
+        self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        self._thread = threading.Thread(target=self._watch, name="graftline-signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(fd_before)
-        os.close(read)
-        os.close(write)
+        signal.set_wakeup_fd(self._fd_before)
+        os.write(self._write, bytes([_END]))
+        self._thread.join()
+        os.close(self._read)
+        os.close(self._write)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        self._stop()
+
+    def _watch(self) -> None:
+        first = self._next(None)
+        if first == _END:
+            return
+        self._numbers.put(first)
+        second = self._next(time.monotonic() + self._seconds)
+        if not second:
+            name = signal.Signals(first).name
+            _logger.warning("loads or requests are under way %g s after %s: ending now", self._seconds, name)
+            os._exit(0)
+        if second != _END:
+            os._exit(128 + second)
+
+    def _next(self, until: float | None) -> int:
+        """Return the next signal, or _END; 0 when there is none in time."""
+        while select.select([self._read], [], [], None if until is None else max(0.0, until - time.monotonic()))[0]:
+            number = os.read(self._read, 1)[0]
+            if number in (*_SIGNALS, _END):
+                return number
+        return 0
 
 
 def serve(
@@ -65,9 +101,10 @@ def serve(
     """Serve `models` until SIGTERM or SIGINT, then stop cleanly. Must run in the main thread.
 
     `ready` is called with the server when it answers; its `rest_port` and `grpc_port` hold the ports in use. Requests
-    under way at the signal are answered. A second signal ends the process at once. Raises UserError as
-    `ModelServer.start` does.
+    under way at the signal are answered. The process ends `shutdown_grace_seconds` after the signal at the latest, and
+    at a second signal. Raises UserError as `ModelServer.start` does.
     """
+    raise_descriptor_limit()
     stopping = threading.Event()
     server = ModelServer(models, rest_port, grpc_port, host, options=options)
 
@@ -76,12 +113,12 @@ def serve(
             raise _StoppedWhileStartingError
         stopping.set()
 
-    with _stop_signals(stop) as wait:
+    with _Signals(stop, max(_LEAST_SECONDS, server.options.shutdown_grace_seconds)) as signals:
         try:
             with server:
                 if ready and not stopping.is_set():
                     ready(server)
-                number = wait()
+                number = signals.wait()
                 # A handler must not log: it may interrupt a log call.
                 _logger.info("%s: stopping", signal.Signals(number).name)
             _logger.info("stopped")

@@ -1,5 +1,6 @@
 """`ModelServer`: the models, and the two ports that answer for them."""
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from graftline.serving.server.grpc.server import GrpcServer
     from graftline.serving.server.http.server import HttpServer
     from graftline.serving.server.model.manager import ModelManager
+    from graftline.serving.server.tls import TlsConfig
     from graftline.serving.versions.model_config import ModelConfig
 
 _logger = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class ModelServer:
         self._models = list(models)
 
         from graftline.serving.server.http.routes import HttpRoutes
-        from graftline.serving.server.limits import ByteBudget, InFlight
+        from graftline.serving.server.limits import ByteBudget, InFlight, Runs
         from graftline.serving.server.metrics import Metrics
         from graftline.serving.server.threads import RequestThreads
 
@@ -80,7 +82,9 @@ class ModelServer:
         self._in_flight = InFlight(self.options.max_in_flight)
         self._budget = ByteBudget(self.options.bytes_in_flight)
         self._threads = RequestThreads(self.options.max_in_flight + _SPARE_THREADS)
-        self._routes = HttpRoutes(self.options, self._metrics, self._in_flight, self._threads)
+        self._runs = Runs()
+        self._routes = HttpRoutes(self.options, self._metrics, self._in_flight, self._threads, self._runs)
+        self._tls: TlsConfig | None = None
         self._undo = contextlib.ExitStack()
 
     @property
@@ -105,11 +109,16 @@ class ModelServer:
         # Ports come first: the error of a mistyped port should not wait for TensorFlow's import.
         from graftline.serving.server.threads import LoopThread
 
+        if self.options.ssl_config_file:
+            from graftline.serving.server import tls
+
+            self._tls = tls.read(self.options.ssl_config_file)
         self._undo.callback(self._threads.shutdown)
         self._loop = LoopThread("graftline-ports")
         self._undo.callback(self._loop.stop)
         rest = self._bind_rest()
         rpc = self._bind_grpc()
+        self._warn_of_strangers()
         self._loop.run(rest.start())
 
         from graftline.quick_tensorflow import import_tensorflow
@@ -125,7 +134,7 @@ class ModelServer:
         file = ConfigFile(self.options.model_config_file) if self.options.model_config_file else None
         self.manager = ModelManager(
             file.read() if file else self._configs(),
-            lambda path, name, version: LoadedModel(path, name, self.options, batcher, self._metrics),
+            lambda path, name, version: LoadedModel(path, name, self.options, batcher, self._metrics, self._runs),
         )
         self._undo.callback(self.manager.close)
         self.manager.load()
@@ -136,7 +145,7 @@ class ModelServer:
 
         self._loop.run(rpc.start(self.manager))
         self.answering = True
-        self._routes.open(self.manager, RestApi(self.manager, self.options.max_request_bytes))
+        self._routes.open(self.manager, RestApi(self.manager, self.options.max_request_bytes), rpc.answers)
         self._undo.callback(self._drain, rest, rpc)
 
     def _configs(self) -> list["ModelConfig"]:
@@ -146,13 +155,18 @@ class ModelServer:
         return [model_config.ModelConfig.of(model, policy) for model in self._models]
 
     def _drain(self, rest: "HttpServer", rpc: "GrpcServer") -> None:
-        """Take no new requests and let those under way end, for as long as the grace."""
-        grace = self.options.shutdown_grace_seconds
+        """Take no new requests and let those under way end, for 0.9 of the grace: the rest is for the models."""
+        grace = 0.9 * self.options.shutdown_grace_seconds
         until = time.monotonic() + grace
         _logger.info("draining: no new requests; those under way get %g s", grace)
+        assert self.manager is not None
+        self.manager.stop()
         self._in_flight.drain()
-        self._loop.run(rest.drain())
-        self._loop.run(rpc.drain(grace))
+
+        async def drain() -> None:
+            await asyncio.gather(rest.drain(grace), rpc.drain(grace))
+
+        self._loop.run(drain())
         if self._in_flight.wait(max(0.0, until - time.monotonic())):
             _logger.info("drained")
         else:
@@ -162,7 +176,14 @@ class ModelServer:
         from graftline.serving.server.http.server import HttpServer
 
         try:
-            rest = HttpServer(self._routes, self.host, self.rest_port, self.options.max_request_bytes)
+            rest = HttpServer(
+                self._routes,
+                self.host,
+                self.rest_port,
+                self.options.max_request_bytes,
+                budget=self._budget,
+                tls=self._tls.context() if self._tls else None,
+            )
         except (OSError, UnicodeError) as error:
             raise _port_error(self.host, self.rest_port, "--rest-port", error) from error
         self._undo.callback(lambda: self._loop.run(rest.close()))
@@ -177,13 +198,27 @@ class ModelServer:
         try:
             # gRPC gives the reason of a failure only as lines of its own on standard error.
             socket.create_server((self.host, self.grpc_port), family=family).close()
-            self.grpc_port = self._loop.run(rpc.bind(self.host, self.grpc_port))
+            self.grpc_port = self._loop.run(rpc.bind(self.host, self.grpc_port, self._tls))
         except OSError as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port", error) from error
         except RuntimeError as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port") from error
         self._undo.callback(lambda: self._loop.run(rpc.close()))
         return rpc
+
+    def _warn_of_strangers(self) -> None:
+        from graftline.serving.server.http.access import is_loopback
+
+        if is_loopback(self.host) or (self._tls and self._tls.client_verify):
+            return
+        _logger.warning(
+            "listening on %s: everyone who reaches port %d or %d of this machine may use every model. There is no "
+            "access control%s",
+            self.host,
+            self.rest_port,
+            self.grpc_port,
+            "" if self._tls else " and no encryption (--ssl-config-file)",
+        )
 
     def stop(self) -> None:
         """Take no new requests, let those under way end, and unload the models. A second call does nothing."""

@@ -57,6 +57,10 @@ class RequestThreads(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
+                except StopIteration as error:  # asyncio cannot pass it on, and the one who waits would wait for ever
+                    fault = RuntimeError("a call raised StopIteration")
+                    fault.__cause__ = error
+                    future.set_exception(fault)
                 except BaseException as error:  # noqa: BLE001 - the one who waits for the future gets it
                     future.set_exception(error)
             del entry, future, call  # a thread that waits must not keep the last request's images

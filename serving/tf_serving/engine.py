@@ -31,6 +31,7 @@ _UNTRANSLATED = (
     "max_in_flight",
     "max_bytes_in_flight",
     "allow_reload_from_anywhere",
+    "allowed_hosts",
     "shutdown_grace_seconds",
 )
 
@@ -76,6 +77,8 @@ def command(models: Sequence[Model], options: ServerOptions) -> list[str]:
         "enable_batching": options.enable_batching,
         "monitoring_config_file": _write_in_memory("monitoring", monitoring),
     }
+    if options.ssl_config_file:
+        flags["ssl_config_file"] = options.ssl_config_file
     if options.model_config_file:
         flags["model_config_file_poll_wait_seconds"] = math.ceil(options.config_poll_seconds)
     if options.enable_batching:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -216,7 +217,10 @@ def test_a_version_whose_load_raises_anything_is_skipped_and_polling_goes_on(pus
     for version in tried:
         os.rename(f"{push(version, 'aside')}/{version}", f"{base_path}/{version}")
         assert tried[version].wait(30)
-    manager.close()  # waits for the running poll
+    until = time.monotonic() + 30
+    while manager.available_versions("m") != [3] and time.monotonic() < until:
+        time.sleep(0.01)
+    manager.close()
     third, second, first = manager.states("m")
     assert (third.state, second.state, first.state) == ("AVAILABLE", "END", "END")
     assert second.message == f"cannot load {base_path}/2: AttributeError('a fault that nobody thought of')"

@@ -148,7 +148,7 @@ def test_while_models_load_only_probes_are_answered(path: str, status: int) -> N
     assert Application(loading=True).ask("GET", path)[0] == status
 
 
-@pytest.mark.parametrize("origin", ["", "http://127.0.0.1:8501", "HTTPS://x"])
+@pytest.mark.parametrize("origin", ["", "http://127.0.0.1:8501", "HTTPS://localhost"])
 def test_a_target_may_be_a_whole_url(origin: str) -> None:
     """RFC 9112, section 3.2.2."""
     assert Application().ask("POST", origin + PREDICT)[0] == 200

@@ -312,7 +312,7 @@ def test_a_server_process_writes_its_ports_answers_and_ends_with_status_zero(col
         assert told == [
             f"serving roses version 1 from {colour_model}",
             "SIGTERM: stopping",
-            "draining: no new requests; those under way get 30 s",
+            "draining: no new requests; those under way get 22.5 s",
             "drained",
             "stopped",
         ]

@@ -260,7 +260,7 @@ def test_graftline_serve_writes_its_addresses_on_one_line_answers_and_ends_with_
         assert process.wait(timeout=30) == 0
         assert events(process.stderr.readlines()) == [
             "SIGINT: stopping",
-            "draining: no new requests; those under way get 30 s",
+            "draining: no new requests; those under way get 22.5 s",
             "drained",
             "stopped",
         ]

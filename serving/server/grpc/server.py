@@ -3,25 +3,38 @@
 A call takes a thread when its message is there, not before: calls that send no message keep no other from an answer.
 """
 
+import asyncio
 import logging
+import ssl
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from graftline.serving.server.grpc.health import Health
 from graftline.serving.server.grpc.interceptors import ServiceInterceptor
-from graftline.serving.server.limits import InFlight
+from graftline.serving.server.limits import InFlight, descriptors_for_a_port
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.options import ServerOptions
 
 if TYPE_CHECKING:
     from graftline.serving.server.model.manager import ModelManager
+    from graftline.serving.server.tls import TlsConfig
 
 # grpc.aio wakes every event loop of the process for each event, and each loop that finds none logs a BlockingIOError:
 # https://github.com/grpc/grpc/issues/25364. A second server in the process, or an asynchronous client, has a loop.
 logging.getLogger("asyncio").addFilter(lambda record: "PollerCompletionQueue._handle_events" not in str(record.msg))
+
+_ANSWER_SECONDS = 1.0
+
+
+async def _shake_hands(host: str, port: int) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it is this process
+    context.set_alpn_protocols(["h2"])
+    _, writer = await asyncio.open_connection(host, port, ssl=context)
+    writer.transport.abort()
 
 
 class GrpcServer:
@@ -37,7 +50,7 @@ class GrpcServer:
     def _names(self) -> list[str]:
         return self._manager.names if self._manager else []
 
-    async def bind(self, host: str, port: int) -> int:
+    async def bind(self, host: str, port: int, tls: "TlsConfig | None" = None) -> int:
         """Listen, and return the port in use. Raises RuntimeError when the port cannot be had."""
         self._server = grpc.aio.server(
             self._threads,
@@ -46,9 +59,33 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", self._options.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # on by default: two servers would share the port, unnoticed
+                ("grpc.max_allowed_incoming_connections", descriptors_for_a_port()),
             ],
         )
-        return int(self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._host, self._tls = host, tls
+        if tls:
+            self._port = int(self._server.add_secure_port(address, tls.credentials()))
+        else:
+            self._port = int(self._server.add_insecure_port(address))
+        return self._port
+
+    async def answers(self) -> bool:
+        """Return whether the port answers a new client within a second."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        try:
+            if self._tls:  # a call might need a client's certificate
+                await asyncio.wait_for(_shake_hands(host, self._port), _ANSWER_SECONDS)
+                return True
+            # The pool of its own makes the connection a new one.
+            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+            address = f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+            async with grpc.aio.insecure_channel(address, options) as channel:
+                check = health_pb2_grpc.HealthStub(channel).Check
+                await check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
+                return True
+        except (grpc.aio.AioRpcError, asyncio.TimeoutError, OSError):
+            return False
 
     async def start(self, manager: "ModelManager") -> None:
         """Answer for the models of `manager`."""

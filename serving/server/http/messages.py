@@ -12,6 +12,7 @@ from graftline.serving.server.errors import Code, ServingError
 Message = MutableMapping[str, Any]  # ASGI's types
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True)

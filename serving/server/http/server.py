@@ -1,48 +1,38 @@
-"""HTTP/1.1 for one ASGI application: h11 parses, asyncio holds the connections.
+"""The HTTP port: accepts connections, and decides which of them goes when places, descriptors or bytes are scarce.
 
-`ModelServer` binds the port before TensorFlow is imported. The application gets whole requests, within the limits;
-`routes` gives them a meaning. docs/architecture.md says what was measured before h11 was chosen.
+`ModelServer` binds the port before TensorFlow is imported. The application (ASGI) gets whole requests, within the
+limits; `routes` gives them a meaning. docs/architecture.md says what was measured before h11 was chosen.
 """
 
 import asyncio
-import contextlib
-import email.utils
+import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any
+import ssl
+from collections.abc import Iterable
 
-import h11
-
-from graftline import __version__
-from graftline.serving.server.http import messages
-from graftline.serving.server.http.messages import Answer, Message, RefusedError
+from graftline.serving.server.http.connection import FREE_BYTES, Connection, State
+from graftline.serving.server.http.messages import Application, RefusedError
+from graftline.serving.server.limits import ByteBudget, descriptors_for_a_port
 from graftline.serving.server.options import MAX_REQUEST_BYTES
 
 _logger = logging.getLogger(__name__)
-
-Application = Callable[[Message, messages.Receive, messages.Send], Awaitable[None]]  # ASGI 3.0
 
 MAX_CONNECTIONS = 512
 _BACKLOG = 128  # connections that wait to be accepted
 # For a request to arrive, from its first byte to its last; for its answer to leave; for a client to send the next.
 REQUEST_SECONDS = 60.0
-_LINGER_SECONDS = 2.0
-# The bytes held of a request line with its headers, a chunk's header or trailers. One piece may be added.
-_MAX_HEAD = 32 << 10
-_SMALL = 64 << 10  # bytes of a body that nobody is going to read
-_PIECE = 64 << 10
-_PIECES = 256  # of a chunked body that are read, in 1.3 ms, before other connections get their turn
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_SERVER = (b"Server", f"graftline/{__version__}".encode())
+# After the stop, for requests that are on their way on a kept connection: they get an answer in place of a reset.
+_DRAIN_LINGER_SECONDS = 0.5
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PAUSE_SECONDS = 0.05  # when there are no descriptors and no connection to close
 
 
 class HttpServer:
     """Listens when made; answers from `start` to `close`, which are run in one event loop.
 
-    A request counts as answered for the application (its last `send` returns) when the answer has left: the process may
-    end then. Raises OSError when the port cannot be had.
+    A request counts as answered for the application (its last `send` returns) when the answer has left. Raises OSError
+    when the port cannot be had.
     """
 
     def __init__(
@@ -52,19 +42,29 @@ class HttpServer:
         port: int,
         max_body: int = MAX_REQUEST_BYTES,
         request_seconds: float = REQUEST_SECONDS,
+        budget: ByteBudget | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.application = application
         self.max_body = max_body
         self.request_seconds = request_seconds
+        self.tls = tls
         self.draining = False
-        self._listener: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], _Connection] = {}
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._budget = budget or ByteBudget(8 * max_body)
+        self._most = min(MAX_CONNECTIONS, descriptors_for_a_port())
+        self._accepting: asyncio.Task[None] | None = None
+        self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._holders: set[Connection] = set()  # those whose bytes the budget counts
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # `bind` alone would drop the zone of an address such as fe80::1%eth0.
+        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4]
+        self._socket = socket.socket(family)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
-            self._socket.bind((host, port))
+            self._socket.bind(address)
             self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
         except BaseException:
             self._socket.close()
             raise
@@ -72,193 +72,109 @@ class HttpServer:
 
     async def start(self) -> None:
         """Answer from now on."""
-        self._listener = await asyncio.start_server(self._accept, sock=self._socket, backlog=_BACKLOG, limit=_PIECE)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
-    async def drain(self) -> None:
-        """Take no new connection and close every one that waits for a request or has sent a part of one."""
-        await self._end(lambda connection: not connection.answering)
+    async def drain(self, seconds: float) -> None:
+        """Take no new connection. Return when all have ended, after `seconds` at most.
+
+        A client that has sent no request, or a part of one, is waited for for half a second.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        await self._stop_listening()
+        await self._wait(min(seconds, _DRAIN_LINGER_SECONDS))
+        await self._end(each for each in self._connections.values() if each.state <= State.ARRIVING)
+        await self._wait(until - loop.time())
 
     async def close(self) -> None:
         """Give the port back and close every connection."""
-        await self._end(lambda connection: True)
+        await self._stop_listening()
+        await self._end(self._connections.values())
 
-    async def _end(self, chosen: "Callable[[_Connection], bool]") -> None:
+    async def _stop_listening(self) -> None:
         self.draining = True
-        if self._listener:
-            self._listener.close()
+        if self._accepting:
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
         self._socket.close()
-        ended = [task for task, connection in self._connections.items() if chosen(connection)]
-        for task in ended:
-            task.cancel()
-        await asyncio.gather(*ended)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._connections and seconds > 0:
+            await asyncio.wait(list(self._connections), timeout=seconds)
+
+    async def _end(self, connections: Iterable[Connection]) -> None:
+        ended = list(connections)
+        for connection in ended:
+            connection.close()
+        if ended:
+            await asyncio.wait([connection.task for connection in ended])
         await asyncio.sleep(0)  # asyncio closes the sockets after this turn of the loop
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._connections) >= MAX_CONNECTIONS and not self._close_longest_idle():
-            writer.transport.abort()
-            return
-        self._connections[task] = connection = _Connection(self, reader, writer)
-        try:
-            await connection.serve()
-        except (OSError, asyncio.CancelledError):
-            _logger.debug("a connection ended early", exc_info=True)
-        except Exception:
-            _logger.exception("unexpected fault on an HTTP connection")
-        finally:
-            del self._connections[task]
-            writer.close()
+    # Places and descriptors
 
-    def _close_longest_idle(self) -> bool:
-        idle = [(connection.since, task) for task, connection in self._connections.items() if connection.idle]
-        if not idle:
+    async def _accept(self) -> None:
+        """Accept connections without end.
+
+        asyncio's own server waits a second when the process has no descriptor left, for as long as that lasts.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS and not self._close_one():
+                    await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                if len(self._connections) < self._most or self._close_one():
+                    self._open(client)
+                else:
+                    client.close()
+            await asyncio.sleep(0)  # an accepted connection, and one that was closed, get their turn
+
+    def _open(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        connection = Connection(self, client)
+        self._connections[connection.task] = connection
+        connection.task.add_done_callback(lambda task: self._connections.pop(task).dispose())
+
+    def _close_one(self) -> bool:
+        """Close the connection that matters least, and return whether there was one.
+
+        The order is that of `State`; among those of one state the one goes first that has been in it longest.
+        """
+        chosen = [each for each in self._connections.values() if each.state < State.ANSWERING and not each.ending]
+        if not chosen:
             return False
-        task = min(idle, key=lambda entry: entry[0])[1]
-        self._connections[task].idle = False  # the task ends later; each new connection must close another one
-        return task.cancel()
+        min(chosen, key=lambda each: (each.state, each.since)).close()
+        return True
 
+    # Bytes
 
-class _Connection:
-    """One client: each request is read whole, then answered, until one of the two closes."""
+    def hold(self, connection: Connection, size: int) -> None:
+        """Count the bytes that the server holds of a request that arrives or an answer that leaves.
 
-    def __init__(self, server: HttpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.answering = False
-        self.idle = True
-        self.since = 0.0  # when it became idle
-        self._server = server
-        self._reader = reader
-        self._writer = writer
-        self._loop = asyncio.get_running_loop()
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
-        self._method = b""
-        self._start: Message = {}
-        writer.transport.set_write_buffer_limits(high=0)  # `drain` then waits until all has left
-
-    async def serve(self) -> None:
-        """Answer requests until the connection ends. A refused request is its last one."""
-        try:
-            while request := await self._read_in_time():
-                self.answering = True
-                await self._answer(*request)
-                self.answering = False
-                if self._server.draining or self._http.our_state is not h11.DONE:
-                    return
-                self._http.start_next_cycle()
-                await asyncio.sleep(0)  # the reading of requests that came at once gives no turn
-        except RefusedError as refused:
-            await self._refuse(refused.answer)
-        except h11.RemoteProtocolError as error:
-            await self._refuse(messages.error_answer(error.error_status_hint, f"Malformed request: {error}"))
-
-    async def _read_in_time(self) -> tuple[h11.Request, bytes] | None:
-        """Return what `_read` returns; None for a client that sends nothing in time."""
-        seconds = self._server.request_seconds
-        self.idle, self.since = not self._http.trailing_data[0], self._loop.time()
-        timer = self._loop.call_later(seconds, self._reader.set_exception, TimeoutError())
-        try:
-            if self.idle:
-                self._http.receive_data(await self._reader.read(_PIECE))
-                self.idle = False
-                timer.cancel()
-                timer = self._loop.call_later(seconds, self._reader.set_exception, TimeoutError())
-            return await self._read()
-        except TimeoutError:
-            if self.idle:
-                return None
-            raise RefusedError(408, f"the request took more than {seconds:g} s to arrive") from None
-        finally:
-            timer.cancel()
-
-    async def _read(self) -> tuple[h11.Request, bytes] | None:
-        """Return the next request and its body; None when the client has closed.
-
-        A body whose end may be read in two ways is refused: RFC 9112, section 6.3. A proxy that reads it the other way
-        takes the rest of it for the next client's request. h11 refuses the cases that are not refused here.
+        All of these share half of the budget, and may have it until requests that are whole need it. When it is full,
+        the connections go that have held most for longest: bytes times seconds. So slow clients, many or few, make way
+        for one that sends at its usual speed. Raises RefusedError when `connection` itself must go.
         """
-        self._method = b""  # a malformed request must not count as the HEAD before it
-        request = await self._next_event()
-        if not isinstance(request, h11.Request):
-            return None
-        self._method, headers = request.method, dict(request.headers)
-        if request.method == b"CONNECT":  # h11 takes an answer of 200 for a tunnel
-            raise RefusedError(400, f"Malformed request: CONNECT {request.target.decode()}")
-        if not request.http_version.startswith(b"1."):
-            raise RefusedError(505, f"HTTP {request.http_version.decode()} is not supported on this port: use HTTP 1.1")
-        if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise RefusedError(400, "Malformed request: it has a Content-Length and a Transfer-Encoding")
-        limit = self._server.max_body if request.method == b"POST" else _SMALL
-        if int(headers.get(b"content-length", 0)) > limit:
-            raise messages.too_large(limit)
-        body, pieces = bytearray(), 0
-        while isinstance(event := await self._next_event(), h11.Data):
-            body += event.data
-            if len(body) > limit:
-                raise messages.too_large(limit)
-            pieces += 1
-            if not pieces % _PIECES:
-                await asyncio.sleep(0)
-        return request, bytes(body)
+        more = max(0, size - FREE_BYTES) - connection.held
+        while more > 0 and not self._take(more):
+            waiting = [each for each in self._holders if each.state < State.ANSWERING]
+            costliest = max(waiting, key=lambda each: each.cost, default=connection)
+            refused = RefusedError(503, self._budget.full().message)
+            if costliest is connection:
+                raise refused
+            costliest.refuse(refused.answer)
+        connection.held += max(0, more)
+        if connection.held:
+            self._holders.add(connection)
 
-    async def _next_event(self) -> Any:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            if self._http.they_are_waiting_for_100_continue:
-                proceed = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-                self._writer.write(self._http.send(proceed))
-            self._http.receive_data(await self._reader.read(_PIECE))
-            await asyncio.sleep(0)  # `read` gives no turn while it has data at hand
-        return event
+    def _take(self, count: int) -> bool:
+        waiting = sum(each.held for each in self._holders if each.state < State.ANSWERING)
+        return waiting + count <= self._budget.most // 2 and self._budget.try_take(count)
 
-    async def _answer(self, request: h11.Request, body: bytes) -> None:
-        path, _, query = request.target.partition(b"?")
-        scope: Message = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": request.http_version.decode(),
-            "method": request.method.decode(),
-            "scheme": "http",
-            "path": path.decode("latin-1"),
-            "raw_path": path,
-            "query_string": query,
-            "headers": list(request.headers),
-        }
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._server.application(scope, receive, self._send)
-
-    async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        status = self._start["status"]
-        headers = [*self._start["headers"], _SERVER, (b"Date", email.utils.formatdate(usegmt=True).encode())]
-        # An offer of HTTP 2 (`Upgrade: h2c`, by default in Java's client) is passed over, and the connection is kept.
-        kept = self._http.their_state in (h11.DONE, h11.MIGHT_SWITCH_PROTOCOL)
-        # The time may end in the turn in which the request becomes whole: the reader then reads no more.
-        if self._server.draining or self._reader.exception() or not kept:
-            headers.append((b"Connection", b"close"))
-        head = h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, "").encode())
-        body = h11.Data(data=b"" if self._method == b"HEAD" else message["body"])
-        # One write: TCP holds back a second one until the first is acknowledged.
-        self._writer.write(b"".join(self._http.send(event) or b"" for event in (head, body, h11.EndOfMessage())))
-        timer = self._loop.call_later(self._server.request_seconds, self._writer.transport.abort)
-        try:
-            await self._writer.drain()
-        finally:
-            timer.cancel()
-
-    async def _refuse(self, answer: Answer) -> None:
-        """Answer a request that was not read to its end, then read the rest of it for a while.
-
-        A close with unread data is a reset, which destroys an answer that is still on its way.
-        """
-        await messages.send_answer(self._send, answer)
-        self._writer.write_eof()
-        with contextlib.suppress(asyncio.TimeoutError, OSError):
-            await asyncio.wait_for(self._drop_rest(), _LINGER_SECONDS)
-
-    async def _drop_rest(self) -> None:
-        while await self._reader.read(_PIECE):
-            await asyncio.sleep(0)
+    def release(self, connection: Connection) -> None:
+        """Give back all bytes of a connection."""
+        self._holders.discard(connection)
+        self._budget.give_back(connection.held)
+        connection.held = 0

@@ -22,7 +22,7 @@ from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
 from graftline.serving.server.errors import Code, ServingError, invalid
-from graftline.serving.server.limits import check_images
+from graftline.serving.server.limits import Runs, check_images
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.batching import Batcher, Function, Run, Tensors
 from graftline.serving.server.model.tensors import check_names, check_outputs, check_types, from_proto, with_defaults
@@ -97,12 +97,14 @@ class LoadedModel:
         options: ServerOptions | None = None,
         batcher: Batcher | None = None,
         metrics: Metrics | None = None,
+        runs: Runs | None = None,
     ) -> None:
         self.path = path
         self.name = name
         self._options = options or ServerOptions()
         self._batcher = batcher
         self._metrics = metrics or Metrics()
+        self._runs = runs or Runs()
         self._functions: dict[tuple[str, tuple[str, ...]], Function] = {}
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=self._options.tensorflow_intra_op_parallelism,
@@ -188,9 +190,10 @@ class LoadedModel:
             try:
                 # Session.run resolves feeds and fetches in Python on every call (137 us; this call takes 29), and
                 # refuses shapes that TF Serving leaves to the graph.
-                fetched = self._session._call_tf_sessionrun(
-                    run_options, {feeds[name]: values for name, values in inputs.items()}, fetches, [], None
-                )
+                with self._runs.timing(None if seconds is None else max(seconds, self._options.timeout or seconds)):
+                    fetched = self._session._call_tf_sessionrun(
+                        run_options, {feeds[name]: values for name, values in inputs.items()}, fetches, [], None
+                    )
             except tf.errors.OpError as error:
                 message = _clean(error.message) or type(error).__name__
                 raise ServingError(Code(error.error_code), message) from error

@@ -20,7 +20,13 @@ from graftline.serving.versions.model_config import ModelConfig
 
 _logger = logging.getLogger(__name__)
 
+_CLOSE_SECONDS = 0.5  # for loads to end
+
 Load = Callable[[str, str, int], LoadedModel]  # (directory, model's name, version) → the model, before its warm-up
+
+
+class _StoppedError(ServingError):
+    """The server stops, so no further version is loaded."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class ModelManager:
                     continue
                 try:
                     self._refresh(served)
+                except _StoppedError:
+                    return
                 except OSError as error:  # removed before the load, or the file system is unavailable
                     _logger.warning("cannot look for versions of %s: %s", served.config.name, error)
                 except Exception:  # the other models and the next poll must go on
@@ -210,15 +218,18 @@ class ModelManager:
         failed: dict[int, LoadError] = {}
         name = served.config.name
         for version in sorted(fresh, reverse=True):
+            self._check_stopped()
             path, loaded = fresh[version], None
             mark = _mark(path)
             self._note(name, version, "LOADING")
             try:
                 loaded = self._load(path, name, version)
+                self._check_stopped()
                 loaded.warm_up()
             except Exception as fault:  # noqa: BLE001 - a damaged file can raise anything
                 if loaded:
                     loaded.retire()
+                self._check_stopped()
                 error = fault if isinstance(fault, LoadError) else LoadError(f"cannot load {path}: {fault!r}")
                 self._note(name, version, "END", Code.INVALID_ARGUMENT, str(error))
                 _logger.error("refused %s version %d: %s", name, version, error)
@@ -232,6 +243,11 @@ class ModelManager:
             if before:  # the same number from another directory
                 before[1].retire()
         return failed
+
+    def _check_stopped(self) -> None:
+        """Raise UNAVAILABLE when the server stops: a load may take minutes."""
+        if self._stopped.is_set():
+            raise _StoppedError(Code.UNAVAILABLE, "the model server is shutting down")
 
     def _unload(self, name: str, models: Mapping[int, LoadedModel], still: Iterable[int] = ()) -> None:
         """Unload versions. Another directory goes on serving the numbers in `still`."""
@@ -263,14 +279,24 @@ class ModelManager:
         self._pollers.append(threading.Thread(target=loop, name="graftline-poll", daemon=True))
         self._pollers[-1].start()
 
-    def close(self) -> None:
-        """Stop polling, and unload every model when its last request is answered."""
+    def stop(self) -> None:
+        """Load no further version. A load that is under way goes on, and its version is not served."""
         self._stopped.set()
+
+    def close(self) -> None:
+        """Stop polling, and unload every model when its last request is answered.
+
+        A load that goes on holds up neither: TensorFlow cannot be interrupted.
+        """
+        self.stop()
         for poller in self._pollers:
-            poller.join()
-        with self._swap:
-            for served in self._served.values():
-                self._retire(model for _, model in served.loaded.values())
+            poller.join(_CLOSE_SECONDS)
+        if self._swap.acquire(timeout=_CLOSE_SECONDS):
+            try:
+                for served in self._served.values():
+                    self._retire(model for _, model in served.loaded.values())
+            finally:
+                self._swap.release()
 
     # Requests
 
