@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,6 +14,7 @@ import pytest
 from graftline.serving.server.http import server as http_server
 from graftline.serving.server.http.messages import Answer, Message, Receive, Send, read_body, send_answer
 from graftline.serving.server.http.server import HttpServer
+from graftline.serving.server.limits import ByteBudget
 from graftline.serving.server.threads import LoopThread
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: x\r\n"
@@ -26,6 +29,8 @@ def running(
     seconds: float = 10,
     loop: LoopThread | None = None,
     answer: bytes = b"answered",
+    max_body: int = 1000,
+    budget: ByteBudget | None = None,
 ) -> Iterator[tuple[HttpServer, Requests]]:
     """A server that records its requests; `answered` is awaited after each answer has left."""
     requests: Requests = []
@@ -36,7 +41,7 @@ def running(
         if answered:
             await answered()
 
-    server = HttpServer(application, "127.0.0.1", 0, 1000, seconds)
+    server = HttpServer(application, "127.0.0.1", 0, max_body, seconds, budget)
     loop = loop or LoopThread("http")
     loop.run(server.start())
     try:
@@ -94,6 +99,10 @@ def exchange(server: HttpServer, request: bytes) -> bytes:
         (b"\x16\x03\x01\x02\x00 TLS\r\n\r\n", 400),
         (b"CONNECT /a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"\r\n\r\n", 400),
+        (HEAD + b"A: " + b"a" * 33_000 + b"\r\nContent-Length: 0\r\n\r\n", 431),
+        (b"GET /" + b"a" * 33_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (HEAD + CHUNKED + b"\r\n0\r\nA: " + b"a" * 33_000 + b"\r\n\r\n", 431),
     ],
 )
 def test_a_request_that_is_not_read_to_its_end_is_answered_and_ends_the_connection(
@@ -104,6 +113,44 @@ def test_a_request_that_is_not_read_to_its_end_is_answered_and_ends_the_connecti
     assert said.startswith(b"HTTP/1.1 %d " % status)
     assert b'{"error": ' in said
     assert requests == []
+
+
+@pytest.mark.parametrize("sizes", [(32_000,), (16_000, 16_000)])
+def test_headers_of_32_kib_are_taken_in_one_packet_or_several(sizes: tuple[int, ...]) -> None:
+    with running() as (server, requests), connected(server) as client:
+        client.sendall(HEAD + b"Connection: close\r\nContent-Length: 0\r\nA: ")
+        for size in sizes:
+            client.sendall(b"a" * size)
+            time.sleep(0.01)
+        client.sendall(b"\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert requests == [("POST", "/a", b"")]
+
+
+def test_too_large_headers_are_named() -> None:
+    with running() as (server, _):
+        said = exchange(server, HEAD + b"A: " + b"a" * 33_000 + b"\r\n\r\n")
+    assert said.endswith(
+        b'{"error": "the request\'s headers (or its trailers) are larger than 32 KiB: send fewer or shorter ones"}'
+    )
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("empty", [b"\r\n", b"\r"])
+def test_an_empty_line_before_a_request_is_passed_over(empty: bytes, pause: bool) -> None:
+    """RFC 9112, section 2.2: some old clients send one after the body of a POST."""
+    first = HEAD + b"Content-Length: 2\r\n\r\n{}"
+    with running() as (server, requests), connected(server) as client:
+        client.sendall(empty)
+        time.sleep(0.05 * pause)
+        client.sendall(b"\r\n"[len(empty) :] + first)
+        time.sleep(0.05 * pause)
+        client.sendall(b"\r\n" + NEXT)
+        said = b""
+        while part := client.recv(65536):
+            said += part
+    assert requests == [("POST", "/a", b"{}"), ("GET", "/next", b"")]
+    assert said.count(b"HTTP/1.1 200 OK") == 2
 
 
 @pytest.mark.parametrize("kind", [b"multipart/form-data", b"multipart/form-data; boundary=x", b"nonsense", b"\xff"])
@@ -162,9 +209,10 @@ def test_a_body_that_ends_early_is_answered() -> None:
     assert requests == []
 
 
-def test_a_client_of_http_1_0_is_answered_and_its_connection_closed() -> None:
+@pytest.mark.parametrize("header", [b"", b"Connection: keep-alive\r\n"])
+def test_a_client_of_http_1_0_is_answered_and_its_connection_closed(header: bytes) -> None:
     with running() as (server, requests):
-        said = exchange(server, b"GET /a HTTP/1.0\r\n\r\n")
+        said = exchange(server, b"GET /a HTTP/1.0\r\n" + header + b"\r\n")
     assert requests == [("GET", "/a", b"")]
     assert said.startswith(b"HTTP/1.1 200 OK") and b"\r\nConnection: close\r\n" in said
 
@@ -309,6 +357,106 @@ def test_many_connections_at_once_do_not_pass_the_limit(monkeypatch: pytest.Monk
         while time.monotonic() < until and sum(map(is_open, clients)) > 4:
             time.sleep(0.05)
         assert sum(map(is_open, clients)) == 4
+
+
+def post(server: HttpServer, size: int) -> bytes:
+    return exchange(server, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size + b"a" * size)
+
+
+def test_large_requests_that_are_not_whole_make_room_for_others() -> None:
+    budget = ByteBudget(2_000_000)
+    with running(max_body=1_000_000, budget=budget) as (server, _), contextlib.ExitStack() as opened:
+        slow = [opened.enter_context(connected(server)) for _ in range(5)]
+        for client in slow:
+            client.sendall(HEAD + b"Content-Length: 900000\r\n\r\n" + b"a" * 400_000)
+            time.sleep(0.05)
+        assert budget.taken <= 1_000_000
+        assert post(server, 900_000).startswith(b"HTTP/1.1 200 OK")
+        refused = slow[0].recv(65536)
+        assert refused.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 1\r\n" in refused
+        assert b"requests of 2000000 bytes are under way (max_bytes_in_flight)" in refused
+    assert budget.taken == 0
+
+
+def test_small_requests_are_answered_while_whole_ones_hold_all_bytes() -> None:
+    budget = ByteBudget(2_000_000)
+    with running(max_body=1_000_000, budget=budget) as (server, _), budget.holding(2_000_000):
+        assert post(server, 100_000).startswith(b"HTTP/1.1 503 ")
+        assert post(server, 60_000).startswith(b"HTTP/1.1 200 OK")
+    assert budget.taken == 0
+
+
+def test_answers_that_nobody_reads_make_room_for_others() -> None:
+    budget = ByteBudget(60_000_000)
+    with running(answer=b"a" * 20_000_000, budget=budget) as (server, _), contextlib.ExitStack() as opened:
+        for _ in range(4):
+            opened.enter_context(connected(server)).sendall(NEXT)
+            time.sleep(0.1)
+        assert budget.taken <= 30_000_000
+        assert len(exchange(server, NEXT)) > 20_000_000
+    assert budget.taken == 0
+
+
+# A child, because the limit on descriptors is the process's.
+_SCARCE = """
+import contextlib, resource, sys
+from graftline.serving.server.http.messages import Answer, read_body, send_answer
+from graftline.serving.server.http.server import HttpServer
+from graftline.serving.server.threads import LoopThread
+
+async def application(scope, receive, send):
+    await read_body(receive)
+    await send_answer(send, Answer(200, b"answered"))
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+server = HttpServer(application, "127.0.0.1", 0)
+loop = LoopThread("http")
+loop.run(server.start())
+opened = []
+with contextlib.suppress(OSError):
+    while len(sys.argv) > 2:
+        opened.append(open("/dev/null"))
+for file in opened[:4]:
+    file.close()
+print(server.port, flush=True)
+sys.stdin.read()
+loop.run(server.close())
+"""
+
+
+@pytest.mark.parametrize("arguments", [("128",), ("64", "and take all of them")])
+def test_idle_connections_do_not_take_the_last_descriptor(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", _SCARCE, *arguments]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+        contextlib.ExitStack() as all_,
+    ):
+        assert child.stdout
+        address = ("127.0.0.1", int(child.stdout.readline()))
+        for _ in range(150):
+            all_.enter_context(socket.create_connection(address, timeout=10))
+        for _ in range(3):
+            with socket.create_connection(address, timeout=10) as client:
+                client.sendall(NEXT)
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_request_that_is_on_its_way_as_the_server_stops_is_answered() -> None:
+    loop = LoopThread("drained")
+    with running(loop=loop) as (server, requests), connected(server) as client, connected(server) as half:
+        client.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(65536)
+        half.sendall(HEAD)
+        drained = threading.Thread(target=loop.run, args=(server.drain(10),))
+        drained.start()
+        while not server.draining:
+            time.sleep(0.001)
+        client.sendall(b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = client.recv(65536)
+        assert said.startswith(b"HTTP/1.1 200 OK") and b"\r\nConnection: close\r\n" in said
+        drained.join(10)
+        assert not drained.is_alive()  # in spite of the half-sent request
+    assert [path for _, path, _ in requests] == ["/a", "/b"]
 
 
 def test_a_drain_closes_the_port_and_waiting_connections_and_answers_requests_under_way() -> None:

@@ -137,27 +137,32 @@ class Connection:
 
     async def _serve(self) -> None:
         """Answer requests until the connection ends. A refused request is its last one."""
+        refusal = await self._answer_all()
+        if refusal:  # outside of the handler: an exception keeps the body that was being read
+            await self._refuse(refusal)
+
+    async def _answer_all(self) -> Answer | None:
+        """Answer requests until the connection ends, or until one is refused: then return its answer."""
         try:
             while request := await self._read_in_time():
                 self._enter(State.ANSWERING)
                 await self._answer(*request)
-                del request
                 self._server.release(self)
                 if self._server.draining or self._http.our_state is not h11.DONE:
-                    return
+                    return None
                 self._rest, _ = self._http.trailing_data
                 await asyncio.sleep(0)  # the reading of requests that came at once gives no turn
         except RefusedError as refused:
-            await self._refuse(refused.answer)
+            return refused.answer
         except h11.RemoteProtocolError as error:
             if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
-                await self._refuse(_large_head().answer)
-            else:
-                await self._refuse(messages.error_answer(error.error_status_hint, f"Malformed request: {error}"))
+                return _large_head().answer
+            return messages.error_answer(error.error_status_hint, f"Malformed request: {error}")
         except asyncio.CancelledError:
             if self._shed is None:
                 raise
-            await self._refuse(self._shed)
+            return self._shed
+        return None
 
     # Reading
 
@@ -165,7 +170,7 @@ class Connection:
     def _new_parser() -> h11.Connection:
         return h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
 
-    async def _read_in_time(self) -> tuple[h11.Request, bytes] | None:
+    async def _read_in_time(self) -> tuple[h11.Request, list[bytes]] | None:
         """Return what `_read` returns; None for a client that sends nothing in time."""
         seconds = self._server.request_seconds
         self._enter(State.NEW if self.state is State.NEW else State.IDLE)
@@ -184,8 +189,10 @@ class Connection:
         finally:
             timer.cancel()
 
-    async def _read(self) -> tuple[h11.Request, bytes] | None:
+    async def _read(self) -> tuple[h11.Request, list[bytes]] | None:
         """Return the next request and its body; None when the client has closed.
+
+        The application takes the body out of its list, so that nothing keeps it while a slow client reads the answer.
 
         A body whose end may be read in two ways is refused: RFC 9112, section 6.3. A proxy that reads it the other way
         takes the rest of it for the next client's request. h11 refuses the cases that are not refused here.
@@ -216,7 +223,7 @@ class Connection:
                 await asyncio.sleep(0)
         if sum(len(name) + len(value) + 4 for name, value in event.headers) > _MAX_HEAD:
             raise _large_head()
-        return request, bytes(body)
+        return request, [bytes(body)]
 
     def _check(self, request: h11.Request) -> int:
         """Return the most bytes that the body may have. Raises RefusedError."""
@@ -252,7 +259,7 @@ class Connection:
         assert self._writer is not None
         return self._writer
 
-    async def _answer(self, request: h11.Request, body: bytes) -> None:
+    async def _answer(self, request: h11.Request, bodies: list[bytes]) -> None:
         path, _, query = request.target.partition(b"?")
         scope: Message = {
             "type": "http",
@@ -265,11 +272,9 @@ class Connection:
             "query_string": query,
             "headers": list(request.headers),
         }
-        bodies = [body]
-        del body
 
         async def receive() -> Message:
-            return {"type": "http.request", "body": bodies.pop(), "more_body": False}  # the application's alone now
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
 
         await self._server.application(scope, receive, self._send)
 

@@ -7,6 +7,7 @@ limits; `routes` gives them a meaning. docs/architecture.md says what was measur
 import asyncio
 import errno
 import logging
+import select
 import socket
 import ssl
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ REQUEST_SECONDS = 60.0
 # After the stop, for requests that are on their way on a kept connection: they get an answer in place of a reset.
 _DRAIN_LINGER_SECONDS = 0.5
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_PAUSE_SECONDS = 0.05  # when there are no descriptors and no connection to close
+_PAUSE_SECONDS = 0.005  # when there are no descriptors, and until a closed connection has given back its own
 
 
 class HttpServer:
@@ -118,11 +119,15 @@ class HttpServer:
         asyncio's own server waits a second when the process has no descriptor left, for as long as that lasts.
         """
         loop = asyncio.get_running_loop()
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
         while True:
             try:
                 client, _ = await loop.sock_accept(self._socket)
             except OSError as error:
-                if error.errno in _NO_DESCRIPTORS and not self._close_one():
+                if error.errno in _NO_DESCRIPTORS:
+                    if waiting.poll(0):  # Linux asks for the descriptor before it looks whether a client waits
+                        self._close_one()
                     await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 if len(self._connections) < self._most or self._close_one():
