@@ -9,6 +9,7 @@ import fcntl
 import os
 import pathlib
 import posixpath
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -92,24 +93,27 @@ def _check_weights(path: pathlib.Path) -> None:
         raise UserError(f"backbone.weights: there is no file '{path}'{near + ' Or' if near else ';'} {advice}")
     if path.is_dir():
         raise UserError(f"backbone.weights: {path} is a folder; {advice}")
+    if not path.is_file():
+        raise UserError(f"backbone.weights: {path} is no regular file; {advice}")
     try:
         with path.open("rb") as file:
             start = file.read(16)
     except OSError as error:
         raise UserError(f"backbone.weights: {path} cannot be read: {error.strerror}") from None
-    suffix = ".h5" if start.startswith(_HDF5) else ""
+    if start.startswith(_HDF5) or (start.startswith(_ZIP) and "model.weights.h5" in _names_in_zip(path)):
+        return  # the trainer knows the kind of a file by its content, not by its suffix
+    content = f"it starts with {start!r}" if start else "it is empty"
     if start.startswith(_ZIP) and zipfile.is_zipfile(path):
+        content = "a zip archive without model.weights.h5"
+    raise UserError(f"backbone.weights: {path} is not a Keras weights file: {content}; {advice}")
+
+
+def _names_in_zip(path: pathlib.Path) -> list[str]:
+    try:
         with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith(".weights.h5") for name in archive.namelist()):
-                raise UserError(
-                    f"backbone.weights: {path} is not a Keras weights file: a zip archive without model.weights.h5"
-                )
-        suffix = ".keras"
-    if suffix and path.suffix not in (suffix, ".hdf5"):
-        raise UserError(f"backbone.weights: Keras needs the suffix {suffix} for this file: rename it to {path}{suffix}")
-    if not suffix:
-        content = f"it starts with {start!r}" if start else "it is empty"
-        raise UserError(f"backbone.weights: {path} is not a Keras weights file: {content}; {advice}")
+            return archive.namelist()
+    except (OSError, ValueError, NotImplementedError, struct.error, zipfile.BadZipFile):  # damaged or crafted
+        return []
 
 
 def check_phases(config: "Config") -> None:

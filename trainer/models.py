@@ -5,14 +5,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from graftline.errors import UserError, did_you_mean
-from graftline.trainer import backbones, unfreezing
+from graftline.trainer import backbones, unfreezing, weights_loading
 from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
+from graftline.trainer.weights_reader import MisfitError, RefusedError
 
 # Bytes of weights that become constants; a graph holds at most 2 GB.
 _MAX_CONSTANTS = 1 << 30
@@ -63,10 +65,10 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
 def _build(settings: BackboneSettings) -> keras.Model:
     backbone = backbones.get(settings.name)
     weights = "imagenet" if settings.weights == "imagenet" else None
+    shape = (settings.size, settings.size, 3)
     try:
-        return backbone.builder(
-            include_top=False, weights=weights, input_shape=(settings.size, settings.size, 3), **settings.options
-        )
+        with mock.patch.object(keras.Model, "load_weights", _load_downloaded):
+            return backbone.builder(include_top=False, weights=weights, input_shape=shape, **settings.options)
     except TypeError as error:
         raise UserError(f"backbone.options: {backbone.name} does not take {dict(settings.options)}: {error}") from error
     except ValueError as error:
@@ -86,27 +88,32 @@ def _build(settings: BackboneSettings) -> keras.Model:
         ) from error
 
 
+def _load_downloaded(trunk: keras.Model, path: str) -> None:
+    """Replace `keras.Model.load_weights` in Keras' builders: their cache may hold a file that somebody put there."""
+    try:
+        weights_loading.load(trunk, path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used ({error})") from error
+
+
 def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> None:
     if not os.path.isfile(path):
         raise UserError(
             f"backbone.weights: there is no file '{path}': give one of {', '.join(backbones.WEIGHTS)} or a weights file"
         )
     try:
-        if path.endswith(".keras"):
-            trunk.set_weights(keras.saving.load_model(path, compile=False).get_weights())
-        else:
-            trunk.load_weights(path)
+        weights_loading.load(trunk, path, trusted=path == str(backbones.PROCEDURAL))
         if not all(np.isfinite(weight).all() for weight in trunk.get_weights()):
-            raise ValueError("it holds NaN or infinite numbers")
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
-        if "truncated file" in reason:  # HDF5's words
-            raise UserError(
-                f"backbone.weights: '{path}' is incomplete ({reason}): copy or download it again"
-            ) from error
+            raise MisfitError("it holds NaN or infinite numbers")
+    except RefusedError as error:
+        raise UserError(f"backbone.weights: '{path}' is refused: {error}; give a file that Keras wrote") from error
+    except weights_loading.DamagedError as error:
+        trouble = "is incomplete" if "truncated file" in str(error) else "cannot be read"  # HDF5's words
+        raise UserError(f"backbone.weights: '{path}' {trouble} ({error}): copy or download it again") from error
+    except MisfitError as error:
         raise UserError(
             f"backbone.weights: '{path}' does not fit {settings.name} with backbone.options {dict(settings.options)} "
-            f"({reason}): give weights of this backbone that were saved without its classifier (Keras' no_top files), "
+            f"({error}): give weights of this backbone that were saved without its classifier (Keras' no_top files), "
             "and the options that they were trained with, such as alpha"
         ) from error
 

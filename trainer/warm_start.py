@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -13,12 +13,16 @@ import numpy as np
 import tensorflow as tf
 
 from graftline import withdrawn
-from graftline.trainer import models
+from graftline.trainer import models, weights_loading
+from graftline.trainer.weights_reader import Layer, MisfitError, Wanted
 
 KERAS_FILE = "model.keras"  # the model as Keras saves it, next to its SavedModel
 TRAINING_FILE = "training.json"  # the labels and how training went, in the same folder
 
-PROBABILITIES = "probabilities"
+PROBABILITIES = "probabilities"  # the last layer
+_LAST = 2  # the arrays of the last layer: its kernel and its bias
+# Layers that are not compared. Keras numbers inputs in each model anew, and dropout may come and go.
+_PASSING = ("InputLayer", "Dropout")
 _CHUNK = 1 << 20  # bytes read at once
 
 
@@ -45,20 +49,16 @@ def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, traini
     for path in (keras_file, training_file):
         if not tf.io.gfile.exists(path):
             return Start(False, f"warm start: the last blessed model has no {os.path.basename(path)}; started cold")
+    own = list(weights_loading.own_variables(grafted.model.layers))
     try:
-        old_labels, old_model = _read(keras_file, training_file)
+        old_labels, arrays = _read(grafted.model, own, keras_file, training_file)
+    except MisfitError:
+        return Start(False, "warm start: the last blessed model has another trunk or head; started cold")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, tf.errors.OpError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         return Start(False, f"warm start: the last blessed model cannot be read ({reason}); started cold")
-    values = {layer.name: layer.get_weights() for layer in old_model.layers}
-    if PROBABILITIES in values:
-        values[PROBABILITIES] = _reorder_classes(values[PROBABILITIES], old_labels, labels)
-    shapes = {name: [value.shape for value in layer_values] for name, layer_values in values.items()}
-    if _layer_shapes(old_model, shapes) != _layer_shapes(grafted.model):
-        return Start(False, "warm start: the last blessed model has another trunk or head; started cold")
-    for layer in grafted.model.layers:
-        if layer.weights:
-            layer.set_weights(values[layer.name])
+    arrays[-_LAST:] = [_reorder_classes(array, old_labels, labels) for array in arrays[-_LAST:]]
+    weights_loading.assign(grafted.model, [variable for _, some in own for variable in some], arrays)
     new = [label for label in labels if label not in set(old_labels)]
     gone = [label for label in old_labels if label not in set(labels)]
     changes = [f"{kind}: {', '.join(names)}" for kind, names in (("new", new), ("gone", gone)) if names]
@@ -99,34 +99,34 @@ def _digest(folder: str) -> str:
     return withdrawn.tree_digest(sorted(digests))
 
 
-def _layer_shapes(model: keras.Model, shapes: Mapping[str, list[tuple[int, ...]]] | None = None) -> dict[str, object]:
-    """Return each layer's class and the shapes of its weights, which must be equal in models that share weights.
+def _read(
+    model: keras.Model, own: Sequence[tuple[str, list[keras.Variable]]], keras_file: str, training_file: str
+) -> tuple[list[str], list[np.ndarray]]:
+    """Return the blessed model's labels, and its weights in the order of the variables `own`. h5py reads local files.
 
-    Inputs are left out, because Keras numbers them in each model anew, and so is dropout, which may come and go.
-    `shapes` replace those of the model's own weights.
+    Raises:
+      MisfitError: the layers have other names, classes or weights than those of `model`.
     """
-    irrelevant = (keras.layers.InputLayer, keras.layers.Dropout)
-    layers = [layer for layer in model.layers if not isinstance(layer, irrelevant)]
-    own_shapes = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in layers}
-    return {layer.name: (type(layer).__name__, (shapes or own_shapes)[layer.name]) for layer in layers}
-
-
-def _read(keras_file: str, training_file: str) -> tuple[list[str], keras.Model]:
-    """Return the blessed model's labels and the model. Keras reads local files only."""
     with tf.io.gfile.GFile(training_file) as file:
         labels: list[str] = json.loads(file.read())["labels"]
+    wanted = [Layer(path, [tuple(variable.shape) for variable in variables]) for path, variables in own]
+    path, shapes = wanted[-1]
+    wanted[-1] = Layer(path, [(*shape[:-1], len(labels)) for shape in shapes])
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, KERAS_FILE)
         tf.io.gfile.copy(keras_file, local)
-        return labels, keras.saving.load_model(local, compile=False)
+        with zipfile.ZipFile(local) as archive:
+            config = json.loads(archive.read("config.json"))["config"]
+        old = [(layer["class_name"], layer["config"]["name"]) for layer in config["layers"]]
+        new = [(type(layer).__name__, layer.name) for layer in model.layers]
+        if [layer for layer in old if layer[0] not in _PASSING] != [layer for layer in new if layer[0] not in _PASSING]:
+            raise MisfitError("it has other layers")
+        return labels, weights_loading.read(local, Wanted(wanted, []), trusted=True)[1]
 
 
-def _reorder_classes(weights: list[np.ndarray], old: Sequence[str], new: Sequence[str]) -> list[np.ndarray]:
-    """Return kernel [D, C] and bias [C] with their columns in the order of the new labels; a new class has zeros."""
+def _reorder_classes(weight: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:
+    """Return a kernel [D, C] or bias [C] with its columns in the order of the new labels; a new class has zeros."""
     index = {label: number for number, label in enumerate(old)}
-    return [
-        np.stack(
-            [weight[..., index[label]] if label in index else np.zeros_like(weight[..., 0]) for label in new], axis=-1
-        )
-        for weight in weights
-    ]
+    return np.stack(
+        [weight[..., index[label]] if label in index else np.zeros_like(weight[..., 0]) for label in new], axis=-1
+    )

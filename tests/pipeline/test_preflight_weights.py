@@ -1,5 +1,6 @@
 """Which weights a run refuses in its first second."""
 
+import os
 import pathlib
 import zipfile
 
@@ -21,17 +22,25 @@ def test_weights_of_each_kind_are_accepted(images: pathlib.Path, tmp_path: pathl
         check(images, f"backbone.weights={weights}")
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
-def test_weights_that_keras_would_not_know_by_their_name_are_told_the_right_one(
-    images: pathlib.Path, tmp_path: pathlib.Path, suffix: str
+@pytest.mark.parametrize("name", ["weights", "weights.bin", "weights.keras", "weights.h5"])
+def test_weights_are_known_by_their_content_whatever_their_name(
+    images: pathlib.Path, tmp_path: pathlib.Path, name: str
 ):
-    if suffix == ".h5":
-        (tmp_path / "weights").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    else:
-        write_zip(tmp_path / "weights", "model.weights.h5")
-    assert f"Keras needs the suffix {suffix} for this file: rename it to {tmp_path}/weights{suffix}" in refusal(
-        images, f"backbone.weights={tmp_path}/weights"
-    )
+    (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    check(images, f"backbone.weights={tmp_path / name}")
+    write_zip(tmp_path / name, "model.weights.h5")
+    check(images, f"backbone.weights={tmp_path / name}")
+
+
+@pytest.mark.parametrize("name", ["../model.weights.h5", "/model.weights.h5", "x/model.weights.h5"])
+def test_only_the_weights_at_the_root_of_the_archive_count(images: pathlib.Path, tmp_path: pathlib.Path, name: str):
+    write_zip(tmp_path / "w.keras", name)
+    assert "a zip archive without model.weights.h5" in refusal(images, f"backbone.weights={tmp_path / 'w.keras'}")
+
+
+def test_a_pipe_as_weights_is_refused_and_not_waited_for(images: pathlib.Path, tmp_path: pathlib.Path):
+    os.mkfifo(tmp_path / "w.h5")
+    assert f"{tmp_path}/w.h5 is no regular file" in refusal(images, f"backbone.weights={tmp_path / 'w.h5'}")
 
 
 def test_missing_weights_say_what_to_give(images: pathlib.Path):
