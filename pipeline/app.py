@@ -41,7 +41,8 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
     from graftline.pipeline import console, preflight
 
     layout = preflight.check(config)
-    for warning in (*layout.warnings, *preflight.warnings(config, layout.classes)):
+    few = preflight.warn_of_few_judged(config, layout)
+    for warning in (*layout.warnings, *preflight.warnings(config, layout.classes), *few):
         click.echo(f"graftline: note: {warning}", err=True)
     with preflight.lock(config.workspace):
         log_file = console.new_log_file(config.workspace)

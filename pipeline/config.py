@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from graftline.components.data_validation import ValidationSettings
-from graftline.components.evaluator import GateSettings, Threshold
+from graftline.components.evaluator import AccuracyThreshold, GateSettings
 from graftline.components.image_example_gen import IngestSettings
 from graftline.components.pusher import PushSettings
 from graftline.components.serving_validator import ServingValidationSettings
@@ -94,7 +94,7 @@ class ClusterSettings(Settings):
 
 def default_gate() -> GateSettings:
     """Return the gate of a config that sets no threshold."""
-    return GateSettings(accuracy=Threshold(min=0.5, min_change=0.0))
+    return GateSettings(accuracy=AccuracyThreshold(min="majority", min_change=0.0))
 
 
 class Config(Settings):

@@ -12,11 +12,11 @@ import posixpath
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from graftline import features
-from graftline.components.evaluator import always_one, check_classes, check_folders
+from graftline.components.evaluator import always_one, check_classes, check_folders, warn_of_few_images
 from graftline.errors import UserError, did_you_mean
 from graftline.trainer import WEIGHTS, BackboneSettings, check_unfreezing, get_backbone, warn_of_unfreezing
 from graftline.uri import is_uri
@@ -138,6 +138,19 @@ def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:
     sentences += warn_of_unfreezing(config.fine_tuning)
     useless = always_one(config.gate, len(classes)) if classes else ()
     return sentences + [f"{key} is always 1 for {len(classes)} classes: it judges nothing" for key in useless]
+
+
+def warn_of_few_judged(config: "Config", layout: "Layout") -> Iterator[str]:
+    """Yield a note if so few images will be judged on that the gate's default refuses every model."""
+    by_class: dict[str, dict[str, int]] = {}  # the files of each split, by class
+    for file in layout.files:
+        counts = by_class.setdefault(file.split, {})
+        counts[file.label] = counts.get(file.label, 0) + 1
+    # Where the content decides the split, each class has at least one image to judge on.
+    by_content = {name: max(1.0, count * config.data.eval_fraction) for name, count in by_class.get("", {}).items()}
+    judged: Mapping[str, float] = by_class.get(features.TEST) or by_class.get(features.EVAL) or by_content
+    if total := sum(judged.values()):
+        yield from warn_of_few_images(config.gate, total, max(judged.values()) / total)
 
 
 def check_apart(images: str, workspace: str) -> None:

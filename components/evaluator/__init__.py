@@ -11,11 +11,13 @@ from graftline.faces import face
 if TYPE_CHECKING:
     from graftline.components.evaluator.component import Evaluator
     from graftline.components.evaluator.settings import (
+        AccuracyThreshold,
         GateSettings,
         Threshold,
         always_one,
         check_classes,
         check_folders,
+        warn_of_few_images,
     )
     from graftline.components.evaluator.verdict import (
         NOTHING_SERVED,

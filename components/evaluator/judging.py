@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
-from graftline.components.evaluator import metrics, settings, uncertainty
+from graftline.components.evaluator import majority, metrics, settings, uncertainty
 from graftline.components.evaluator.metrics import ROUNDING, Subset
 from graftline.components.evaluator.scored import Answers, Scored
 from graftline.components.evaluator.settings import GateSettings, SliceThresholds, Threshold
@@ -50,7 +50,7 @@ def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), infra
         candidate={name: metrics.value(name, answers.candidate) for name in figures},
         baseline={name: metrics.value(name, theirs) for name in figures} if theirs else {},
         checks=checks,
-        note="\n".join([*notes, *checker.skipped]),
+        note="\n".join([*notes, *checker.skipped, *_doubt(gate, answers.candidate)]),
         intervals={name: checker.interval(name, answers.candidate, metrics.ALL) for name in figures},
         compared_examples=theirs.examples if theirs else 0,
         compared={name: metrics.value(name, ours) for name in figures} if ours else {},
@@ -59,6 +59,12 @@ def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), infra
         by_class=list(_by_class(answers.candidate, checker.level)),
         confusions=_confusions(answers.candidate),
     )
+
+
+def _doubt(gate: GateSettings, candidate: Scored) -> list[str]:
+    """Return a note for a model that may be one of chance, where the gate does not ask."""
+    asked = gate.accuracy is not None and gate.accuracy.above_majority
+    return [text] if not asked and (text := majority.note(candidate)) else []
 
 
 class _Checker:
@@ -76,6 +82,8 @@ class _Checker:
         if self._gate.min_examples > min(1, examples):  # the default is 1, which is worth a line only for 0 images
             yield Check(EXAMPLES, "min", self._gate.min_examples, examples, examples >= self._gate.min_examples)
         for metric, threshold in self._gate.thresholds.items():
+            if threshold.above_majority and examples:
+                yield majority.check(self._answers.candidate)
             yield from self._check_metric(metric, threshold, "", None, None)
         for dimension, thresholds in self._gate.slices.items():
             yield from self._check_dimension(dimension, thresholds)
@@ -132,11 +140,11 @@ class _Checker:
         """Check the bounds of one metric on the images `inside` (bool [N], None for all), or on their class."""
         candidate = self._answers.candidate
         subset = _subset(metric, [candidate], inside, of_class)
-        if threshold.min is not None or threshold.max is not None:
+        if threshold.lowest is not None or threshold.max is not None:
             value, interval = metrics.value(metric, candidate, subset), self.interval(metric, candidate, subset)
             examples = candidate.examples if inside is None else int(inside.sum())
             why = _UNDEFINED if np.isnan(value) else ""
-            for kind, bound in (("min", threshold.min), ("max", threshold.max)):
+            for kind, bound in (("min", threshold.lowest), ("max", threshold.max)):
                 if bound is not None:
                     passed = value >= bound if kind == "min" else value <= bound
                     yield Check(metric, kind, bound, value, passed, part, interval, examples=examples, because=why)

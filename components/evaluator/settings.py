@@ -3,6 +3,8 @@
 `pipeline.config` has it as a section; the DAG passes it to the Evaluator as JSON.
 """
 
+import math
+import statistics
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Literal, get_args
 
@@ -10,6 +12,10 @@ from pydantic import Field, field_validator, model_validator
 
 from graftline.errors import UserError, did_you_mean
 from graftline.settings import Settings
+
+MAJORITY = "majority"  # a value of `gate.accuracy.min`
+# Of its interval, whatever `gate.significance` is: a model that guesses passes about once in 40 trainings.
+MAJORITY_LEVEL = 0.95
 
 Dimension = Literal["class", "folder", "size", "brightness"]
 CLASS, FOLDER, SIZE, BRIGHTNESS = DIMENSIONS = get_args(Dimension)
@@ -34,11 +40,41 @@ class Threshold(Settings):
         description="how much better than the served model it must be, on the same images; negative allows a loss",
     )
 
+    @property
+    def lowest(self) -> float | None:
+        """Return `min`; None where `min` is not a number."""
+        return self.min
+
+    @property
+    def above_majority(self) -> bool:
+        """Return whether the accuracy must be more than that of always answering the most frequent class."""
+        return False
+
     @model_validator(mode="after")
     def _not_empty(self) -> "Threshold":
-        if self.min is not None and self.max is not None and self.min > self.max:
+        if self.lowest is not None and self.max is not None and self.lowest > self.max:
             raise ValueError("a range whose min is not above its max, or no model passes")
         return self
+
+
+class AccuracyThreshold(Threshold):
+    """Bounds of the accuracy on all images."""
+
+    min: Annotated[float, Field(ge=0, le=1)] | Literal["majority"] | None = Field(  # type: ignore[assignment]
+        None,
+        description="the lowest value that passes; majority: the 95 % interval of the accuracy must lie above the share "
+        "of the most frequent class, which a model reaches that always answers this class",
+    )
+
+    @property
+    def lowest(self) -> float | None:
+        """Return `min`; None for `majority`."""
+        return None if self.above_majority else self.min
+
+    @property
+    def above_majority(self) -> bool:
+        """Return whether `min` is `majority`."""
+        return str(self.min) == MAJORITY
 
 
 class LossThreshold(Threshold):
@@ -108,6 +144,11 @@ MIN_EXAMPLES_OF_A_SLICE = 10  # where `min_examples` is null
 class GateSettings(_Thresholds):
     """The thresholds that a model must meet on the eval split to be pushed; a metric that is null has none."""
 
+    accuracy: AccuracyThreshold | None = Field(
+        None,
+        description="share of the images whose most likely class is the right one; where the config says nothing of it: "
+        "{min: majority, min_change: 0}",
+    )
     macro_precision: Threshold | None = _threshold("mean of the classes' precision")
     macro_recall: Threshold | None = _threshold("mean of the classes' recall")
     macro_f1: Threshold | None = _threshold("mean of the classes' F1")
@@ -145,7 +186,8 @@ class GateSettings(_Thresholds):
     def _require_value_threshold(self) -> "GateSettings":
         if all(threshold.min is None and threshold.max is None for threshold in self.thresholds.values()):
             raise ValueError(
-                "at least one min or max, for example gate.accuracy.min=0.5: without one every first model is blessed"
+                "at least one min or max, for example gate.accuracy.min=majority: without one every first model is "
+                "blessed"
             )
         return self
 
@@ -153,6 +195,32 @@ class GateSettings(_Thresholds):
     def alpha(self) -> float | None:
         """Return the level of significance; None for off."""
         return None if self.significance == "off" else self.significance
+
+
+def images_needed(accuracy: float, share: float) -> int:
+    """Return the smallest number of images on which `accuracy` is shown to be more than a `share` below it.
+
+    The lower end of Wilson's interval lies above a share s exactly when the score test rejects s, that is when
+    n > z² s (1 - s) / (accuracy - s)² for n images. A model without a mistake needs 4 images where two classes have the
+    same share, and 35 where one class has 90 % of the images.
+    """
+    z = statistics.NormalDist().inv_cdf((1 + MAJORITY_LEVEL) / 2)
+    return math.floor(z * z * share * (1 - share) / (accuracy - share) ** 2) + 1
+
+
+def warn_of_few_images(settings: GateSettings, images: float, share: float) -> Iterator[str]:
+    """Yield a note if even a model without a mistake cannot pass on about so many images to judge on.
+
+    `share` is that of the most frequent class.
+    """
+    if settings.accuracy is None or not settings.accuracy.above_majority or share >= 1:
+        return
+    if images < (needed := images_needed(1.0, share)):
+        yield (
+            f"about {images:,.0f} images are held back to judge the model: by gate.accuracy.min={MAJORITY} no model "
+            f"can pass on fewer than {needed:,}, because {share:.0%} of them are of one class: add images, or set "
+            "gate.accuracy.min to a number"
+        )
 
 
 def check_classes(settings: GateSettings, classes: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from graftline.components.evaluator.settings import MAJORITY
 from graftline.jsonable import to_json
 
 VERDICT_FILE = "verdict.json"
@@ -26,7 +27,8 @@ class Check:
 
     Attributes:
       metric: name of the metric, or EXAMPLES, SERVING or WITHDRAWN.
-      kind: min, max or min_change; or passed, for a check without figures, which `because` describes.
+      kind: min, max, min_change, or majority (the interval must lie above `bound`); or passed, for a check without
+        figures, which `because` describes.
       bound: the threshold.
       value: the metric's value; for min_change, by how much the candidate is better than the baseline, also where less
         of the metric is better.
@@ -163,6 +165,8 @@ def sentence(check: Check) -> str:
         images = f"{check.value:,.0f} {'image' if check.value == 1 else 'images'}"
         value = f"{images} of {check.part}" if check.part else images
         required = f"at least {check.bound:,.0f} {'is' if check.bound == 1 else 'are'} required (min_examples)"
+    elif check.kind == MAJORITY:
+        value, required = f"{name} is {check.value:.4f}", f"the interval must lie above {check.bound:.4f}"
     elif check.kind == "min_change":
         value = f"{name} is {_change(check.value)} the served model's"
         required = _required_change(check.bound)
@@ -181,9 +185,9 @@ def _outcome(check: Check) -> str:
     if not check.passed and missing > 0:
         if check.metric == EXAMPLES:
             outcome += f", {missing:,.0f} too few"
-        elif check.kind != "min_change":
+        elif check.kind in ("min", "max"):
             outcome += f", {missing:.4f} too {'high' if check.kind == 'max' else 'low'}"
-        elif check.bound:
+        elif check.kind == "min_change" and check.bound:
             outcome += f", {missing:.4f} too {'much' if check.bound < 0 else 'little'}"
     return f"{outcome} ({check.because})" if check.because else outcome
 
