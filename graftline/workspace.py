@@ -43,6 +43,7 @@ class Workspace:
     # Activations of the frozen trunk by image. They may be deleted at any time.
     boundary_cache: ClassVar[_Path] = _Path("cache", "boundary")
     lock: ClassVar[_Path] = _Path(".lock")  # the file that a run locks, so that two runs never use one workspace
+    names: ClassVar[_Path] = _Path("names.json")  # the name of the images' folder that each model is named after
     format_file: ClassVar[_Path] = _Path("format")  # holds the number of the format, as text
 
     def base_path(self, model_name: str) -> str:

@@ -13,6 +13,7 @@ import click
 
 from graftline.errors import UserError, not_installed
 from graftline.pipeline.command import UnexpectedError, brief
+from graftline.workspace import Workspace
 
 if TYPE_CHECKING:
     from graftline.pipeline.config import Config
@@ -45,6 +46,7 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
     for warning in (*layout.warnings, *preflight.warnings(config, layout.classes), *few):
         click.echo(f"graftline: note: {warning}", err=True)
     with preflight.lock(config.workspace):
+        config = _settle_name(config, layout.classes, reset_baseline)
         log_file = console.new_log_file(config.workspace)
         click.echo(
             f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}", err=True
@@ -60,6 +62,20 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
                 if user_error := find_user_error(error):
                     raise user_error from error
                 raise UnexpectedError(f"unexpected {brief(error)}; the traceback is in {log_file}") from error
+
+
+def _settle_name(config: "Config", classes: Sequence[str], reset_baseline: bool) -> "Config":
+    """Return the config with the model's name in its workspace; UserError if another model is served by that name."""
+    from graftline.pipeline import names, preflight
+
+    workspace, images = Workspace(config.workspace), config.image_folders[0]
+    name = config.model.name or names.settle(workspace, images)
+    settled = config.model_copy(update={"model": config.model.model_copy(update={"name": name})})
+    if not reset_baseline:
+        preflight.check_served_classes(settled, classes)
+    if config.model.name is None:
+        names.claim(workspace, name, images)
+    return settled
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:

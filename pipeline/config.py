@@ -4,9 +4,6 @@
 `backbone.weights`) are relative to the current directory. Imports no TFX and no TensorFlow.
 """
 
-import pathlib
-import re
-import unicodedata
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -17,6 +14,7 @@ from graftline.components.image_example_gen import IngestSettings
 from graftline.components.pusher import PushSettings
 from graftline.components.serving_validator import ServingValidationSettings
 from graftline.components.transform import TransformSettings
+from graftline.pipeline import names
 from graftline.settings import Settings
 from graftline.trainer import (
     AugmentationSettings,
@@ -28,23 +26,26 @@ from graftline.trainer import (
     TrainerSettings,
     TrainingSettings,
 )
-from graftline.uri import is_uri
 
 WORKSPACE = "./graftline-workspace"
-# A name is one part of a path, and of TensorFlow Serving's URL /v1/models/NAME:predict.
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ModelSettings(Settings):
     """The served model."""
 
-    name: str | None = Field(None, description="the name that clients ask for; null: the name of the images' folder")
+    name: str | None = Field(
+        None,
+        description="the name that clients ask for; null: the name of the images' folder, and a hash after it where a "
+        "model's name cannot hold its characters",
+    )
 
     @field_validator("name")
     @classmethod
     def _legal(cls, name: str | None) -> str | None:
-        if name is not None and not _MODEL_NAME.fullmatch(name):
+        if name is not None and not names.LEGAL.fullmatch(name):
             raise ValueError("letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        if name is not None and name.casefold() in names.RESERVED:
+            raise ValueError(f"another name than {name}, which is a file next to the models")
         return name
 
 
@@ -129,7 +130,7 @@ class Config(Settings):
     @property
     def model_name(self) -> str:
         """The name that the model is served under: `model.name`, or the name of the images' folder."""
-        return self.model.name or name_from_folder(self.image_folders[0] if self.image_folders else None)
+        return self.model.name or names.from_folder(self.image_folders[0] if self.image_folders else None)
 
     @property
     def image_folders(self) -> tuple[str, ...]:
@@ -145,13 +146,3 @@ class Config(Settings):
         shared |= {"resize": self.data.resize, "materialize": self.data.materialize, **cache_key}
         served = base_path if self.training.warm_start else ""
         return TrainerSettings(**shared, state=state, served=served).model_dump(mode="json")
-
-
-def name_from_folder(images: str | None) -> str:
-    """Return a legal model name for a folder's path or URI: `My-photos` for `~/My photos/`, `model` if none is left."""
-    if images is None:
-        return "model"
-    named = images if is_uri(images) else str(pathlib.Path(images).resolve())
-    last = next((part for part in reversed(named.split("/")) if part and "{" not in part), "")  # skips span-{SPAN}
-    plain = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._") or "model"

@@ -44,7 +44,7 @@ def run(
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
-        from graftline.pipeline import housekeeping
+        from graftline.pipeline import housekeeping, relocation
         from graftline.pipeline.dag import RUN_FN, create_pipeline
         from graftline.trainer import check_trunk
 
@@ -53,6 +53,8 @@ def run(
     check_trunk(config.backbone, config.head, config.fine_tuning)
 
     workspace = Workspace(str(pathlib.Path(config.workspace).resolve()))
+    for place in relocation.mend(workspace):
+        logging.info("the workspace was in %s before: its paths are mended", place)
     site = Site(workspace, fingerprint, readable=True)
     site = replace(site, served=versions.served_version(site.base_path(config)))
     pipeline = create_pipeline(
@@ -72,14 +74,19 @@ def run(
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """Return the config with absolute paths in place of relative ones: TFX's cache knows a folder by its name."""
+    """Return the config with absolute paths in place of relative ones: TFX's cache knows a folder by its name.
+
+    The model keeps the name that it has by the path as the user gave it.
+    """
 
     def absolute(path: str) -> str:
         return path if is_uri(path) else str(pathlib.Path(path).resolve())
 
     manifest = config.data.manifest and absolute(config.data.manifest)
     data = config.data.model_copy(update={"manifest": manifest})
-    return config.model_copy(update={"images": [absolute(path) for path in config.image_folders], "data": data})
+    model = config.model.model_copy(update={"name": config.model_name})
+    images = [absolute(path) for path in config.image_folders]
+    return config.model_copy(update={"images": images, "data": data, "model": model})
 
 
 @contextlib.contextmanager

@@ -15,8 +15,14 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from graftline import features
-from graftline.components.evaluator import always_one, check_classes, check_folders, warn_of_few_images
+from graftline import features, uri
+from graftline.components.evaluator import (
+    always_one,
+    check_classes,
+    check_folders,
+    explain_other_classes,
+    warn_of_few_images,
+)
 from graftline.errors import UserError, did_you_mean
 from graftline.trainer import WEIGHTS, BackboneSettings, check_unfreezing, get_backbone, warn_of_unfreezing
 from graftline.uri import is_uri
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from graftline.components.image_example_gen import Layout
     from graftline.pipeline.config import Config
 
+_MAX_LABELS = 64 << 20  # bytes of a file of class names
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 
@@ -124,6 +131,29 @@ def check_phases(config: "Config") -> None:
             "training.transfer_images_per_class compares the backbone's weights with random weights, but "
             "backbone.weights is none, which means random: set training.transfer_images_per_class=0, or give other "
             "weights"
+        )
+
+
+def check_served_classes(config: "Config", classes: Sequence[str]) -> None:
+    """Raise UserError if the model that is served by this name knows none of the classes.
+
+    A model of other things would take its place, compared with nothing. A served model whose classes cannot be read is
+    left to the gate, which says so.
+    """
+    from graftline.components.storage import files, versions
+    from graftline.pipeline.site import Site
+
+    base_path = Site(Workspace(config.workspace), "").base_path(config)
+    try:
+        if not (served := versions.served_version(base_path)):
+            return
+        data, _ = files.read(uri.join(served, "assets", features.LABELS_FILE), _MAX_LABELS)
+    except OSError:
+        return
+    if reason := explain_other_classes(classes, features.parse_labels(data)):
+        raise UserError(
+            f"the model '{config.model_name}' is served from {served}, and {reason}. If this is another model, name it "
+            "with --set model.name=NAME. If it takes the place of the served one, add --reset-baseline"
         )
 
 

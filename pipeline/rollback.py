@@ -75,10 +75,11 @@ def _update_metadata(base_path: str, done: RolledBack) -> str:
         return ""
     from ml_metadata import errors
 
-    from graftline.pipeline import lineage
+    from graftline.pipeline import lineage, relocation
 
     name = os.path.basename(base_path)
     try:
+        relocation.mend(Workspace(os.path.realpath(workspace.root)))
         store = lineage.connect(workspace.metadata)
         descent = lineage.descent(store)
         if done.withdrawn:

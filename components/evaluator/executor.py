@@ -20,7 +20,12 @@ from graftline import features, signatures
 from graftline.blessings import INFRA_BLESSED, SERVING_VALIDATION_FILE
 from graftline.components.evaluator import judging, predictions, verdict
 from graftline.components.evaluator.predictions import BASELINE, CANDIDATE
-from graftline.components.evaluator.settings import GateSettings, check_classes
+from graftline.components.evaluator.settings import (
+    GateSettings,
+    check_classes,
+    describe_lookalikes,
+    explain_other_classes,
+)
 from graftline.components.evaluator.tfma import eval_config
 from graftline.components.storage import versions
 from graftline.errors import UserError
@@ -61,10 +66,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         check_classes(gate, candidate.labels)
         evaluation = artifact_utils.get_single_uri(output_dict["evaluation"])
         served, notes = _baseline(input_dict, exec_properties)
+        checks = _serving_validation(input_dict)
         with _readable(served) as directory:
             baseline = _Model(directory, _served_labels(directory)) if served else None
             if baseline is not None and (note := _class_note(candidate.labels, baseline.labels)):
                 notes.append(note)
+                checks += _check_served_classes(candidate.labels, baseline.labels)
                 if not _comparable(candidate.labels, baseline.labels):
                     served, baseline = "", None
             # AutoGraph would rewrite the code of TFMA's metrics for graphs, in a second or more; they run eagerly.
@@ -74,7 +81,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         with tempfile.TemporaryDirectory() as scratch:
             served_labels = baseline.labels if baseline else None
             answers = predictions.read(evaluation, candidate.labels, served_labels, scratch)
-            judged = judging.judge(gate, answers, notes, _serving_validation(input_dict))
+            judged = judging.judge(gate, answers, notes, checks)
         io_utils.write_string_file(os.path.join(evaluation, verdict.VERDICT_FILE), judged.to_json())
         io_utils.write_string_file(os.path.join(evaluation, verdict.VERDICT_TEXT), judged.to_text())
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
@@ -202,13 +209,25 @@ def _class_note(labels: Sequence[str], served_labels: Sequence[str]) -> str:
     return (
         f"the served model has other classes ({changes}): both models were compared on the images of the "
         f"{len(ours & theirs)} classes that both have, by their probabilities for these classes only"
+        f"{describe_lookalikes(labels, served_labels)}"
     )
 
 
-def _serving_validation(inputs: Mapping[str, list[types.Artifact]]) -> verdict.Check | None:
-    """Return what the serving validation found, as a check of the verdict; None where none ran."""
+def _check_served_classes(labels: Sequence[str], served_labels: Sequence[str]) -> list[verdict.Check]:
+    """Return a check that failed if the served model knows none of the candidate's classes."""
+    if not (reason := explain_other_classes(labels, served_labels)):
+        return []
+    text = (
+        f"a model is served by this name, and {reason}: failed (if this is another model, set model.name; if it takes "
+        "the place of the served one, run with --reset-baseline)"
+    )
+    return [verdict.Check(verdict.SERVED_CLASSES, "passed", 1, 0.0, False, because=text)]
+
+
+def _serving_validation(inputs: Mapping[str, list[types.Artifact]]) -> list[verdict.Check]:
+    """Return what the serving validation found, as a check of the verdict; nothing where none ran."""
     if not inputs.get("infra_blessing"):
-        return None
+        return []
     uri = artifact_utils.get_single_uri(inputs["infra_blessing"])
     path = os.path.join(uri, SERVING_VALIDATION_FILE)
     if tf.io.gfile.exists(path):
@@ -216,15 +235,15 @@ def _serving_validation(inputs: Mapping[str, list[types.Artifact]]) -> verdict.C
             report = json.load(file)
         passed, reasons = bool(report["passed"]), "; ".join(map(str, report.get("reasons", [])))
         if passed and report.get("images") == 0:
-            return None  # it was switched off
+            return []  # it was switched off
         if report.get("withdrawn"):  # no server was asked
-            return verdict.Check(verdict.WITHDRAWN, "passed", 1, 0.0, False, because=f"withdrawn: {reasons}")
+            return [verdict.Check(verdict.WITHDRAWN, "passed", 1, 0.0, False, because=f"withdrawn: {reasons}")]
     else:  # TFX's InfraValidator gives no reasons
         passed, reasons = tf.io.gfile.exists(os.path.join(uri, INFRA_BLESSED)), ""
     text = "a model server gave the same answers as the trained model: passed"
     if not passed:
         text = f"the serving validation refused the model: {reasons or 'it gave no reason'}"
-    return verdict.Check(verdict.SERVING, "passed", 1, float(passed), passed, because=text)
+    return [verdict.Check(verdict.SERVING, "passed", 1, float(passed), passed, because=text)]
 
 
 def _bless(

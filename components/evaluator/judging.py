@@ -38,10 +38,10 @@ class Change:
     p_value: float
 
 
-def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), infra: Check | None = None) -> Verdict:
-    """Return the verdict on a candidate; `infra` is the check of the serving validation, where it ran."""
+def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), others: Sequence[Check] = ()) -> Verdict:
+    """Return the verdict on a candidate; `others` are checks without a metric, such as the serving validation's."""
     checker = _Checker(gate, answers)
-    checks = [*([infra] if infra else []), *checker.checks()]
+    checks = [*others, *checker.checks()]
     figures = dict.fromkeys([*_FIGURES, *gate.thresholds])
     ours, theirs = answers.shared or (None, None)
     return Verdict(

@@ -23,7 +23,7 @@ class Majority:
 
 
 def find(labels: np.ndarray, names: list[str] | tuple[str, ...]) -> Majority:
-    """Return the majority of `labels`, int [N]: indexes into `names`, or -1 for a class that the model does not know."""
+    """Return the majority of `labels`, int [N]: indexes into `names`, or -1 for other classes."""
     if not (labels >= 0).any():
         return Majority("", 0.0)
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
@@ -55,7 +55,7 @@ def advise(accuracy: float, share: float, images: int) -> str:
 
 
 def note(scored: Scored) -> str:
-    """Return a sentence for a model that is not shown to be better than the majority, where no threshold asks for it."""
+    """Return a sentence if the model is not shown to be better than the majority, for a gate that does not ask."""
     outcome = check(scored)
     if outcome.passed or not scored.examples:
         return ""

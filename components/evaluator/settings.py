@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from graftline import lookalikes
 from graftline.errors import UserError, did_you_mean
 from graftline.settings import Settings
 
@@ -62,19 +63,19 @@ class AccuracyThreshold(Threshold):
 
     min: Annotated[float, Field(ge=0, le=1)] | Literal["majority"] | None = Field(  # type: ignore[assignment]
         None,
-        description="the lowest value that passes; majority: the 95 % interval of the accuracy must lie above the share "
-        "of the most frequent class, which a model reaches that always answers this class",
+        description="the lowest value that passes; majority: the 95 % interval of the accuracy must lie above the "
+        "accuracy of always answering the most frequent class",
     )
 
     @property
     def lowest(self) -> float | None:
         """Return `min`; None for `majority`."""
-        return None if self.above_majority else self.min
+        return self.min if isinstance(self.min, float) else None
 
     @property
     def above_majority(self) -> bool:
         """Return whether `min` is `majority`."""
-        return str(self.min) == MAJORITY
+        return self.min == MAJORITY
 
 
 class LossThreshold(Threshold):
@@ -146,8 +147,8 @@ class GateSettings(_Thresholds):
 
     accuracy: AccuracyThreshold | None = Field(
         None,
-        description="share of the images whose most likely class is the right one; where the config says nothing of it: "
-        "{min: majority, min_change: 0}",
+        description="share of the images whose most likely class is the right one; {min: majority, min_change: 0} if "
+        "the config does not name it",
     )
     macro_precision: Threshold | None = _threshold("mean of the classes' precision")
     macro_recall: Threshold | None = _threshold("mean of the classes' recall")
@@ -223,10 +224,40 @@ def warn_of_few_images(settings: GateSettings, images: float, share: float) -> I
         )
 
 
+def explain_other_classes(classes: Sequence[str], served_classes: Sequence[str]) -> str:
+    """Return why a model cannot take the place of the served one: they share no class; "" if they do."""
+    if set(classes) & set(served_classes):
+        return ""
+    return (
+        f"it knows none of the classes {_listed(classes)}: its classes are {_listed(served_classes)}"
+        f"{describe_lookalikes(classes, served_classes)}"
+    )
+
+
+def describe_lookalikes(classes: Sequence[str], served_classes: Sequence[str]) -> str:
+    """Return a clause on new classes that look like classes of the served model and are others; "" for none."""
+    pairs = [
+        f"{lookalikes.show(ours)} and {lookalikes.show(theirs)}"
+        for ours, theirs in lookalikes.match(classes, served_classes)
+    ]
+    if not pairs:
+        return ""
+    return f"; these names look alike and are not the same: {', '.join(pairs[:5])}: give the folders their old names"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
 def check_classes(settings: GateSettings, classes: Sequence[str]) -> None:
     """Raise UserError if a class in `gate.slices.class.values` does not exist."""
     for value in settings.slices[CLASS].values if CLASS in settings.slices else ():
         if value not in classes:
+            if pairs := lookalikes.match([value], classes):
+                raise UserError(
+                    f"gate.slices.class.values names the class {lookalikes.show(value)}, which does not exist; "
+                    f"{lookalikes.show(pairs[0][1])} looks alike: copy the name of that class"
+                )
             near = did_you_mean(value, list(classes)) or f"; the classes are {', '.join(classes[:10])}"
             raise UserError(f"gate.slices.class.values names the class '{value}', which does not exist{near}")
 

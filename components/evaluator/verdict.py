@@ -18,6 +18,7 @@ VERDICT_TEXT = "verdict.txt"  # the same as text
 Interval = tuple[float, float]  # lower and upper end of a confidence interval
 # What a check is of, if not of a metric.
 EXAMPLES, SERVING, WITHDRAWN = "examples", "serving_validation", "withdrawn"
+SERVED_CLASSES = "classes_of_the_served_model"
 NOTHING_SERVED = "no model is served yet: only the min and max thresholds were applied"  # a note
 
 
@@ -26,7 +27,7 @@ class Check:
     """One threshold and its outcome: `value` was measured where `bound` was required.
 
     Attributes:
-      metric: name of the metric, or EXAMPLES, SERVING or WITHDRAWN.
+      metric: name of the metric, or EXAMPLES, SERVING, WITHDRAWN or SERVED_CLASSES.
       kind: min, max, min_change, or majority (the interval must lie above `bound`); or passed, for a check without
         figures, which `because` describes.
       bound: the threshold.

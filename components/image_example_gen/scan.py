@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from graftline import uri
+from graftline import folder_name, uri
 from graftline.components.image_example_gen import layouts, manifest
 from graftline.components.image_example_gen.layouts import SPAN, SPLIT_OF, Contents, File, Layout, Roots
 from graftline.components.storage import files, listing
@@ -120,8 +120,8 @@ def _resolve(roots: Sequence[str | os.PathLike[str]]) -> Roots:
     if len(folders) == 1:
         return Roots(tuple(folders))
     names: list[str] = []
-    for folder in folders:
-        base = files.escape(folder.rstrip("/").rpartition("/")[2]) or "root"
+    for root in roots:
+        base = files.escape(folder_name.of(os.fspath(root))) or "root"  # of a link its own name, which does not change
         candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
         names.append(next(name for name in candidates if name not in names))
     return Roots(tuple(folders), tuple(names))

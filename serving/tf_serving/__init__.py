@@ -74,9 +74,8 @@ def _add_to_config(model: Model) -> None:
     if labels.canary_version(base) is None:
         newest_two = sorted(model.versions)[-2:]
         labels.update(base, stable=newest_two[0], canary=newest_two[-1])
+    labels.relocate(os.path.dirname(base.path))  # the container finds the models at their path on this machine
     path = labels.config_path(base)
     configs = model_config.decode(model_config.read_bytes(path), path)
     if base.path not in {config.base_path for config in configs}:
-        raise UserError(
-            f"{path} lists no model at {base.path}; the workspace may have been moved: remove the file, then try again"
-        )
+        raise UserError(f"{path} lists no model at {base.path}: remove the file, then try again")

@@ -7,16 +7,18 @@ Format: https://www.tensorflow.org/tfx/serving/serving_config ("Assigning string
 
 import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
-from graftline.serving.versions.base_path import BasePath
+from graftline.serving.versions.base_path import BasePath, Disk
+from graftline.serving.versions.model_config import HEAD_LINE
 
 FILE = "models.config"
 STABLE, CANARY = "stable", "canary"
 
 _logger = logging.getLogger(__name__)
-_HEAD = """\
-# Versions and labels of the models in this folder, for tensorflow_model_server --model_config_file=THIS_FILE
+_HEAD = f"""\
+{HEAD_LINE}, for tensorflow_model_server --model_config_file=THIS_FILE
 # --model_config_file_poll_wait_seconds=60. Graftline rewrites this file with each push. It sets the labels stable and
 # canary, and keeps your other labels, other models, and any policy that is not `specific`. It keeps no comments.
 """
@@ -65,6 +67,30 @@ def update(base: BasePath, stable: int, canary: int) -> None:
             after = _to_text(config)
             if after != before:
                 base.write(path, after)
+    except (_UnreadableError, OSError) as error:
+        _logger.warning("%s was not updated: %s", path, error)
+
+
+def relocate(folder: str, moved_from: Collection[str] | None = None) -> None:
+    """Name `folder`, which holds the models, in the base paths of its `models.config`; nothing without such a file.
+
+    `moved_from` are the folders that it was moved or copied from; None stands for every other folder. A base path is
+    changed if its last part is a folder in `folder`. A file that cannot be read or written is left, with a warning.
+    """
+    disk = Disk(folder)
+    path = f"{disk.path}/{FILE}"
+    try:
+        if (before := disk.read(path)) is None:
+            return
+        with disk.locked(disk.path):
+            config = _parse(before)
+            for entry in config.model_config_list.config:
+                parent, name = os.path.split(entry.base_path.rstrip("/"))
+                moved = parent != disk.path if moved_from is None else parent in moved_from
+                if moved and os.path.isdir(os.path.join(disk.path, name)):
+                    entry.base_path = os.path.join(disk.path, name)
+            if (after := _to_text(config)) != before:
+                disk.write(path, after)
     except (_UnreadableError, OSError) as error:
         _logger.warning("%s was not updated: %s", path, error)
 

@@ -4,9 +4,10 @@ The server (`--model_config_file`, HandleReloadConfigRequest) and its model mana
 nothing; reading a config imports the generated protos, and with them TensorFlow.
 """
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graftline.errors import UserError
@@ -14,6 +15,8 @@ from graftline.serving.versions.locate import Model, scan_versions
 from graftline.uri import is_uri
 
 PLATFORM = "tensorflow"
+# How a `models.config` begins that Graftline wrote: the models lie next to it, wherever it says that they lie.
+HEAD_LINE = "# Versions and labels of the models in this folder"
 _INT64_MAX = (1 << 63) - 1
 _MODEL_TYPE = "ModelServerConfig::model_type (deprecated)"
 
@@ -145,13 +148,16 @@ def from_proto(config: Any, served: Collection[str] = ()) -> list[ModelConfig]:
 
 
 def decode(data: bytes, source: str) -> list[ModelConfig]:
-    """Return the models of a `models.config`, a text proto. Errors name its `source`. Raises UserError."""
+    """Return the models of a `models.config`, a text proto, whose path is `source`. Raises UserError.
+
+    If Graftline wrote the file and it was moved or copied together with the models next to it, these are meant.
+    """
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
         config = text_format.Parse(data.decode(), model_server_config_pb2.ModelServerConfig())
-        return from_proto(config)
+        return _find_moved(from_proto(config), data, source)
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read the models config {source}: it is not UTF-8 text") from error
     except text_format.ParseError as error:
@@ -160,6 +166,24 @@ def decode(data: bytes, source: str) -> list[ModelConfig]:
         if config.WhichOneof("config") is None:
             raise UserError(f"{source} names no model: write model_config_list {{ config {{ … }} }}") from error
         raise UserError(f"{source}: {error}") from error
+
+
+def _find_moved(configs: list[ModelConfig], data: bytes, source: str) -> list[ModelConfig]:
+    """Return the configs with base paths next to the file in place of those where the file was before it was moved."""
+    if not data.startswith(HEAD_LINE.encode()):
+        return configs
+    folder = os.path.dirname(os.path.realpath(source))
+
+    def find(config: ModelConfig) -> ModelConfig:
+        here = os.path.join(folder, os.path.basename(config.base_path.rstrip("/")))
+        if is_uri(config.base_path) or not scan_versions(here):
+            return config
+        with contextlib.suppress(OSError):
+            if os.path.samefile(here, config.base_path):
+                return config
+        return replace(config, base_path=here)
+
+    return list(map(find, configs))
 
 
 def read_bytes(path: str) -> bytes:

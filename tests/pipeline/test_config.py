@@ -136,7 +136,7 @@ def test_several_folders_are_a_list_and_one_is_text(write):
     assert load(None, ["images=[a, 'b c']"]).image_folders == ("a", "b c")
     assert load(None, ["images=photos #1"]).image_folders == ("photos #1",)
     assert load(None).image_folders == ()
-    assert load(None, ["images=[/data/My photos, b]"]).model_name == "My-photos"
+    assert load(None, ["images=[/data/My photos, b]"]).model_name == "My-photos-4a07b389"
     assert message(None, "images=[1]") == "--set: images[0] is 1, but must be text (a number as a name goes in quotes)"
 
 
@@ -189,9 +189,9 @@ def test_an_unknown_metric_names_the_nearest():
     ("images", "name"),
     [
         ("photos", "photos"),
-        ("some/My photos (2024)/", "My-photos-2024"),
-        ("/data/Äpfel", "Apfel"),
-        ("/data/写真", "model"),
+        ("some/My photos (2024)/", "My-photos-2024-099fc589"),
+        ("/data/Äpfel", "Apfel-ebf2411b"),
+        ("/data/写真", "model-9c3250ff"),
         ("gs://bucket/flowers/", "flowers"),
         ("gs://bucket/flowers/span-{SPAN}", "flowers"),
         (None, "model"),

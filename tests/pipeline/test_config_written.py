@@ -13,7 +13,7 @@ from graftline.components.evaluator.settings import (
     SliceThresholds,
     Threshold,
 )
-from graftline.pipeline import config, config_file, config_reference
+from graftline.pipeline import config, config_file, config_reference, names
 from graftline.pipeline.config import Config
 from graftline.pipeline.config_file import load
 from graftline.trainer import backbones
@@ -101,7 +101,7 @@ def test_an_override_of_any_number_and_any_path_says_what_it_says(seed: int, rat
 
 @given(_text)
 def test_any_folder_gives_a_name_that_the_config_itself_accepts(folder: str):
-    name = config.name_from_folder(f"/data/{folder.replace(chr(0), '')}")
+    name = names.from_folder(f"/data/{folder.replace(chr(0), '')}")
     assert config.ModelSettings(name=name).name == name
 
 

@@ -1,4 +1,4 @@
-"""A workspace of version 0.1 goes on with this version. The tests of this file tell one story in one workspace."""
+"""A workspace of version 0.1 that was moved goes on with this version, in a story of one workspace."""
 
 import json
 import pathlib

@@ -255,8 +255,8 @@ def few_judged(images: pathlib.Path, *overrides: str) -> list[str]:
 def test_too_few_images_for_the_gate_to_tell_are_noted_before_the_training(tmp_path: pathlib.Path) -> None:
     folders.write_stubs(tmp_path / "few", [f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(3)])
     assert few_judged(tmp_path / "few") == [
-        "about 2 images are held back to judge the model: by gate.accuracy.min=majority no model can pass on fewer than "
-        "4, because 50% of them are of one class: add images, or set gate.accuracy.min to a number"
+        "about 2 images are held back to judge the model: by gate.accuracy.min=majority no model can pass on fewer "
+        "than 4, because 50% of them are of one class: add images, or set gate.accuracy.min to a number"
     ]
     assert few_judged(tmp_path / "few", "gate.accuracy.min=0.5") == []
     assert few_judged(tmp_path / "few", "data.eval_fraction=0.7") == []

@@ -147,3 +147,18 @@ def test_the_baseline_is_what_is_served_when_the_node_runs_whatever_was_when_the
     began_with = {"served": str(place.base_path / "2"), "served_base_path": str(place.base_path)}
     assert _baseline({}, began_with) == (str(place.base_path / "10"), [])
     assert _baseline({}, {"served": "", "served_base_path": str(place.base_path)}) == (str(place.base_path / "10"), [])
+
+
+def test_a_served_model_that_knows_none_of_the_classes_refuses_the_candidate(
+    place: Place, tmp_path: pathlib.Path
+) -> None:
+    from graftline.components.evaluator.executor import _check_served_classes, _class_note
+
+    (check,) = _check_served_classes(["cat", "dog"], ["rose", "tulip"])
+    assert (check.passed, failures([check])) == (False, ["classes of the served model"])
+    assert "knows none of the classes cat, dog: its classes are rose, tulip" in check.because
+    assert "run with --reset-baseline" in check.because
+    assert _check_served_classes(["cat", "dog"], ["cat", "tulip"]) == []
+    assert "'cafe\u0301' (cafe\\u0301) and 'café' (caf\\xe9)" in _class_note(
+        ["a", "b", "cafe\u0301"], ["a", "b", "café"]
+    )

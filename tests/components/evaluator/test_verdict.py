@@ -12,7 +12,7 @@ from tests.components.evaluator.drawn_answers import answers, asked, hits, model
 
 def test_what_the_serving_validation_refused_is_not_blessed() -> None:
     infra = Check(SERVING, "passed", 1, 0, False, because="the serving validation refused the model: too slow")
-    verdict = judging.judge(asked(), answers(model([True] * 30)), infra=infra)
+    verdict = judging.judge(asked(), answers(model([True] * 30)), others=[infra])
     assert not verdict.blessed
     assert failures(verdict.checks) == ["serving validation"]
     assert sentences(verdict.checks)[0] == "the serving validation refused the model: too slow"
