@@ -30,6 +30,7 @@ from graftline.blessings import BLESSED, CURRENT_MODEL, NEW_VERSION, PUSHED_DEST
 from graftline.components.storage.versions import destination
 from graftline.pipeline import lineage
 from graftline.pipeline.console import Event
+from graftline.serving.versions.locate import is_version_name
 from graftline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def _versions(models: pathlib.Path) -> set[tuple[str, str]]:
     if not os.path.lexists(models):  # OSError below for a link to an unmounted disk: its versions may still exist
         return set()
     bases = [base for base in os.scandir(models) if not base.is_file()]
-    return {(base.name, entry.name) for base in bases for entry in os.scandir(base.path) if entry.name.isdecimal()}
+    names = [(base.name, entry.name) for base in bases for entry in os.scandir(base.path)]
+    return {(model, str(int(name))) for model, name in names if is_version_name(name)}
 
 
 def _versions_at(base_path: str | None) -> set[tuple[str, str]]:

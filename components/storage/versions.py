@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from graftline.components.storage import files, listing
 from graftline.errors import UserError
-from graftline.serving.versions.base_path import BasePath, Disk, changed_while_pushed, copy_and_digest, files_under
-from graftline.serving.versions.locate import SAVED_MODEL, is_version_name
+from graftline.serving.versions.base_path import (
+    BasePath,
+    Disk,
+    changed_while_pushed,
+    copy_and_digest,
+    files_under,
+    number_after,
+)
+from graftline.serving.versions.locate import SAVED_MODEL, by_number, is_version_name
 from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
@@ -125,9 +132,9 @@ class ObjectStore:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """As `BasePath.exclusive`: removes what interrupted pushes left, but does not keep other pushers out."""
-        complete = self.versions()
+        complete = self.versions().values()
         for name in filter(str.isdecimal, self.names(self._unfinished)):
-            if int(name) not in complete:
+            if f"{self.path}/{name}" not in complete:
                 self._clear(name)
             self.delete(f"{self._unfinished}/{name}")
         yield
@@ -136,7 +143,7 @@ class ObjectStore:
         """As `BasePath.versions`."""
         places = [path.partition("/") for path in self._list(self.path)]
         complete = [name for name, _, file in places if file == SAVED_MODEL and is_version_name(name)]
-        return {int(name): f"{self.path}/{name}" for name in complete}
+        return {version: f"{self.path}/{name}" for version, name in by_number(complete).items()}
 
     def highest_number(self) -> int:
         """As `BasePath.highest_number`."""
@@ -156,7 +163,7 @@ class ObjectStore:
 
     def local(self, version: int) -> AbstractContextManager[str]:
         """As `BasePath.local`."""
-        return self.fetched(str(version))
+        return self.fetched(self.versions()[version].rpartition("/")[2])
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[str]:
@@ -171,7 +178,7 @@ class ObjectStore:
 
     def add(self, saved_model_dir: str, digest: str) -> int:
         """As `BasePath.add`. Readers that look for `saved_model.pb` see a whole version or none."""
-        version = self.highest_number() + 1
+        version = number_after(self.highest_number(), self.path)
         graph = os.path.join(saved_model_dir, SAVED_MODEL)
         self.write(f"{self._unfinished}/{version}", digest.encode())
         try:
@@ -201,11 +208,12 @@ class ObjectStore:
 
     def remove(self, version: int) -> None:
         """As `BasePath.remove`: `saved_model.pb` goes first. The next pusher completes an interrupted removal."""
-        name = self.versions()[version].rpartition("/")[2]
-        self.write(f"{self._unfinished}/{name}", b"removing")
-        self._system.delete([f"{self.path}/{name}/{SAVED_MODEL}"])
-        self._clear(name)
-        self.delete(f"{self._unfinished}/{name}")
+        while folder := self.versions().get(version):  # `8` and `008` are one version
+            name = folder.rpartition("/")[2]
+            self.write(f"{self._unfinished}/{name}", b"removing")
+            self._system.delete([f"{self.path}/{name}/{SAVED_MODEL}"])
+            self._clear(name)
+            self.delete(f"{self._unfinished}/{name}")
 
     def _clear(self, name: str) -> None:
         folder = f"{self.path}/{name}"

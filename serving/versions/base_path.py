@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Protocol
 
 from graftline.errors import UserError
-from graftline.serving.versions.locate import is_version_name, scan_versions
+from graftline.serving.versions.locate import INT64_MAX, is_version_name, scan_versions
 from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
@@ -84,6 +84,13 @@ def copy_and_digest(reader: IO[bytes], writer: IO[bytes] | None = None) -> bytes
         if writer:
             writer.write(chunk)
     return digest.digest()
+
+
+def number_after(version: int, path: str) -> int:
+    """Return the number of the next version at a base path; raise UserError if there is none."""
+    if version >= INT64_MAX:
+        raise UserError(f"{path} holds version {version}, and no number is higher: give its folder a lower number")
+    return version + 1
 
 
 def changed_while_pushed(saved_model_dir: str) -> RuntimeError:
@@ -195,7 +202,7 @@ class Disk:
                 raise changed_while_pushed(saved_model_dir)
             version = self.highest_number()
             while True:
-                version += 1
+                version = number_after(version, self.path)
                 try:
                     os.rename(aside, os.path.join(self.path, str(version)))
                 except OSError as error:
@@ -212,9 +219,10 @@ class Disk:
 
     def remove(self, version: int) -> None:
         """As `BasePath.remove`."""
-        aside = os.path.join(self.path, f"{_DROPPED}{version}-{uuid.uuid4().hex}")
-        os.rename(self.versions()[version], aside)
-        shutil.rmtree(aside)
+        while folder := self.versions().get(version):  # `8` and `008` are one version
+            aside = os.path.join(self.path, f"{_DROPPED}{version}-{uuid.uuid4().hex}")
+            os.rename(folder, aside)
+            shutil.rmtree(aside)
 
     def names(self, folder: str) -> list[str]:
         """As `BasePath.names`."""

@@ -4,12 +4,15 @@
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graftline.errors import UserError, did_you_mean
 from graftline.workspace import Workspace
 
 SAVED_MODEL = "saved_model.pb"
+INT64_MAX = (1 << 63) - 1  # the highest version
+_DIGITS = len(str(INT64_MAX))
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,28 @@ def is_saved_model(path: str) -> bool:
 
 
 def is_version_name(name: str) -> bool:
-    """Return whether TF Serving takes a folder of this name for a version: ASCII digits alone."""
-    return name.isascii() and name.isdecimal()
+    """Return whether TF Serving takes a folder of this name for a version: ASCII digits alone, an int64."""
+    return name.isascii() and name.isdecimal() and len(name.lstrip("0")) <= _DIGITS and int(name) <= INT64_MAX
 
 
 def scan_versions(base_path: str) -> dict[int, str]:
     """Return version number → folder of every complete version under a TF Serving base path.
 
     Names that are no whole number are skipped, as TF Serving does. So are numbers without `saved_model.pb`, which is
-    the last file of a push to an object store. A missing base path has no versions.
+    the last file of a push to an object store. A missing base path has no versions. `8` and `008` are one version, for
+    TF Serving as well: the shortest name counts.
     """
     try:
         names = os.listdir(base_path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    numbered = {int(name): os.path.join(base_path, name) for name in names if is_version_name(name)}
-    return {version: path for version, path in numbered.items() if is_saved_model(path)}
+    complete = (name for name in names if is_version_name(name) and is_saved_model(os.path.join(base_path, name)))
+    return {version: os.path.join(base_path, name) for version, name in by_number(complete).items()}
+
+
+def by_number(names: Iterable[str]) -> dict[int, str]:
+    """Return number → name of versions; the shortest name of each number."""
+    return {int(name): name for name in sorted(names, key=len, reverse=True)}
 
 
 def _base_paths(folder: str) -> dict[str, dict[int, str]]:

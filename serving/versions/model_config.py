@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graftline.errors import UserError
-from graftline.serving.versions.locate import Model, scan_versions
+from graftline.serving.versions.locate import Model, is_version_name, scan_versions
 from graftline.uri import is_uri
 
 PLATFORM = "tensorflow"
 # How a `models.config` begins that Graftline wrote: the models lie next to it, wherever it says that they lie.
 HEAD_LINE = "# Versions and labels of the models in this folder"
-_INT64_MAX = (1 << 63) - 1
 _MODEL_TYPE = "ModelServerConfig::model_type (deprecated)"
 
 
@@ -45,7 +44,7 @@ class VersionPolicy:
         """Parse `latest`, `latest:2`, `all` or `specific:1,3` of a command line. Raises UserError."""
         kind, _, rest = text.strip().partition(":")
         numbers = [part.strip() for part in rest.split(",")] if rest else []
-        whole = all(number.isascii() and number.isdecimal() for number in numbers)
+        whole = all(map(is_version_name, numbers))
         if kind == "all" and not numbers:
             return cls("all")
         if kind == "latest" and whole and len(numbers) <= 1 and numbers != ["0"]:
@@ -79,8 +78,7 @@ class ModelConfig:
 
     def find(self) -> dict[int, str]:
         """Return version → folder of all complete versions at this moment; empty for a missing base path."""
-        versions = self.fixed if self.fixed is not None else scan_versions(self.base_path)
-        return {version: path for version, path in versions.items() if version <= _INT64_MAX}
+        return dict(self.fixed) if self.fixed is not None else scan_versions(self.base_path)
 
 
 def _policy(proto: Any) -> VersionPolicy:

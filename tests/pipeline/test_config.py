@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from graftline.components.evaluator.settings import (
+    AccuracyThreshold,
     DimensionThresholds,
     GateSettings,
     LossThreshold,
@@ -148,7 +149,7 @@ def test_a_warm_up_may_be_as_long_as_it_likes_where_the_phase_is_skipped():
 
 
 def test_a_threshold_set_alone_keeps_the_others(write):
-    expected = GateSettings(accuracy=Threshold(min=0.9, min_change=0.0))
+    expected = GateSettings(accuracy=AccuracyThreshold(min=0.9, min_change=0.0))
     assert load(None, ["gate.accuracy.min=0.9"]).gate == expected
     assert load(write("gate: {accuracy: {min: 0.9}}")).gate == expected
 
@@ -164,7 +165,7 @@ def test_a_metric_that_is_null_has_no_threshold():
 )
 def test_a_gate_without_a_threshold_is_refused(overrides: list[str]):
     assert message(None, *overrides).endswith(
-        "but must be at least one min or max, for example gate.accuracy.min=0.5: "
+        "but must be at least one min or max, for example gate.accuracy.min=majority: "
         "without one every first model is blessed"
     )
 

@@ -100,11 +100,11 @@ def test_a_key_that_is_known_there_is_suggested_under_a_free_key():
         ("model.name=a/b", "model.name is 'a/b', but must be letters, digits, '.', '_' and '-', "
          "beginning with a letter or digit"),
         ("gate.accuracy.min=.nan", "gate.accuracy.min is nan, but must be a finite number"),
-        ("gate.accuracy.min=1.5", "gate.accuracy.min is 1.5, but must be at most 1"),
+        ("gate.accuracy.min=1.5", "gate.accuracy.min is 1.5, but must be at most 1 or 'majority'"),
         ("gate.auc.min_change=-1.5", "gate.auc.min_change is -1.5, but must be at least -1"),
         ("gate.cross_entropy.max=-1", "gate.cross_entropy.max is -1, but must be at least 0"),
-        ("gate.accuracy.max=0.4", "gate.accuracy is {max: 0.4, min: 0.5, min_change: 0.0}, but must be a range whose "
-         "min is not above its max, or no model passes"),
+        ("gate.accuracy={min: 0.5, max: 0.4}", "gate.accuracy is {max: 0.4, min: 0.5, min_change: 0.0}, but must be a "
+         "range whose min is not above its max, or no model passes"),
         ("gate.significance=2.0", "gate.significance is 2.0, but must be 'off' or at most 0.5"),
         ("gate.tie=maybe", "gate.tie is 'maybe', but must be 'bless' or 'refuse'"),
         ("gate.slices={size: {recall: {min: 0.5}}}", "gate.slices is {size: {recall: {min: 0.5}}}, but must be without "

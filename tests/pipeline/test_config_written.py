@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftline.components.evaluator.settings import (
+    AccuracyThreshold,
     DimensionThresholds,
     GateSettings,
     LossThreshold,
@@ -65,7 +66,9 @@ _configs = st.builds(
     ),
     gate=st.builds(
         GateSettings,
-        accuracy=st.builds(Threshold, min=st.floats(0, 0.5), max=st.none() | st.floats(0.5, 1)),
+        accuracy=st.builds(
+            AccuracyThreshold, min=st.just("majority") | st.floats(0, 0.5), max=st.none() | st.floats(0.5, 1)
+        ),
         macro_f1=st.none() | st.builds(Threshold, min_change=st.floats(-1, 1)),
         cross_entropy=st.none() | st.builds(LossThreshold, max=st.floats(0, 1e10)),
         tie=st.sampled_from(["bless", "refuse"]),

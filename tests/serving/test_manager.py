@@ -14,6 +14,7 @@ from graftline.errors import UserError
 from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
+from graftline.serving.server.model.refusals import Refusals
 from graftline.serving.versions.locate import Model
 from graftline.serving.versions.model_config import ModelConfig, VersionPolicy
 
@@ -199,6 +200,63 @@ def test_a_broken_version_is_tried_again_when_its_file_changes(push, managed, ad
     push(2)
     manager.poll()
     assert answers(manager) == 2
+
+
+def test_a_version_that_is_there_in_part_is_loaded_when_the_rest_has_come(push, managed, adder):
+    base_path = push(1)
+    manager = managed(config(base_path))
+    whole = pathlib.Path(adder(2))
+    (partly := pathlib.Path(base_path, "2")).mkdir()
+    shutil.copy(whole / "saved_model.pb", partly)
+    manager.poll()
+    assert (answers(manager), states(manager)[2]) == (1, "END")
+    shutil.copytree(whole, partly, dirs_exist_ok=True, ignore=shutil.ignore_patterns("saved_model.pb"))
+    manager.poll()
+    assert answers(manager) == 2
+
+
+def test_a_version_that_failed_for_a_passing_reason_is_tried_again_and_the_log_says_it_once(push, managed, caplog):
+    tries: list[int] = []
+
+    def load(path: str, name: str, version: int) -> LoadedModel:
+        tries.append(version)
+        if version == 2 and tries.count(2) < 4:
+            raise MemoryError("no memory just now")
+        return LoadedModel(path)
+
+    base_path = push(1)
+    manager = managed(config(base_path), load=load)
+    now = 0.0
+    manager._served["m"].refusals = Refusals(clock=lambda: now)
+    push(2)
+    for now in range(36):  # noqa: B007 - once a second, by the clock above
+        manager.poll()
+    assert tries == [1, 2, 2, 2, 2]  # at 0, 5, 15 and 35 seconds
+    assert answers(manager) == 2
+    refused = [record for record in caplog.records if record.getMessage().startswith("refused")]
+    assert len(refused) == 1
+    assert "no memory just now" in refused[0].getMessage()
+    assert "it is tried again from time to time" in refused[0].getMessage()
+
+
+def test_the_interval_between_two_tries_grows_to_ten_minutes():
+    now, tries = 0.0, []
+    refusals = Refusals(clock=lambda: now)
+    for now in range(4_000):
+        if not refusals.hold("/m/1", lambda _: "same"):
+            tries.append(now)
+            refusals.add("/m/1", "same", "broken")
+    assert tries == [0, 5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435, 3035, 3635]
+
+
+def test_one_version_under_two_names_is_served_once(push, managed):
+    base_path = push(1)
+    os.rename(f"{push(8, adds=108)}/8", f"{base_path}/008")
+    manager = managed(config(base_path, "all"))
+    assert answers(manager) == 108
+    push(8)
+    manager.poll()
+    assert (answers(manager), states(manager)) == (8, {8: "AVAILABLE", 1: "AVAILABLE"})
 
 
 def test_a_version_whose_load_raises_anything_is_skipped_and_polling_goes_on(push, managed):

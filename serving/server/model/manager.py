@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 
 from graftline.errors import UserError
 from graftline.serving.server.errors import Code, ServingError, invalid
+from graftline.serving.server.model import refusals
 from graftline.serving.server.model.loaded_model import LoadedModel, LoadError
-from graftline.serving.versions.locate import SAVED_MODEL, Model
+from graftline.serving.server.model.refusals import Refusals
+from graftline.serving.versions.locate import Model
 from graftline.serving.versions.model_config import ModelConfig
 
 _logger = logging.getLogger(__name__)
@@ -45,16 +47,10 @@ class _Served:
 
     config: ModelConfig
     loaded: Mapping[int, tuple[str, LoadedModel]] = field(default_factory=dict)
-    refused: dict[str, tuple[int, int]] = field(default_factory=dict)  # directory that failed → its mark at that time
+    refusals: Refusals = field(default_factory=Refusals)
 
     def has(self, version: int, path: str) -> bool:
         return version in self.loaded and self.loaded[version][0] == path
-
-
-def _mark(path: str) -> tuple[int, int]:
-    """Return a mark that differs between uploads of a version. A failed version is tried again when it changes."""
-    status = os.stat(os.path.join(path, SAVED_MODEL))
-    return status.st_mtime_ns, status.st_size
 
 
 class ModelManager:
@@ -102,8 +98,8 @@ class ModelManager:
     def poll(self) -> None:
         """Look at every base path once, and load the versions that its policy now chooses.
 
-        A version that fails to load is not tried again until its file changes; its state has the reason. Loaded
-        versions go on answering when no other version can be loaded.
+        A version that fails to load is tried again as `refusals` says; its state has the reason. Loaded versions go on
+        answering when no other version can be loaded.
         """
         with self._swap:
             for served in self._served.values():
@@ -178,7 +174,7 @@ class ModelManager:
         config = served.config
         chosen = _choose(config)
         if before:
-            served.refused = dict(before.refused)
+            served.refusals = before.refusals
             served.loaded = {
                 version: before.loaded[version] for version, path in chosen.items() if before.has(version, path)
             }
@@ -196,10 +192,11 @@ class ModelManager:
         failed: dict[int, LoadError] = {}
         while True:
             candidates = served.config.find()
+            served.refusals.keep(candidates.values())
             sound = {
                 version: path
                 for version, path in candidates.items()
-                if served.has(version, path) or served.refused.get(path) != _mark(path)
+                if served.has(version, path) or not served.refusals.hold(path)
             }
             chosen = served.config.policy.choose(sound)
             fresh = {version: sound[version] for version in chosen if not served.has(version, sound[version])}
@@ -220,7 +217,7 @@ class ModelManager:
         for version in sorted(fresh, reverse=True):
             self._check_stopped()
             path, loaded = fresh[version], None
-            mark = _mark(path)
+            mark = refusals.mark(path)
             self._note(name, version, "LOADING")
             try:
                 loaded = self._load(path, name, version)
@@ -232,10 +229,13 @@ class ModelManager:
                 self._check_stopped()
                 error = fault if isinstance(fault, LoadError) else LoadError(f"cannot load {path}: {fault!r}")
                 self._note(name, version, "END", Code.INVALID_ARGUMENT, str(error))
-                _logger.error("refused %s version %d: %s", name, version, error)
-                served.refused[path] = mark
+                if served.refusals.add(path, mark, str(error)):
+                    _logger.error(
+                        "refused %s version %d: %s; it is tried again from time to time", name, version, error
+                    )
                 failed[version] = error
                 continue
+            served.refusals.forget(path)
             before = served.loaded.get(version)
             served.loaded = {**served.loaded, version: (path, loaded)}
             self._note(name, version, "AVAILABLE")

@@ -153,12 +153,13 @@ def test_models_that_were_not_pushed_by_us_get_their_labels(workspace, tmp_path)
     assert labels == {"colours": {"stable": 3, "canary": 12}, "numbers": {"stable": 1, "canary": 1}}
 
 
-def test_a_workspace_that_was_moved_is_told(pushed, tmp_path):
+def test_the_models_of_a_workspace_that_was_moved_are_listed_at_the_new_place(pushed, tmp_path):
+    before = (pushed / "models/models.config").read_text()
+    assert str(pushed) in before
     pushed.rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        UserError, match=r"models\.config lists no model at .*elsewhere/models/colours; the workspace may"
-    ):
-        write(str(tmp_path / "elsewhere"), str(tmp_path / "docker"))
+    write(str(tmp_path / "elsewhere"), str(tmp_path / "docker"))
+    after = (tmp_path / "elsewhere/models/models.config").read_text()
+    assert after == before.replace(str(pushed), str(tmp_path / "elsewhere"))
 
 
 def test_a_single_saved_model_and_a_path_with_a_quote_are_refused(colour_model, tmp_path, capsys):

@@ -55,11 +55,20 @@ def test_versions_are_ordered_as_numbers(tmp_path):
     assert find_model(str(tmp_path)).newest[0] == 10
 
 
-@pytest.mark.parametrize("name", [".push-1", "tmp", "1.5", "-1", "²", "٣"])
+@pytest.mark.parametrize("name", [".push-1", "tmp", "1.5", "-1", "²", "٣", str(1 << 63), "9" * 200])
 def test_names_that_are_no_whole_number_are_no_versions(tmp_path, name):
     saved_model(tmp_path / "1")
     saved_model(tmp_path / name)
     assert list(scan_versions(str(tmp_path))) == [1]
+
+
+def test_the_shortest_of_several_names_of_one_number_counts(tmp_path):
+    for name in ("008", "08", "7"):
+        saved_model(tmp_path / name)
+    (tmp_path / "8").mkdir()  # not complete yet
+    assert scan_versions(str(tmp_path)) == {7: str(tmp_path / "7"), 8: str(tmp_path / "08")}
+    (tmp_path / "8" / "saved_model.pb").write_bytes(b"")
+    assert scan_versions(str(tmp_path))[8] == str(tmp_path / "8")
 
 
 def test_a_number_without_saved_model_is_no_version_yet(tmp_path):

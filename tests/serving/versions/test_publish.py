@@ -11,7 +11,7 @@ import time
 import pytest
 
 from graftline.errors import UserError
-from graftline.serving.versions.base_path import content_digest
+from graftline.serving.versions.base_path import Disk, content_digest
 from graftline.serving.versions.locate import scan_versions
 from graftline.serving.versions.publish import Published
 from tests.serving.versions.saved_models import export, publish
@@ -44,6 +44,20 @@ def test_the_next_version_is_the_highest_plus_one(tmp_path):
 def test_a_number_in_use_by_something_incomplete_is_never_reused(tmp_path):
     (tmp_path / "roses/5").mkdir(parents=True)
     assert publish(str(export(tmp_path / "export")), str(tmp_path / "roses")).version == 6
+
+
+def test_one_version_under_two_names_is_removed_under_both(tmp_path):
+    for version in ("8", "008", "7"):
+        export(tmp_path / f"roses/{version}", content=version.encode())
+    Disk(str(tmp_path / "roses")).remove(8)
+    assert visible(tmp_path / "roses") == ["7"]
+
+
+def test_after_the_highest_number_nothing_is_pushed(tmp_path):
+    export(tmp_path / f"roses/{(1 << 63) - 1}", content=b"1")
+    with pytest.raises(UserError, match="no number is higher: give its folder a lower number"):
+        publish(str(export(tmp_path / "export")), str(tmp_path / "roses"))
+    assert visible(tmp_path / "roses") == [str((1 << 63) - 1)]
 
 
 def test_the_same_model_again_adds_no_version(tmp_path):
