@@ -124,7 +124,7 @@ def _announce(server: "ModelServer") -> None:
     }
     names = ", ".join(f"{name} ({versions})" for name, versions in texts.items())
     host = f"[{server.host}]" if ":" in server.host else server.host
-    rest = f"REST http://{host}:{server.rest_port}/v1/models/{next(iter(server.served), '')}"
+    rest = f"REST {server.scheme}://{host}:{server.rest_port}/v1/models/{next(iter(server.served), '')}"
     click.echo(f"graftline: serving {names}: {rest}, gRPC {host}:{server.grpc_port}; Ctrl-C ends it", err=True)
 
 

@@ -93,6 +93,11 @@ class ModelServer:
         manager = self.manager
         return {name: manager.available_versions(name) for name in manager.names} if manager else {}
 
+    @property
+    def scheme(self) -> str:
+        """Return the scheme of the REST port's URLs."""
+        return "https" if self.options.ssl_config_file else "http"
+
     def start(self) -> "ModelServer":
         """Bind both ports, load and warm up every model, then answer. Until then the REST port answers probes alone.
 
@@ -117,7 +122,7 @@ class ModelServer:
         self._loop = LoopThread("graftline-ports")
         self._undo.callback(self._loop.stop)
         rest = self._bind_rest()
-        rpc = self._bind_grpc()
+        self._rpc = rpc = self._bind_grpc()
         self._warn_of_strangers()
         self._loop.run(rest.start())
 

@@ -459,6 +459,17 @@ def test_a_request_that_is_on_its_way_as_the_server_stops_is_answered() -> None:
     assert [path for _, path, _ in requests] == ["/a", "/b"]
 
 
+def test_an_answer_that_nobody_reads_does_not_hold_up_the_stop() -> None:
+    loop = LoopThread("drained")
+    with running(loop=loop, answer=b"a" * 30_000_000) as (server, requests), connected(server) as client:
+        client.sendall(NEXT)
+        while not requests:
+            time.sleep(0.001)
+        loop.run(server.drain(0.1))
+        loop.run(server.close())
+        assert not server._connections
+
+
 def test_a_drain_closes_the_port_and_waiting_connections_and_answers_requests_under_way() -> None:
     go_on = threading.Event()
 

@@ -2,6 +2,7 @@
 
 import http.client
 import struct
+import time
 import zlib
 
 import grpc
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from graftline.errors import UserError
 from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.limits import check_images
+from graftline.serving.server.limits import ByteBudget, Runs, check_images
 from graftline.serving.versions import locate
 from tests.images import PNG_SIGNATURE, image_of, png_chunk
 from tests.serving.rest import Rest, b64
@@ -24,6 +26,38 @@ def png_bomb(side: int) -> bytes:
     body = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return PNG_SIGNATURE + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
+
+
+def test_a_run_is_overdue_after_three_times_its_time():
+    runs = Runs()
+    with runs.timing(0.01), runs.timing(100), runs.timing(None):
+        assert runs.overdue() == 0
+        time.sleep(0.05)
+        assert runs.overdue() == 1
+    assert runs.overdue() == 0
+
+
+def test_the_budget_takes_no_more_bytes_than_it_has():
+    budget = ByteBudget(100)
+    assert budget.try_take(60) and not budget.try_take(41)
+    with budget.holding(40), pytest.raises(ServingError) as caught, budget.holding(1):
+        pass
+    assert caught.value.code is Code.UNAVAILABLE
+    assert budget.taken == 60
+    budget.give_back(60)
+    assert budget.try_take(100)
+
+
+@pytest.mark.parametrize(("given", "most"), [({}, 512 << 20), ({"max_request_bytes": 1000}, 8000)])
+def test_the_budget_is_eight_of_the_largest_requests(given, most):
+    assert ServerOptions(**given).bytes_in_flight == most
+
+
+def test_a_budget_below_two_of_the_largest_requests_is_refused():
+    with pytest.raises(
+        UserError, match="max_bytes_in_flight is 99: give at least twice max_request_bytes, which is 50"
+    ):
+        ServerOptions(max_request_bytes=50, max_bytes_in_flight=99)
 
 
 # Images in requests

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from graftline.errors import UserError
 from graftline.serving.server.errors import Code, ServingError
 from graftline.serving.server.http.messages import Message, RefusedError, error_answer
 from graftline.serving.server.http.rest import RestApi
@@ -112,6 +113,7 @@ def test_a_gzip_bomb_is_refused_by_the_size_of_its_content_and_never_unpacked_wh
         (ServingError(Code.DATA_LOSS, "why"), 500, "DATA_LOSS"),
         (RefusedError(413, "why"), 413, "INVALID_ARGUMENT"),
         (ValueError(), 500, "INTERNAL"),
+        (StopIteration(), 500, "INTERNAL"),  # asyncio cannot pass it on: the client would wait for ever
     ],
 )
 def test_the_metrics_get_the_code_of_the_error_itself(fault: Exception | None, status: int, counted: str) -> None:
@@ -146,6 +148,33 @@ def test_a_client_that_finds_the_queue_full_is_told_when_to_try_again(status: in
 )
 def test_while_models_load_only_probes_are_answered(path: str, status: int) -> None:
     assert Application(loading=True).ask("GET", path)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("/", "has another answer already: choose another path"),
+        ("/readyz", "has another answer already: choose another path"),
+        ("/V1/models/roses", "has another answer already: choose another path"),
+        ("/graftline/page.js", "has another answer already: choose another path"),
+        ("", "is no path of a URL: give one such as /monitoring/prometheus/metrics"),
+        ("metrics", "is no path of a URL: give one such as /monitoring/prometheus/metrics"),
+        ("/metrics?all", "is no path of a URL: give one such as /monitoring/prometheus/metrics"),
+        ("/mètrics", "is no path of a URL: give one such as /monitoring/prometheus/metrics"),
+    ],
+)
+def test_metrics_need_a_path_of_their_own(path: str, fault: str) -> None:
+    with pytest.raises(UserError) as caught:
+        HttpRoutes(ServerOptions(monitoring_path=path), Metrics(), InFlight(1), RequestThreads(1))
+    assert str(caught.value) == f"monitoring_path {path} {fault}"
+
+
+def test_foreign_pages_are_refused_on_every_path() -> None:
+    application = Application()
+    for path in ("/", "/healthz", "/monitoring/prometheus/metrics", PREDICT, "/v1/models/roses/metadata"):
+        status, _, body = application.ask("GET", "http://evil.example" + path)
+        assert status == 403 and json.loads(body)["error"].startswith("Host: evil.example is not a name of this server")
+    assert application.bodies == []
 
 
 @pytest.mark.parametrize("origin", ["", "http://127.0.0.1:8501", "HTTPS://localhost"])

@@ -41,6 +41,11 @@ def hold_by_rest(address: str, inputs: dict[str, str]) -> tuple[int, dict]:
         return answer.status, json.load(answer)
 
 
+def get_error(address: str, inputs: dict[str, str]) -> None:
+    with contextlib.suppress(urllib.error.HTTPError):
+        hold_by_rest(address, inputs)
+
+
 def hold_by_grpc(address: str, inputs: dict[str, str], timeout: float = 60):
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -96,6 +101,52 @@ def test_a_loading_server_is_alive_and_not_ready(colour_model, monkeypatch):
         assert get(f"127.0.0.1:{running.rest_port}", "/readyz") == (200, "ready\n")
 
 
+def test_a_server_without_a_model_is_not_ready(holding_model):
+    from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+
+    with ModelServer(locate.find_models(holding_model, "holding"), 0, 0) as running:
+        assert get(f"127.0.0.1:{running.rest_port}", "/readyz") == (200, "ready\n")
+        reload = model_management_pb2.ReloadConfigRequest()
+        reload.config.model_config_list.SetInParent()
+        with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+            model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(reload, timeout=30)
+        assert get(f"127.0.0.1:{running.rest_port}", "/readyz") == (503, "no model is served\n")
+
+
+def test_a_server_whose_grpc_port_does_not_answer_is_not_ready(holding_model):
+    with ModelServer(locate.find_models(holding_model, "holding"), 0, 0) as running:
+        address = f"127.0.0.1:{running.rest_port}"
+        assert get(address, "/readyz") == (200, "ready\n")
+        running._loop.run(running._rpc.close())
+        until = time.monotonic() + 30
+        while get(address, "/readyz") != (503, "the gRPC port does not answer\n"):  # asked once in a second
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+def test_a_server_with_a_run_that_has_not_ended_in_three_times_its_time_is_not_ready(holding_model, held):
+    request = held()
+    options = ServerOptions(port=0, rest_api_port=0, rest_api_timeout_in_ms=100)
+    with (
+        ModelServer(locate.find_models(holding_model, "holding"), options=options) as running,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        address = f"127.0.0.1:{running.rest_port}"
+        answer = pool.submit(get_error, address, request.inputs)
+        request.wait_until_started()
+        until = time.monotonic() + 30
+        while get(address, "/readyz")[0] == 200:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert get(address, "/readyz") == (
+            503,
+            "1 runs of a model have not ended in three times their time: restart the server\n",
+        )
+        request.let_go()
+        answer.result(30)
+        assert get(address, "/readyz") == (200, "ready\n")
+
+
 # The end
 
 
@@ -110,7 +161,7 @@ def test_the_end_is_told_to_every_watcher_of_health_and_waits_for_none(holding_m
         watches[0].cancel()
         began = time.monotonic()
         running.stop()
-        assert time.monotonic() - began < 10  # the grace is 30 s
+        assert time.monotonic() - began < 10  # the grace is 25 s
         assert [next(watch).status for watch in watches[1:]] == [NOT_SERVING] * 2
 
 
