@@ -198,16 +198,11 @@ class ModelServer:
     def _bind_grpc(self) -> "GrpcServer":
         from graftline.serving.server.grpc.server import GrpcServer
 
-        rpc = GrpcServer(self.options, self._metrics, self._in_flight, self._threads)
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        rpc = GrpcServer(self.options, self._metrics, self._in_flight, self._threads, self._budget)
         try:
-            # gRPC gives the reason of a failure only as lines of its own on standard error.
-            socket.create_server((self.host, self.grpc_port), family=family).close()
             self.grpc_port = self._loop.run(rpc.bind(self.host, self.grpc_port, self._tls))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise _port_error(self.host, self.grpc_port, "--grpc-port", error) from error
-        except RuntimeError as error:
-            raise _port_error(self.host, self.grpc_port, "--grpc-port") from error
         self._undo.callback(lambda: self._loop.run(rpc.close()))
         return rpc
 

@@ -10,14 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from graftline.errors import UserError
-
-if TYPE_CHECKING:
-    import grpc
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _FIELDS = {
@@ -37,11 +33,14 @@ class TlsConfig:
     custom_ca: str = ""  # certificates that sign the clients' certificates
     client_verify: bool = False  # whether a client must have a certificate
 
-    def context(self) -> ssl.SSLContext:
-        """Return the settings of the REST port. Raises ssl.SSLError and ValueError for PEM that cannot be used."""
+    def context(self, protocol: str = "http/1.1") -> ssl.SSLContext:
+        """Return the settings of a port; `protocol` is h2 for gRPC.
+
+        Raises ssl.SSLError and ValueError for PEM that cannot be used.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         with _in_file(self.server_cert) as certificate, _in_file(self.server_key) as key:
             context.load_cert_chain(certificate, key, password=_refuse_password)
         if self.custom_ca:
@@ -49,13 +48,6 @@ class TlsConfig:
         if self.client_verify:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
-
-    def credentials(self) -> "grpc.ServerCredentials":
-        """Return the settings of the gRPC port."""
-        import grpc
-
-        pair = self.server_key.encode(), self.server_cert.encode()
-        return grpc.ssl_server_credentials([pair], self.custom_ca.encode() or None, self.client_verify)
 
 
 @contextmanager
