@@ -13,14 +13,17 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.http.access import is_loopback
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.proto_cost import check_cost
+from graftline.serving.server.options import ServerOptions
 from graftline.signatures import MODELS_METADATA
 
 _logger = logging.getLogger(__name__)
 
 _SERVICES = ("/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/")
+_RELOAD = "HandleReloadConfigRequest"
 _INFERENCE = ("Predict", "Classify", "Regress", "MultiInference")
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_LIMIT = 1024  # bytes, as in TF Serving's grpc_status_util.cc: details travel in a header
@@ -97,12 +100,16 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         large: "LargeMessages",
         threads: Executor,
         names: Callable[[], list[str]],
+        options: ServerOptions,
+        host_of: Callable[[str], str],
     ) -> None:
         self._metrics = metrics
         self._in_flight = in_flight
         self._large = large
         self._threads = threads
         self._names = names  # the models that are served
+        self._options = options
+        self._host_of = host_of  # the client that grpc.aio knows by another name
 
     async def intercept_service(self, continuation: Callable[[Any], Any], call: Any) -> Any:
         """Return the handler of a call."""
@@ -127,7 +134,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 return _Refusal(grpc.StatusCode.INTERNAL, "internal error of the model server: see its log")
 
         async def answer(message: bytes, context: Any) -> Any:
-            result = await self._run(work, message, context)
+            result = self._refuse(api, context) or await self._run(work, message, context)
             if isinstance(result, bytes):
                 return result
             if result.with_names:
@@ -138,6 +145,16 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return b""
 
         return grpc.unary_unary_rpc_method_handler(answer)
+
+    def _refuse(self, api: str, context: Any) -> _Refusal | None:
+        """Refuse a reload from another machine: it may unload every model."""
+        if api != _RELOAD or self._options.allow_reload_from_anywhere:
+            return None
+        host = self._host_of(context.peer())
+        if is_loopback(host):
+            return None
+        message = f"{_RELOAD} from {host} is refused: call it on the server's machine, or start the server with "
+        return _Refusal(grpc.StatusCode.PERMISSION_DENIED, message + "--allow-reload-from-anywhere")
 
     async def _run(self, work: Callable[[bytes, Any], "bytes | _Refusal"], message: bytes, context: Any) -> Any:
         size = len(message)

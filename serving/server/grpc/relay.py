@@ -84,7 +84,8 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._level, self._level_at = _FLOOD_BURST, 0.0
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: stands for every address
+        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
         self._folder = _make_folder()
@@ -103,7 +104,7 @@ class Relay:
 
     def host_of(self, peer: str) -> str:
         """Return the address of the client that grpc.aio calls `peer`."""
-        return self._hosts.get(peer, "")
+        return self._hosts.get(peer, "::")
 
     async def drain(self, seconds: float) -> None:
         """Refuse all calls whose message is not there. Return when the others are answered, after `seconds` at most."""
@@ -145,7 +146,7 @@ class Relay:
                 continue
             if len(self._connections) >= self._most:
                 self._close_one()
-            connection = Connection(self, address[0], self._loop)
+            connection = Connection(self, address[0].removeprefix("::ffff:"), self._loop)
             self._connections.add(connection)
             self._run(self._open(connection, client))
             await asyncio.sleep(0)  # connections that are closed and opened get their turn
@@ -258,7 +259,7 @@ class Relay:
     def _end_costliest(self) -> None:
         """Refuse messages that are held but do not arrive, when others have waited for their bytes.
 
-        Those go first that have held most for longest: bytes times seconds. Half of the bytes of a largest message are freed.
+        Those go first that have held most for longest: bytes times seconds. Half of a largest message becomes free.
         """
         now = self._loop.time()
         calls = [(each, *entry) for each in self._connections for entry in each.arriving() if entry[1].counted]

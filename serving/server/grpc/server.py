@@ -63,7 +63,13 @@ class GrpcServer:
         self._budget = budget or ByteBudget(options.bytes_in_flight)
         self._manager: ModelManager | None = None
         self._interceptor = ServiceInterceptor(
-            metrics, in_flight, LargeMessages(options.max_request_bytes), threads, self._names
+            metrics,
+            in_flight,
+            LargeMessages(options.max_request_bytes),
+            threads,
+            self._names,
+            options,
+            lambda peer: self._relay.host_of(peer),
         )
         self._server: grpc.aio.Server | None = None
 
