@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graftline.errors import UserError
+from graftline.serving.server.addresses import is_loopback
 from graftline.serving.server.options import ServerOptions
 from graftline.serving.versions.locate import Model
 
@@ -28,6 +29,8 @@ _SPARE_THREADS = 8  # for status and metadata while max_in_flight requests wait 
 
 
 def _port_error(host: str, port: int, option: str, error: OSError | UnicodeError | None = None) -> UserError:
+    if isinstance(error, OSError) and error.errno == errno.EINVAL and host.lower().startswith("fe80:"):
+        return UserError(f"cannot listen on --host {host}: a link-local address needs its interface, as in {host}%eth0")
     # A UnicodeError or a gaierror means an unknown name; EADDRNOTAVAIL means another machine's address.
     if isinstance(error, UnicodeError | socket.gaierror) or (error and error.errno == errno.EADDRNOTAVAIL):
         reason = error.strerror if isinstance(error, OSError) else "it is not a name"
@@ -207,8 +210,6 @@ class ModelServer:
         return rpc
 
     def _warn_of_strangers(self) -> None:
-        from graftline.serving.server.http.access import is_loopback
-
         if is_loopback(self.host) or (self._tls and self._tls.client_verify):
             return
         _logger.warning(

@@ -2,8 +2,9 @@
 
 import pytest
 
+from graftline.serving.server.addresses import is_loopback
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.http.access import Access, is_loopback
+from graftline.serving.server.http.access import Access
 
 OWN = "localhost:8501"
 

@@ -70,12 +70,30 @@ def test_a_grpc_port_in_use_is_named(workspace):
     assert str(caught.value) == f"port {port} is in use: stop what uses it or choose another with --grpc-port"
 
 
-@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no..name", "::zz"])
+@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no..name", "::zz", "fe80::1%lo"])
 def test_the_error_of_a_foreign_host_names_the_host_and_no_port(workspace, host):
     with pytest.raises(UserError) as caught:
         started(workspace, host=host).start()
     assert str(caught.value).startswith(f"cannot listen on --host {host}: ")
     assert str(caught.value).endswith("; give an address of this machine, or 0.0.0.0 for every one")
+
+
+def test_a_link_local_address_needs_its_interface(workspace):
+    with pytest.raises(UserError) as caught:
+        started(workspace, host="fe80::1").start()
+    assert str(caught.value) == (
+        "cannot listen on --host fe80::1: a link-local address needs its interface, as in fe80::1%eth0"
+    )
+
+
+def test_a_server_that_other_machines_reach_says_so(workspace, caplog):
+    with started(workspace, host="0.0.0.0") as server:
+        assert Rest(server).ask("GET", "/v1/models/colours")[0] == 200
+        assert Rest(server).ask("GET", "/v1/models/colours", headers={"Host": "a-service"})[0] == 200
+    assert (
+        f"listening on 0.0.0.0: everyone who reaches port {server.rest_port} or {server.grpc_port} of this machine may "
+        "use every model. There is no access control and no encryption (--ssl-config-file)"
+    ) in caplog.text
 
 
 def test_an_empty_host_is_refused():

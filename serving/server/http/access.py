@@ -5,32 +5,16 @@ away: its `Origin` or `Sec-Fetch-Site` header names another site, or (DNS rebind
 stranger has pointed at this machine. An address in `Host` cannot be rebound.
 """
 
-import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 
+from graftline.serving.server import addresses
 from graftline.serving.server.errors import Code, ServingError
 
 ANY = "*"
 _AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.%]+\]|[^\s:\[\]@/]*)(?::[0-9]*)?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?P<authority>[^/]+)")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address, or a name that resolves to addresses, is reached from this machine only."""
-    try:
-        found = [host] if _address(host) else [entry[4][0] for entry in socket.getaddrinfo(host, None)]
-    except (OSError, UnicodeError):  # an unknown name: the server cannot listen there
-        return False
-    return all((address := _address(str(each))) is not None and address.is_loopback for each in found)
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
 
 
 def _name(authority: str) -> str | None:
@@ -50,7 +34,7 @@ class Access:
     def __init__(self, host: str, allowed: Sequence[str] = ()) -> None:
         self._allowed = {each.lower().strip("[]").rstrip(".") for each in allowed}
         self._names = {"localhost", host.lower(), socket.gethostname().lower(), *self._allowed}
-        self._loopback = is_loopback(host)
+        self._loopback = addresses.is_loopback(host)
 
     def check(self, method: str, authority: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Raise PERMISSION_DENIED for a request of a foreign page or to a name that is not this server's.
@@ -76,7 +60,7 @@ class Access:
         name = _name(authority)
         if not name:
             return False
-        if address := _address(name):
+        if address := addresses.parse(name):
             return address.is_loopback or not self._loopback or name in self._names
         return name in self._names or name.endswith(".localhost")
 

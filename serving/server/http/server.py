@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 
+from graftline.serving.server.addresses import resolve
 from graftline.serving.server.http.connection import FREE_BYTES, Connection, State
 from graftline.serving.server.http.messages import Application, RefusedError
 from graftline.serving.server.limits import ByteBudget, descriptors_for_a_port
@@ -56,9 +57,7 @@ class HttpServer:
         self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._holders: set[Connection] = set()  # those whose bytes the budget counts
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # `bind` alone would drop the zone of an address such as fe80::1%eth0.
-        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4]
+        family, address = resolve(host, port)
         self._socket = socket.socket(family)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
