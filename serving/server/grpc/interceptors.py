@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import DecodeError
 
+from graftline.serving.server.addresses import is_loopback
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.http.access import is_loopback
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.proto_cost import check_cost

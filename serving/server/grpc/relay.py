@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from graftline.serving.server.addresses import resolve
 from graftline.serving.server.grpc.connection import Call, Connection
 from graftline.serving.server.limits import ByteBudget, descriptors_for_a_port
 
@@ -83,9 +84,9 @@ class Relay:
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._level, self._level_at = _FLOOD_BURST, 0.0
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family, address = resolve(host, port)
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: stands for every address
-        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        self._socket = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
         self._folder = _make_folder()
