@@ -28,7 +28,13 @@ Predict = Callable[[np.ndarray], np.ndarray]  # pixels float32 [n, size, size, 3
 
 
 def _upright(image_bytes: bytes) -> np.ndarray:
-    """Decode an image with TensorFlow and rotate it as Pillow reads the file's orientation; uint8 [h, w, 3]."""
+    """Decode an image with TensorFlow, transparent pixels on white, and rotate it as Pillow reads the orientation.
+
+    The result is uint8 [h, w, 3].
+    """
+    if image_bytes.startswith(b"\x89PNG"):
+        colour, alpha = np.split(np.float32(tf.io.decode_png(image_bytes, channels=4)), [3], axis=-1)
+        return np.uint8(np.rint((colour * alpha + 255 * (255 - alpha)) / 255))
     pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False).numpy()
     if not image_bytes.startswith(b"\xff\xd8"):
         return pixels  # the serving graph rotates JPEGs only, and Pillow refuses some PNGs that TensorFlow reads

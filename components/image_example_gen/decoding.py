@@ -14,11 +14,11 @@ import scipy.fft
 import tensorflow as tf
 from PIL import Image
 
-from graftline.serving.images import storing
+from graftline.serving.images import storing, trust
 from graftline.serving.images.formats import MAX_BYTES as MAX_BYTES
 from graftline.serving.images.headers import Header
 from graftline.serving.images.storing import Stored
-from graftline.serving.images.transcoding import Refused
+from graftline.serving.images.trust import Refused
 
 _LUMA_SIDE = 256  # pixels; largest side of the picture that quality and phash are computed from
 _HASH_SIDE = 32  # pixels, as in imagehash's phash
@@ -84,7 +84,7 @@ def decode_many(batch: Sequence[bytes], max_side: int | None = None) -> list[Dec
     Each step runs for all images before the next step begins, so that the four libraries do not push each other's code
     out of the processor's caches. Memory: 64 KB for each image, whatever its size.
     """
-    headers = [storing.read_header(data) for data in batch]
+    headers = [trust.judge(data) for data in batch]
     with tf.device("/CPU:0"):  # once for the batch: it takes 10 us
         looks = [_measurable(data, header, max_side) for data, header in zip(batch, headers, strict=True)]
     good = [look for look in looks if isinstance(look, _Measurable)]
@@ -107,13 +107,13 @@ def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> byte
     """
     if not verdict.transcoded:
         return data
-    stored = storing.prepare_to_store(data, storing.read_header(data), max_side)
+    stored = storing.prepare_to_store(data, trust.judge(data), max_side)
     return Quarantined(stored.reason) if isinstance(stored, Refused) else stored.data
 
 
 def too_many_bytes(size: int) -> Quarantined:
     """Return the refusal of a file above `MAX_BYTES`, for callers that know its size without reading it."""
-    return Quarantined(storing.too_many_bytes(size).reason)
+    return Quarantined(trust.too_many_bytes(size).reason)
 
 
 def _measurable(data: bytes, header: Header | Refused, max_side: int | None) -> _Measurable | Quarantined:
@@ -122,7 +122,7 @@ def _measurable(data: bytes, header: Header | Refused, max_side: int | None) -> 
         return Quarantined(stored.reason)
     luma = _luma(stored)
     if luma is None:  # the op's message names a C++ source line, which does not help a user
-        return Quarantined(storing.describe_damage(stored.data, stored.header.format))
+        return Quarantined(trust.describe_damage(stored.data, stored.header.format))
     return _Measurable(stored.header, stored.transcoded, luma)
 
 
@@ -137,7 +137,10 @@ def _luma(stored: Stored) -> np.ndarray | None:
     while max(header.width, header.height) > _LUMA_SIDE * ratio:
         ratio *= 2
     try:
-        if header.format == "jpeg" and header.components != 4:
+        if header.has_alpha:
+            done = 1
+            decoded = _lay_on_white(tf.raw_ops.DecodePng(contents=stored.data, channels=4))
+        elif header.format == "jpeg" and header.components != 4:
             done = min(ratio, _MAX_JPEG_RATIO)
             decoded = tf.raw_ops.DecodeJpeg(contents=stored.data, channels=1, ratio=done)
         else:
@@ -153,6 +156,14 @@ def _luma(stored: Stored) -> np.ndarray | None:
         return pixels[..., 0]
     luma = Image.fromarray(pixels[..., 0]) if pixels.shape[-1] == 1 else Image.fromarray(pixels).convert("L")
     return np.asarray(luma.reduce(ratio // done) if ratio > done else luma)
+
+
+def _lay_on_white(decoded: tf.Tensor) -> np.ndarray:
+    """Lay pixels uint8 [h, w, 4] on white as the serving graph does (`transform.pixels`): uint8 [h, w, 3]."""
+    image = np.asarray(memoryview(decoded)).astype(np.uint16)
+    alpha = image[..., 3:]
+    sums = image[..., :3] * alpha + 255 * (255 - alpha) + 128
+    return ((sums + (sums >> 8)) >> 8).astype(np.uint8)
 
 
 def _quality(luma: np.ndarray) -> tuple[float, float, float]:

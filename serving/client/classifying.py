@@ -13,8 +13,8 @@ import numpy as np
 from graftline import signatures as names
 from graftline.serving.client.exchange import Steps
 from graftline.serving.client.results import Prediction, ServiceError, Signature, TensorSpec
-from graftline.serving.images import formats, storing
-from graftline.serving.images.transcoding import Refused
+from graftline.serving.images import formats, storing, trust
+from graftline.serving.images.trust import Refused
 
 CLASSIFIER = Signature(
     {names.IMAGE_BYTES: TensorSpec("bytes", (-1,))},
@@ -28,6 +28,7 @@ CLASSIFIER = Signature(
 )
 BATCH_IMAGES = 32  # at most; from 8 images on, a larger batch gains next to nothing on two cores
 BATCH_BYTES = 16 << 20  # at most, unless one image alone is larger
+BATCH_PIXELS = formats.MAX_REQUEST_PIXELS  # at most; a server refuses more
 # Statuses that one image can cause. Any other status is the fault of the model or the server.
 _IMAGE_CODES = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED", "DATA_LOSS")
 # Messages with such a status that no image causes: an unknown version label (in TensorFlow Serving's words), and a
@@ -42,6 +43,7 @@ class Loaded:
     path: str
     data: bytes
     error: str = ""
+    pixels: int = 0  # 0 when they are unknown
 
 
 Image = bytes | str | os.PathLike[str] | Loaded
@@ -69,13 +71,17 @@ def load(image: Image, transcode: bool = True, read: Read = read) -> Loaded:
     except OSError as error:
         return Loaded(path, b"", f"cannot be read: {error.strerror}")
     if size > formats.MAX_BYTES:
-        return Loaded(path, b"", storing.too_many_bytes(size).reason)
+        return Loaded(path, b"", trust.too_many_bytes(size).reason)
     return _convert(path, data, transcode)
 
 
 def _convert(path: str, data: bytes, transcode: bool) -> Loaded:
-    converted = storing.prepare_to_send(data) if transcode else data
-    return Loaded(path, b"", converted.reason) if isinstance(converted, Refused) else Loaded(path, converted)
+    if not transcode:
+        return Loaded(path, data)
+    prepared = storing.prepare_to_send(data)
+    if isinstance(prepared, Refused):
+        return Loaded(path, b"", prepared.reason)
+    return Loaded(path, prepared.data, pixels=prepared.header.decoded_pixels)
 
 
 def require_list(images: Iterable[Image]) -> Iterable[Image]:
@@ -86,15 +92,17 @@ def require_list(images: Iterable[Image]) -> Iterable[Image]:
 
 
 def batches(images: Iterable[Loaded]) -> Iterator[list[Loaded]]:
-    """Yield the images in order, at most BATCH_IMAGES and BATCH_BYTES at a time. Holds one batch in memory."""
+    """Yield the images in order: at most BATCH_IMAGES, BATCH_BYTES and BATCH_PIXELS at a time, held in memory."""
     batch: list[Loaded] = []
-    batch_bytes = 0
+    batch_bytes = batch_pixels = 0
     for image in images:
-        if batch and (len(batch) == BATCH_IMAGES or batch_bytes + len(image.data) > BATCH_BYTES):
+        too_large = batch_bytes + len(image.data) > BATCH_BYTES or batch_pixels + image.pixels > BATCH_PIXELS
+        if batch and (len(batch) == BATCH_IMAGES or too_large):
             yield batch
-            batch, batch_bytes = [], 0
+            batch, batch_bytes, batch_pixels = [], 0, 0
         batch.append(image)
         batch_bytes += len(image.data)
+        batch_pixels += image.pixels
     if batch:
         yield batch
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from graftline.child import command
 from graftline.serving.images import formats, headers, transcoding
-from graftline.serving.images.transcoding import Refused
+from graftline.serving.images.trust import Refused
 
 CPU_SECONDS = 20  # for one file; 100 megapixels take 3 s, as JPEG, AVIF or WebP
 WALL_SECONDS = 60  # for one file; the machine may be busy
@@ -33,14 +33,14 @@ BROKEN = "broken"
 _idle: list["_Child"] = []  # append and pop are atomic, so threads may share the list
 
 
-def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool = False) -> bytes | Refused:
+def transcode(data: bytes, image_format: str, max_side: int | None) -> bytes | Refused:
     """Run `transcoding.transcode` in a child process. Any number of threads may call, and each gets its own child.
 
     Never raises for a bad file: `Refused(BROKEN)` stands for a file that its decoder found damaged.
     """
     child = _borrow()
     try:
-        answer = child.ask(data, {"format": image_format, "max_side": max_side, "keep": keep})
+        answer = child.ask(data, {"format": image_format, "max_side": max_side})
     except BaseException:
         child.end()  # its late answer would be taken for that to another request
         raise
@@ -160,7 +160,7 @@ def _transcode_within_limits(data: bytes, fields: dict[str, Any]) -> bytes | Ref
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(usage.ru_utime + usage.ru_stime) + 1 + fields["cpu_seconds"])
     try:
-        converted = transcoding.transcode(data, fields["format"], fields["max_side"], fields["keep"])
+        converted = transcoding.transcode(data, fields["format"], fields["max_side"])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return Refused("too many pixels")
     except MemoryError:

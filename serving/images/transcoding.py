@@ -1,16 +1,17 @@
 """Convert a file that the serving graph cannot decode, or shows otherwise than a viewer, to JPEG or PNG. Pillow only.
 
-The result shows what `ImageOps.exif_transpose(image).convert("RGB")` shows: the first frame or page, upright, without
-alpha and without the colour profile, which the serving graph ignores in every format. A file always gives the same
+The result shows what a browser shows on a white page: the first frame or page, upright, with transparent pixels laid on
+white, but without the colour profile, which the serving graph ignores in every format. A file always gives the same
 bytes.
 """
 
 import io
-from dataclasses import dataclass
+import math
 
 from PIL import AvifImagePlugin, Image, ImageOps
 
 from graftline.serving.images import formats, headers
+from graftline.serving.images.trust import Refused
 
 _JPEG_QUALITY = 95
 # Up to this size a PNG takes little more than a JPEG, and scans and drawings keep every pixel.
@@ -22,15 +23,25 @@ _NO_HEIF = "HEIC needs pillow-heif: install graftline[heif]"
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the stack and arena of each thread count as memory
 
 
-@dataclass(frozen=True)
-class Refused:
-    """The reason, in words for a user, why a file was not converted."""
+def must_shrink(width: int, height: int, max_side: int | None) -> bool:
+    """Return whether an image of this size, in pixels, is stored smaller: see `transcode`."""
+    limit = _longest_side(width, height, max_side)
+    return limit is not None and max(width, height) > limit
 
-    reason: str
+
+def _longest_side(width: int, height: int, max_side: int | None) -> int | None:
+    """Return the longest side that an image may have: `max_side`, or less to have `formats.MAX_DECODED_PIXELS`."""
+    most, longest, shortest = formats.MAX_DECODED_PIXELS, max(width, height), min(width, height)
+    if longest * shortest <= most:
+        return max_side
+    side = math.isqrt(most * longest // shortest)
+    while side * -(-side * shortest // longest) > most:  # the short side is rounded, perhaps up
+        side -= 1
+    return min(side, max_side or side)
 
 
-def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool = False) -> bytes | Refused:
-    """Convert an image to JPEG or PNG, with a longer side of at most `max_side`.
+def transcode(data: bytes, image_format: str, max_side: int | None) -> bytes | Refused:
+    """Convert an image to JPEG or PNG, with a longer side of at most `max_side` and at most 25 megapixels.
 
     Lossless sources become PNG when they are small or have a palette; a photo as PNG takes five times the bytes of a
     JPEG. All others become JPEG of quality 95, whose error is below that of a lossy source.
@@ -38,8 +49,7 @@ def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool =
     Args:
       data: the file's bytes.
       image_format: as `formats.sniff` names it; no other decoder is tried.
-      max_side: pixels; None keeps the size.
-      keep: return b"" for an image that is good, upright and small enough as it is.
+      max_side: pixels; None keeps the size, up to `formats.MAX_DECODED_PIXELS`.
 
     Raises:
       headers.ERRORS, MemoryError, Image.DecompressionBombError: the file is damaged, or too large to decode.
@@ -50,13 +60,12 @@ def transcode(data: bytes, image_format: str, max_side: int | None, keep: bool =
     with Image.open(io.BytesIO(data), formats=[plugin]) as image:
         if image.width * image.height > formats.MAX_PIXELS:
             return Refused(f"too many pixels: {image.width} x {image.height}")
+        max_side = _longest_side(*image.size, max_side)
         shrink = max_side is not None and max(image.size) > max_side
         if max_side and shrink:
             # A JPEG is decoded at 1/2, 1/4 or 1/8, but no smaller than this.
             image.draft(None, (2 * max_side, 2 * max_side))
         image.load()
-        if keep and not shrink:
-            return b""
         lossless = _is_lossless(image, image_format, data)
         palette = image.mode in ("1", "P", "PA")
         upright = _to_upright(image)
@@ -101,16 +110,31 @@ def _to_upright(image: Image.Image) -> Image.Image | Refused:
     except headers.ERRORS:  # damaged EXIF does not spoil the image
         orientation = 1
     if image.mode.startswith("I;16"):
+        image.info.pop("transparency", None)  # one grey of 16 bits, which Pillow cannot look for
         image = _to_8_bits(image)
     elif image.mode in ("I", "F"):
         return Refused("samples of 32 bits have no defined brightness: convert to 8 bits")
-    plain = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    plain = _lay_on_white(image)
     exif = Image.Exif()
     exif[headers.ORIENTATION_TAG] = int(orientation) if orientation in range(1, 9) else 1
     plain.info = {"exif": exif.tobytes()}
     ImageOps.exif_transpose(plain, in_place=True)
     plain.info = {}
     return plain
+
+
+def _lay_on_white(image: Image.Image) -> Image.Image:
+    """Return an image of mode L or RGB, with transparent pixels laid on white, as `transform.pixels` lays them.
+
+    Both round to the nearest level.
+    """
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if not image.has_transparency_data:
+        return image.convert(mode)
+    with_alpha = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
+    ground = Image.new(mode, image.size, "white")
+    ground.paste(with_alpha.convert(mode), mask=with_alpha.getchannel("A"))
+    return ground
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -107,6 +107,7 @@ _FLAGS = [
     _flag("monitoring_path", metavar="PATH", help="Path of the metrics."),
     _flag("max_request_bytes", type=_COUNT, help="Largest size of a request."),
     _flag("max_image_pixels", type=_COUNT, help="Largest size of an image in a request."),
+    _flag("max_request_pixels", type=_COUNT, help="Largest size of all images in a request."),
     _flag("max_in_flight", type=_COUNT, help="Requests that are answered or wait at the same time."),
     _flag(
         "max_bytes_in_flight",

@@ -4,16 +4,9 @@ import contextlib
 import resource
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from graftline.serving.images import headers
-from graftline.serving.server.errors import Code, ServingError, invalid
-from graftline.signatures import EXAMPLES
-
-if TYPE_CHECKING:
-    import numpy as np
-
+from graftline.serving.server.errors import Code, ServingError
 
 _OTHER_DESCRIPTORS = 64  # of the process: libraries, models that are loaded, event loops (40 were counted)
 
@@ -133,31 +126,3 @@ class ByteBudget:
         """Return the error of a request that does not fit."""
         message = f"requests of {self.most} bytes are under way (max_bytes_in_flight), and no more are taken: try again"
         return ServingError(Code.UNAVAILABLE, message)
-
-
-def check_images(inputs: "Mapping[str, np.ndarray]", max_pixels: int) -> None:
-    """Raise INVALID_ARGUMENT when a string in `inputs` is an image that decodes to more than `max_pixels`.
-
-    An input that has the name of Graftline's examples holds serialized tf.Examples; the images in them are checked.
-    """
-    for name, values in inputs.items():
-        if values.dtype.kind != "O":
-            continue
-        for index, data in enumerate(values.ravel()):
-            for each in _strings_of_example(data) if name == EXAMPLES else (data,):
-                if headers.decoded_pixels(each) > max_pixels:
-                    raise invalid(
-                        f"input {name}: image {index} of the request decodes to more than {max_pixels} pixels, "
-                        "the limit max_image_pixels of this server: send it smaller"
-                    )
-
-
-def _strings_of_example(data: bytes) -> list[bytes]:
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.example.example_pb2 import Example
-
-    try:
-        example = Example.FromString(data)
-    except DecodeError:  # the model reports it
-        return []
-    return [each for feature in example.features.feature.values() for each in feature.bytes_list.value]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from graftline.errors import UserError
 from graftline.ports import GRPC_PORT, REST_PORT
-from graftline.serving.images.formats import MAX_PIXELS
+from graftline.serving.images.formats import MAX_DECODED_PIXELS, MAX_REQUEST_PIXELS
 
 MAX_REQUEST_BYTES = 64 << 20  # by default
 
@@ -79,7 +79,8 @@ class ServerOptions:
     enable_monitoring: bool = True  # prometheus_config.enable of TensorFlow Serving's monitoring_config_file
     monitoring_path: str = "/monitoring/prometheus/metrics"  # prometheus_config.path
     max_request_bytes: int = MAX_REQUEST_BYTES  # Graftline's own, as are all fields below
-    max_image_pixels: int = MAX_PIXELS  # of an image in a request
+    max_image_pixels: int = MAX_DECODED_PIXELS  # of an image in a request
+    max_request_pixels: int = MAX_REQUEST_PIXELS  # of all images in a request
     max_in_flight: int = 256  # requests that are answered or wait, over both ports
     # Bytes of requests that arrive, wait or are answered, over both ports. None: 8 times max_request_bytes.
     max_bytes_in_flight: int | None = None
@@ -95,7 +96,7 @@ class ServerOptions:
                 raise UserError(f"{flag} {getattr(self, name)} is not a port: choose one from 0 to 65535")
         if not self.host:
             raise UserError("--host is empty: give an address of this machine, or 0.0.0.0 for every one")
-        _check_least(self, 1, "max_request_bytes", "max_image_pixels", "max_in_flight")
+        _check_least(self, 1, "max_request_bytes", "max_image_pixels", "max_request_pixels", "max_in_flight")
         _check_least(self, 0, "rest_api_timeout_in_ms", "file_system_poll_wait_seconds", "shutdown_grace_seconds")
         _check_least(self, 0, "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism")
         _check_least(self, 0, "model_config_file_poll_wait_seconds")

@@ -1,15 +1,18 @@
 """Adaptive batching: requests that arrive while a model is busy run together as soon as it is free.
 
 An idle server runs a request at once, in the request's own thread. Other requests wait while `num_batch_threads` runs
-are under way. Then the request that has waited longest takes up to `max_batch_size` rows of its kind, runs them as one
-batch and distributes the results. No request waits for a batch to fill, unless `batch_timeout_micros` is set, and the
-load decides how large batches are. The parameters are those of TensorFlow Serving's batching guide,
+are under way. Models take turns: the next run is that of the waiting model whose last run began first. Its request
+that has waited longest takes up to `max_batch_size` rows of its kind, runs them as one batch and distributes the
+results. So a model waits for one batch of each other model, however many requests the others have. No request waits
+for a batch to fill, unless `batch_timeout_micros` is set, and the load decides how large batches are. The parameters
+are those of TensorFlow Serving's batching guide,
 https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md.
 
 In TensorFlow Serving a batch fails as a whole. Here a failed batch runs again in halves, so that a bad image fails its
 own request alone.
 """
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -39,10 +42,12 @@ class Function:
     """One signature of one loaded model with one set of outputs. Requests in a batch share it.
 
     `mergeable` says whether rows can be stacked. It becomes False when outputs do not have one row for each input row.
+    `model` is the name under which models take turns.
     """
 
     run: Run
     mergeable: bool
+    model: str = ""
 
 
 @dataclass(eq=False)
@@ -62,7 +67,7 @@ class _Task:
 
 
 class Batcher:
-    """Runs the functions of all models of a server: at most `num_batch_threads` at once, the oldest request first."""
+    """Runs the functions of all models of a server: at most `num_batch_threads` at once, and the models in turn."""
 
     def __init__(self, parameters: BatchingParameters, metrics: Metrics) -> None:
         self._parameters = parameters
@@ -71,6 +76,8 @@ class Batcher:
         self._arrived = threading.Condition(self._lock)
         self._queues: dict[Hashable, deque[_Task]] = {}
         self._free = parameters.num_batch_threads
+        self._turns = itertools.count(1)
+        self._last_turns: dict[str, int] = {}  # by model
 
     def run(self, function: Function, inputs: Tensors, deadline: float | None) -> dict[str, np.ndarray]:
         """Return the outputs of `function` for `inputs`, before `deadline` (of time.monotonic).
@@ -111,7 +118,7 @@ class Batcher:
             queue.append(task)
             if self._free:
                 self._free -= 1
-                task.leader = True
+                self._make_leader(task)
             else:
                 self._arrived.notify_all()
         if not task.leader:
@@ -183,14 +190,19 @@ class Batcher:
             del self._queues[kind]
 
     def _pass_on(self) -> None:
-        """Give the place of an ended batch to the request that has waited longest."""
+        """Give the place of an ended batch to the waiting model whose turn it is."""
         waiting = [each for queue in self._queues.values() for each in queue if not each.leader]
         if not waiting:
             self._free += 1
             return
-        oldest = min(waiting, key=lambda each: each.since)
-        oldest.leader = True
-        oldest.woken.set()
+        first = min(waiting, key=lambda each: (self._last_turns.get(each.function.model, 0), each.since))
+        self._make_leader(first)
+        first.woken.set()
+
+    def _make_leader(self, task: _Task) -> None:
+        """Give a place to a task, with the lock held."""
+        task.leader = True
+        self._last_turns[task.function.model] = next(self._turns)
 
     def _run(self, batch: Sequence[_Task]) -> None:
         for task in batch:

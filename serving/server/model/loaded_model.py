@@ -22,12 +22,13 @@ from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
 from graftline.serving.server.errors import Code, ServingError, invalid
-from graftline.serving.server.limits import Runs, check_images
+from graftline.serving.server.image_limits import check_images, name_damage
+from graftline.serving.server.limits import Runs
 from graftline.serving.server.metrics import Metrics
 from graftline.serving.server.model.batching import Batcher, Function, Run, Tensors
 from graftline.serving.server.model.tensors import check_names, check_outputs, check_types, from_proto, with_defaults
 from graftline.serving.server.options import ServerOptions
-from graftline.signatures import SERVING_DEFAULT, WARMUP_FILE
+from graftline.signatures import CLASSIFICATION, IMAGE_BYTES, SERVING_DEFAULT, WARMUP_FILE
 
 _logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ class LoadedModel:
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=self._options.tensorflow_intra_op_parallelism,
             inter_op_parallelism_threads=self._options.tensorflow_inter_op_parallelism,
+            # Threads of its own that run ops: a decoder that takes long must not hold up the ops of other models.
+            use_per_session_threads=True,
         )
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         started = time.monotonic()
@@ -125,6 +128,10 @@ class LoadedModel:
         self._metrics.load_attempt_count.add(1, path, "success")
         self._metrics.load_latency.add(_microseconds(started), path)
         self.signatures: dict[str, Any] = dict(meta_graph.signature_def)
+        default = self.signatures.get(SERVING_DEFAULT)
+        self._is_classifier = (  # one that Graftline exported
+            default is not None and IMAGE_BYTES in default.inputs and set(CLASSIFICATION) <= set(default.outputs)
+        )
         self._lock = threading.Lock()
         self._running = 0
         self._retired = False
@@ -151,11 +158,16 @@ class LoadedModel:
         deadline = None if timeout is None else time.monotonic() + timeout
         signature = self.signature(signature_name)
         inputs, outputs = _checked(signature, inputs, output_filter or [])
-        check_images(inputs, self._options.max_image_pixels)
+        images = check_images(inputs, self._options, self._is_classifier)
         function = self._function(signature_name or SERVING_DEFAULT, outputs)
-        if self._batcher:
-            return self._batcher.run(function, inputs, deadline)
-        return function.run(inputs, timeout)
+        try:
+            if self._batcher:
+                return self._batcher.run(function, inputs, deadline)
+            return function.run(inputs, timeout)
+        except ServingError as error:
+            if self._is_classifier and error.code is Code.INVALID_ARGUMENT:
+                raise name_damage(images, error) from error
+            raise
 
     def _function(self, signature_name: str, outputs: list[str]) -> Function:
         """Return the function of a signature and its outputs. It is made once; a race makes two and keeps one."""
@@ -166,7 +178,7 @@ class LoadedModel:
         mergeable = _first_dimension_is_free(signature.inputs.values()) and _first_dimension_is_free(
             signature.outputs[name] for name in outputs
         )
-        function = Function(self._runner(signature, outputs), mergeable)
+        function = Function(self._runner(signature, outputs), mergeable, self.name)
         if len(self._functions) < _MAX_FUNCTIONS:
             self._functions[key] = function
         return function

@@ -136,6 +136,7 @@ TRANSCODED = {
     "dispose_bgnd_transparency.gif",  # first frame smaller than the screen
     "first_frame_transparency.gif",
     "no_palette.gif",
+    "chi.gif",  # transparent pixels, which TensorFlow shows in another colour
 }
 
 

@@ -39,7 +39,7 @@ def served(data: bytes) -> np.ndarray:
 
 
 def shown(data: bytes) -> np.ndarray:
-    """What a viewer shows, int [h, w, 3]: Pillow's first frame, upright by EXIF alone, of 16 bits the high 8."""
+    """What a viewer shows, int [h, w, 3]: Pillow's first frame on white, upright by EXIF, of 16 bits the high 8."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         bits = image.tag_v2[258][0] if image.format == "TIFF" else 16
@@ -47,7 +47,12 @@ def shown(data: bytes) -> np.ndarray:
             image.info.pop(key, None)
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
-        return np.repeat((np.asarray(upright).astype(int) >> (bits - 8))[..., None], 3, 2)
+        samples = np.asarray(upright).astype(int)
+        grey = np.where(samples == upright.info.get("transparency"), 255, samples >> (bits - 8))
+        return np.repeat(grey[..., None], 3, 2)
+    if upright.has_transparency_data:
+        colour, alpha = np.split(np.asarray(upright.convert("RGBA")).astype(int), [3], axis=-1)
+        return np.rint((colour * alpha + 255 * (255 - alpha)) / 255).astype(int)
     return np.asarray(upright.convert("RGB")).astype(int)
 
 

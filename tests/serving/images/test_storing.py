@@ -14,7 +14,7 @@ from PIL import Image
 from graftline.components.image_example_gen import decoding
 from graftline.serving.client import classifying
 from graftline.serving.images import isolated, storing
-from graftline.serving.images.transcoding import Refused
+from graftline.serving.images.trust import Refused
 from tests.assets import ASSETS, needs_assets
 from tests.images import draw_scene, encode
 
@@ -92,15 +92,15 @@ def test_what_serving_shows_otherwise_is_sent_upright_and_decodable(
 
 def test_jpegs_are_sent_as_they_are_whatever_their_orientation(tmp_path: pathlib.Path) -> None:
     data = encode(draw_scene(1), "JPEG", orientation=6)
-    assert storing.prepare_to_send(data) is data
+    assert storing.prepare_to_send(data).data is data
 
 
 def test_an_animated_gif_that_tensorflow_shows_otherwise_is_sent_as_its_first_frame() -> None:
     frames = [Image.fromarray(np.full((40, 60, 3), shade, np.uint8)) for shade in (10, 200)]
     data = bytearray(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     data[6:10] = (70).to_bytes(2, "little") + (50).to_bytes(2, "little")  # a screen larger than the frames
-    found = storing.prepare_to_send(bytes(data))
-    assert isinstance(found, bytes) and found != data
+    found = storing.prepare_to_send(bytes(data)).data
+    assert found != data
     assert Image.open(io.BytesIO(found)).size == (70, 50)
 
 
