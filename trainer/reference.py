@@ -34,7 +34,7 @@ def _upright(image_bytes: bytes) -> np.ndarray:
     """
     if image_bytes.startswith(b"\x89PNG"):
         colour, alpha = np.split(np.float32(tf.io.decode_png(image_bytes, channels=4)), [3], axis=-1)
-        return np.uint8(np.rint((colour * alpha + 255 * (255 - alpha)) / 255))
+        return np.rint((colour * alpha + 255 * (255 - alpha)) / 255).astype(np.uint8)
     pixels = tf.io.decode_image(image_bytes, channels=3, expand_animations=False).numpy()
     if not image_bytes.startswith(b"\xff\xd8"):
         return pixels  # the serving graph rotates JPEGs only, and Pillow refuses some PNGs that TensorFlow reads

@@ -139,16 +139,15 @@ def _luma(stored: Stored) -> np.ndarray | None:
     try:
         if header.has_alpha:
             done = 1
-            decoded = _lay_on_white(tf.raw_ops.DecodePng(contents=stored.data, channels=4))
+            pixels = _lay_on_white(tf.raw_ops.DecodePng(contents=stored.data, channels=4))
         elif header.format == "jpeg" and header.components != 4:
             done = min(ratio, _MAX_JPEG_RATIO)
-            decoded = tf.raw_ops.DecodeJpeg(contents=stored.data, channels=1, ratio=done)
+            pixels = _view(tf.raw_ops.DecodeJpeg(contents=stored.data, channels=1, ratio=done))
         else:
             done = 1
-            decoded = tf.raw_ops.DecodeImage(contents=stored.data, channels=3, expand_animations=False)
+            pixels = _view(tf.raw_ops.DecodeImage(contents=stored.data, channels=3, expand_animations=False))
     except tf.errors.OpError:
         return None
-    pixels = np.asarray(memoryview(decoded))  # no copy
     upright = pixels.shape[:2] if header.orientation < 5 else pixels.shape[1::-1]
     if upright != (-(-header.height // done), -(-header.width // done)) or not pixels.size:
         return None
@@ -158,9 +157,14 @@ def _luma(stored: Stored) -> np.ndarray | None:
     return np.asarray(luma.reduce(ratio // done) if ratio > done else luma)
 
 
+def _view(decoded: tf.Tensor) -> np.ndarray:
+    """Return a tensor as an array, without a copy."""
+    return np.asarray(memoryview(decoded))
+
+
 def _lay_on_white(decoded: tf.Tensor) -> np.ndarray:
     """Lay pixels uint8 [h, w, 4] on white as the serving graph does (`transform.pixels`): uint8 [h, w, 3]."""
-    image = np.asarray(memoryview(decoded)).astype(np.uint16)
+    image = _view(decoded).astype(np.uint16)
     alpha = image[..., 3:]
     sums = image[..., :3] * alpha + 255 * (255 - alpha) + 128
     return ((sums + (sums >> 8)) >> 8).astype(np.uint8)
