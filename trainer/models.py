@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from graftline.errors import UserError, did_you_mean
+from graftline.errors import UserError
 from graftline.trainer import backbones, unfreezing, weights_loading
 from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
 from graftline.trainer.weights_reader import MisfitError, RefusedError
@@ -58,7 +58,7 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
         return trunk
     names = [layer.name for layer in trunk.layers]
     if cut_at not in names:
-        raise UserError(f"head.cut_at: {trunk.name} has no layer '{cut_at}'{did_you_mean(cut_at, names)}")
+        raise UserError(f"head.cut_at: {trunk.name} has no layer '{cut_at}'{unfreezing.name_near_layers(cut_at, names)}")
     return keras.Model(trunk.input, trunk.get_layer(cut_at).output, name=trunk.name)
 
 

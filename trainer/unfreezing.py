@@ -4,9 +4,10 @@
 `pipeline.preflight` calls `check`, and `trainer.models` calls `first_layer`. Imports no Keras.
 """
 
+import difflib
 from collections.abc import Sequence
 
-from graftline.errors import UserError, did_you_mean
+from graftline.errors import UserError
 from graftline.trainer.settings import FeatureExtractionSettings, FineTuningSettings
 
 KEY = "fine_tuning.unfreeze_from"
@@ -32,6 +33,14 @@ def warn(fine_tuning: FineTuningSettings) -> list[str]:
     return [f"{KEY} is none: the second phase is skipped"] if skipped else []
 
 
+def name_near_layers(name: str, names: Sequence[str]) -> str:
+    """Return a hint for a layer that a trunk does not have: the layers of the nearest names, and its last ones."""
+    by_lower_case = {known.lower(): known for known in names}
+    near = [by_lower_case[key] for key in difflib.get_close_matches(name.lower(), list(by_lower_case), n=3)]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{hint} (its last: {', '.join(names[-3:])})"
+
+
 def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str) -> int:
     """Return the index of the lowest layer to unfreeze among the trunk's layers; their number for none.
 
@@ -49,7 +58,6 @@ def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str) -> i
         return max(unfreeze_from + count, 0) if unfreeze_from < 0 else unfreeze_from  # the last 30 of 19 are all 19
     if unfreeze_from not in names:
         raise UserError(
-            f"{KEY}: {trunk} has no layer '{unfreeze_from}'"
-            f"{did_you_mean(unfreeze_from, list(names))} (its last: {', '.join(names[-3:])})"
+            f"{KEY}: {trunk} has no layer '{unfreeze_from}'{name_near_layers(unfreeze_from, names)}"
         )
     return names.index(unfreeze_from)

@@ -50,7 +50,9 @@ def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), other
         candidate={name: metrics.value(name, answers.candidate) for name in figures},
         baseline={name: metrics.value(name, theirs) for name in figures} if theirs else {},
         checks=checks,
-        note="\n".join([*notes, *checker.skipped, *_doubt(gate, answers.candidate)]),
+        note="\n".join(
+            [*notes, *_note_unjudged(answers.candidate), *checker.skipped, *_doubt(gate, answers.candidate)]
+        ),
         intervals={name: checker.interval(name, answers.candidate, metrics.ALL) for name in figures},
         compared_examples=theirs.examples if theirs else 0,
         compared={name: metrics.value(name, ours) for name in figures} if ours else {},
@@ -59,6 +61,14 @@ def judge(gate: GateSettings, answers: Answers, notes: Sequence[str] = (), other
         by_class=list(_by_class(answers.candidate, checker.level)),
         confusions=_confusions(answers.candidate),
     )
+
+
+def _note_unjudged(candidate: Scored) -> list[str]:
+    """Return a note on the classes without an image to judge on: a test split need not have all."""
+    counts = np.bincount(candidate.label[candidate.label >= 0], minlength=len(candidate.classes))
+    names = [candidate.classes[which] for which in np.flatnonzero(counts == 0)]
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return [f"no image to judge on is of these classes: {', '.join(names[:5])}{more}"] if names else []
 
 
 def _doubt(gate: GateSettings, candidate: Scored) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from graftline import uri
+from graftline import lookalikes, uri
 from graftline.components.storage import files
 from graftline.errors import UserError
 from graftline.features import EVAL, SPLITS, TEST, TRAIN
@@ -71,7 +71,7 @@ class Layout:
     refused: tuple[tuple[str, str, str], ...] = ()  # (escaped path, label, reason); these files must not be opened
     stray: tuple[str, ...] = ()  # images beside the class folders; they are reported and not ingested
     empty_classes: tuple[str, ...] = ()
-    lookalikes: tuple[tuple[str, ...], ...] = ()  # class names that differ only by case or space
+    lookalikes: tuple[tuple[str, ...], ...] = ()  # class names that look alike, see `graftline.lookalikes`
     notes: tuple[str, ...] = ()
 
     @property
@@ -93,11 +93,11 @@ class Layout:
             names = ", ".join(map(repr, self.empty_classes))
             warnings.append(f"these class folders hold no images and will not be used: {names}")
         warnings += [
-            f"these class names differ only by case or space and stay separate classes: {', '.join(map(repr, names))}"
+            f"these class names look alike and are separate classes: {', '.join(map(lookalikes.show, names))}; if they "
+            "are one class, give their folders, or their labels in the manifest, one name"
             for names in self.lookalikes
         ]
         warnings += [f"{path}: {reason}" for path, label, reason in self.refused if not label]
-        warnings += _warn_of_mixed_names(self.classes)
         return tuple(warnings)
 
 
@@ -113,6 +113,9 @@ class Contents:
     stray: list[str] = field(default_factory=list)
     labels: set[str] = field(default_factory=set)  # of all class folders, also of the empty ones
     notes: list[str] = field(default_factory=list)
+    inner: dict[str, set[str]] = field(default_factory=dict)  # names of the folders directly in each class folder
+    left_out: list[str] = field(default_factory=list)  # folders that hold images and are left out by their names
+    missing: str = ""  # how many files of a manifest are left out, and the first
 
     def add(self, other: "Contents") -> None:
         """Add the contents of another root."""
@@ -121,6 +124,25 @@ class Contents:
         self.stray += other.stray
         self.labels |= other.labels
         self.notes += other.notes
+        for label, names in other.inner.items():
+            self.inner.setdefault(label, set()).update(names)
+        self.left_out += other.left_out
+
+    def causes(self, classes: Collection[str], label: str = "") -> str:
+        """Return a clause that says what was left out: of one class, or if `label` is "" of all but `classes`."""
+        refused = [entry for entry in self.refused if (entry[1] == label if label else entry[1] not in classes)]
+        causes = [self.missing] if self.missing else []
+        if refused and not causes:
+            more = f" and {len(refused) - 1:,} more" if len(refused) > 1 else ""
+            causes.append(f"{refused[0][0]} is left out ({refused[0][2]}){more}")
+        if not label:
+            refused_labels = {entry[1] for entry in refused}
+            empty = sorted(self.labels.difference(classes, refused_labels))
+            causes += [f"the folder {empty[0]!r} holds no images"] if empty else []
+            causes += [f"{self.left_out[0]!r} is left out because of its name"] if self.left_out else []
+            stray = len(self.stray)
+            causes += [f"{stray:,} image{'s lie' if stray > 1 else ' lies'} beside the class folders"] if stray else []
+        return "".join(f"; {cause}" for cause in causes)
 
 
 def check_settings(folders: Sequence[str | os.PathLike[str]], settings: "IngestSettings") -> None:
@@ -146,7 +168,7 @@ def judge(roots: Roots, contents: Contents, with_images: Collection[str]) -> Lay
     ingested = _resolve_splits(root, contents)
     counts = Counter(file.label for file in ingested)
     classes = sorted(with_images or counts)
-    _require_classes(root, classes, counts, ingested)
+    _require_classes(root, classes, contents, ingested)
     return Layout(
         roots=roots,
         classes=tuple(classes),
@@ -154,8 +176,8 @@ def judge(roots: Roots, contents: Contents, with_images: Collection[str]) -> Lay
         refused=tuple(sorted(contents.refused)),
         stray=tuple(contents.stray),
         empty_classes=tuple(sorted(contents.labels.difference(classes))),
-        lookalikes=_find_lookalikes(classes),
-        notes=tuple(contents.notes),
+        lookalikes=tuple(lookalikes.group(classes)),
+        notes=(*contents.notes, *_note_untested(classes, ingested)),
     )
 
 
@@ -184,22 +206,32 @@ def _resolve_splits(root: str, contents: Contents) -> list[File]:
     return [file._replace(split=meaning[file.split]) for file in contents.files] if given else contents.files
 
 
-def _require_classes(root: str, classes: list[str], counts: Counter[str], ingested: list[File]) -> None:
+def _note_untested(classes: Sequence[str], ingested: Sequence[File]) -> Iterator[str]:
+    """Yield a note on classes that a test split lacks."""
+    tested = {file.label for file in ingested if file.split == TEST}
+    if tested and (untested := [label for label in classes if label not in tested]):
+        more = f" and {len(untested) - 5} more" if len(untested) > 5 else ""
+        yield (
+            f"the split test has no images of {', '.join(map(repr, untested[:5]))}{more}: the model is not judged on "
+            "them"
+        )
+
+
+def _require_classes(root: str, classes: list[str], contents: Contents, ingested: list[File]) -> None:
+    counts = Counter(file.label for file in ingested)
     if len(classes) == 1:
         (only,) = classes
-        deeper = sorted(
-            {path.split("/")[1] for path, *_ in ingested if path.startswith(f"{only}/") and path.count("/") > 1}
-        )
+        deeper = sorted(contents.inner.get(only, ()))
         hint = f"; if the folders in it ({', '.join(deeper[:5])}) are the classes, give that folder" if deeper else ""
         raise UserError(
             f"{root} holds images of one class only, '{only}' ({counts[only]} files); "
-            f"a classifier needs at least two classes with images{hint}"
+            f"a classifier needs at least two classes with images{hint}{contents.causes(classes)}"
         )
     lone = [label for label in classes if counts[label] < 2]
     if lone:
         raise UserError(
             f"{root}: class '{lone[0]}' has a single image{_and_others(lone)}; each class needs at least 2 images, "
-            "one to train on and one to evaluate on: add images or remove the folder"
+            f"one to train on and one to evaluate on: add images or remove the folder{contents.causes((), lone[0])}"
         )
     splits: dict[str, set[str]] = defaultdict(set)
     for file in ingested:
@@ -209,30 +241,9 @@ def _require_classes(root: str, classes: list[str], counts: Counter[str], ingest
         raise UserError(
             f"{root}: class '{one_sided[0]}' has images only in {' and '.join(sorted(splits[one_sided[0]]))}"
             f"{_and_others(one_sided)}; each class needs images to train on and images to evaluate on: add images or "
-            "remove the class"
+            f"remove the class{contents.causes((), one_sided[0])}"
         )
 
 
 def _and_others(labels: list[str]) -> str:
     return f" (the same holds for {len(labels) - 1} other classes)" if len(labels) > 1 else ""
-
-
-def _warn_of_mixed_names(classes: Sequence[str]) -> Iterator[str]:
-    """Warn of classes with the names of splits or spans beside classes with other names."""
-    for kind, names in (
-        ("splits", [name for name in classes if name.casefold() in SPLIT_OF]),
-        ("spans", [name for name in classes if SPAN.fullmatch(name)]),
-    ):
-        others = [name for name in classes if name not in names]
-        if len(names) > 1 and others:
-            yield (
-                f"the folders {', '.join(map(repr, names))} have names of {kind}, but are used as classes because of "
-                f"the folder {others[0]!r} beside them: if they are {kind}, move that folder elsewhere"
-            )
-
-
-def _find_lookalikes(labels: list[str]) -> tuple[tuple[str, ...], ...]:
-    groups = defaultdict(list)
-    for label in labels:
-        groups[" ".join(label.casefold().split())].append(label)
-    return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -28,6 +28,7 @@ class Manifest:
     """A whole table. Every path is in it once. The split of a file is as the table writes it, in lower case."""
 
     files: tuple[File, ...]
+    lines: tuple[int, ...]  # of the files
     warnings: tuple[str, ...] = ()
 
 
@@ -88,7 +89,8 @@ def _parse(text: str, table: str, splits: Collection[str]) -> Manifest:
         raise UserError(f"{table} has no rows; give a line with a path and a label for each image")
     if repeated:
         warnings.append(f"{table}: {repeated} lines repeat an earlier line and count once")
-    return Manifest(tuple(file for file, _ in seen.values()), tuple(warnings))
+    files, lines = zip(*seen.values(), strict=True)
+    return Manifest(files, lines, tuple(warnings))
 
 
 def _parse_header(header: list[str], table: str) -> tuple[dict[str, int], list[str]]:

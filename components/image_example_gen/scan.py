@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from graftline import folder_name, uri
-from graftline.components.image_example_gen import layouts, manifest
+from graftline.components.image_example_gen import half_recognised, layouts, manifest
 from graftline.components.image_example_gen.layouts import SPAN, SPLIT_OF, Contents, File, Layout, Roots
 from graftline.components.storage import files, listing
 from graftline.components.storage.listing import Disk, Objects, Tree
@@ -155,6 +155,12 @@ def _read_folders(root: str, prefix: str, spans: int | None) -> Contents:
         )
     else:
         _read_splits(tree, "", top, prefix, contents)
+    contents.left_out += [files.escape(_inside(prefix, folder)) for folder in tree.left_out()]
+    if contents.left_out:
+        names = ", ".join(map(repr, contents.left_out[:3]))
+        more = f" and {len(contents.left_out) - 3:,} more" if len(contents.left_out) > 3 else ""
+        contents.notes.append(f"these folders hold images and are left out because of their names: {names}{more}")
+    contents.notes += half_recognised.notes(contents.inner)
     advice = _ONE_FOLDER_EACH.format(root=escaped)
     if not contents.labels and contents.stray:
         raise UserError(f"{escaped} is flat: {len(contents.stray)} images and no class folders; {advice}")
@@ -181,8 +187,11 @@ def _read_classes(tree: Tree, base: str, labels: list[str], split: str, prefix: 
     for label in labels:
         _check_class_name(uri.join(tree.root, base), label)
         into.labels.add(label)
-        for entry in tree.walk(_inside(base, label)):
+        folder = _inside(base, label)
+        for entry in tree.walk(folder):
             path = _inside(prefix, entry.path)
+            inner, slash, _ = entry.path[len(folder) + 1 :].partition("/")
+            into.inner.setdefault(label, set()).update([inner] if slash else ())
             if entry.reason:
                 into.refused.append((files.escape(path), label, entry.reason))
             else:
@@ -248,7 +257,7 @@ def _check_class_name(folder: str, name: str) -> None:
 
 def _describe_refused(contents: Contents) -> str:
     if not contents.refused:
-        return ""
+        return f" besides '{contents.left_out[0]}', which is left out because of its name" if contents.left_out else ""
     path, _, reason = contents.refused[0]
     return f" that can be used ({len(contents.refused)} are left out, first: {path}: {reason})"
 
@@ -263,16 +272,27 @@ def _read_table(root: str, path: str) -> Contents:
         listing.require_reachable(root)
     check = listing.check_name if is_uri(root) else Disk(root).check
     contents = Contents(notes=list(table.warnings))
-    for file in table.files:
+    first = ""
+    for file, line in zip(table.files, table.lines, strict=True):
         contents.labels.add(file.label)
         if reason := check(file.path):
+            first = first or f"line {line}: {files.escape(file.path)} ({reason}{_near(root, file.path)})"
             contents.refused.append((files.escape(file.path), file.label, reason))
         else:
             contents.files.append(file)
     if not contents.files:
-        first, _, reason = contents.refused[0]
         raise UserError(
-            f"{files.escape(path)}: none of its {len(table.files)} files can be read, first: {first} ({reason}); the "
-            f"paths are relative to the folder of images, {files.escape(root)}"
+            f"{files.escape(path)}: none of its {len(table.files)} files can be read, first in {first}; the paths are "
+            f"relative to the folder of images, {files.escape(root)}"
         )
+    if first:
+        refused, of = len(contents.refused), len(table.files)
+        contents.missing = f"{refused:,} of the {of:,} files of {files.escape(path)} are left out, first in {first}"
+        contents.notes.append(contents.missing)
     return contents
+
+
+def _near(root: str, path: str) -> str:
+    """Return a hint for a file that is missing under this name and exists under one that looks alike."""
+    near = "" if is_uri(root) else Disk(root).near(path)
+    return f"; did you mean '{files.escape(near)}'?" if near else ""

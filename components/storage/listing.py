@@ -8,14 +8,16 @@ import bisect
 import contextlib
 import errno
 import importlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from graftline import uri
+from graftline import lookalikes, uri
 from graftline.components.storage import files
 from graftline.errors import UserError
+from graftline.serving.images.formats import is_image_name
 
 if TYPE_CHECKING:
     from apache_beam.io.filesystem import FileMetadata, FileSystem
@@ -41,6 +43,10 @@ _CLOUDS = {
 }
 
 
+_SKIPPED = 100  # folders that were left out by their names, and
+_LOOKED_AT = 1_000  # files in each, are looked at for images
+
+
 class Entry(NamedTuple):
     """A directory entry that is not a folder."""
 
@@ -49,9 +55,15 @@ class Entry(NamedTuple):
 
 
 class Tree(Protocol):
-    """A folder or a URI. Its methods skip the names that `files.is_left_out` excludes."""
+    """A folder or a URI. Its methods skip the names that `files.is_left_out` excludes, without opening them."""
 
     root: str
+
+    def left_out(self) -> list[str]:
+        """Return the folders that were skipped by their names and hold images; sorted.
+
+        Not all of a large folder is looked at, and none that cannot be read.
+        """
 
     def look(self, folder: str) -> tuple[list[str], list[Entry]]:
         """Return the names of the folders directly in `folder`, and its other entries; both sorted.
@@ -70,6 +82,7 @@ class Disk:
         """Make a tree of `root`, an absolute path without links in it."""
         self.root = root
         self._real: dict[str, str] = {}  # real paths of the folders of the files that `check` saw
+        self._skipped: set[str] = set()
 
     def look(self, folder: str) -> tuple[list[str], list[Entry]]:
         """See `Tree.look`. A link to a folder is an entry with a reason."""
@@ -96,6 +109,28 @@ class Disk:
                 else:
                     yield Entry(path, self._check_entry(entry, path))
 
+    def left_out(self) -> list[str]:
+        """See `Tree.left_out`."""
+        folders = sorted(self._skipped)[:_SKIPPED]
+        return [folder for folder in folders if _holds_image(os.path.join(self.root, folder))]
+
+    def near(self, path: str) -> str:
+        """Return the path of an entry whose name looks like that of `path`, which does not exist; "" if there is none.
+
+        Names look alike that differ by case, by Unicode's forms or by spaces.
+        """
+        found = ""
+        for part in path.split("/"):
+            try:
+                names = sorted(os.listdir(os.path.join(self.root, found)))
+            except OSError:
+                return ""
+            alike = [part] if part in names else [name for one, name in lookalikes.match([part], names)]
+            if not alike:
+                return ""
+            found = _child(found, alike[0])
+        return found if found != path else ""
+
     def check(self, path: str) -> str:
         """Return why the file at a path that a user gave must not be opened; "" if it may be opened."""
         if reason := check_name(path):
@@ -117,7 +152,14 @@ class Disk:
         place = os.path.join(self.root, folder) if folder else self.root
         try:
             with os.scandir(place) as entries:
-                return sorted((e for e in entries if not files.is_left_out(e.name)), key=lambda e: e.name)
+                kept: list[os.DirEntry[str]] = []
+                skipped: list[os.DirEntry[str]] = []
+                for entry in entries:
+                    (skipped if files.is_left_out(entry.name) else kept).append(entry)
+                # Kubernetes mounts a volume's files as links into a folder such as ..2026_11_30_21_14_39.
+                names = [e.name for e in skipped if e.is_dir(follow_symlinks=False) and not e.name.startswith("..")]
+                self._skipped.update(_child(folder, name) for name in names)
+                return sorted(kept, key=lambda entry: entry.name)
         except OSError as error:
             raise UserError(
                 f"{files.escape(place)}: the folder cannot be read ({error.strerror}); make it readable or remove it"
@@ -151,7 +193,20 @@ class Objects:
         prefix = f"{uri.rstrip('/')}/"
         # Paths that end in "/" are placeholders for folders that a cloud's console made.
         paths = (entry.path[len(prefix) :] for entry in _listed(prefix) if not entry.path.endswith("/"))
-        self._paths = sorted(path for path in paths if not any(map(files.is_left_out, path.split("/"))))
+        self._paths: list[str] = []
+        self._left_out: set[str] = set()
+        for path in paths:
+            parts = path.split("/")
+            skipped = next((number for number, part in enumerate(parts) if files.is_left_out(part)), None)
+            if skipped is None:
+                self._paths.append(path)
+            elif skipped < len(parts) - 1 and is_image_name(path):
+                self._left_out.add("/".join(parts[: skipped + 1]))
+        self._paths.sort()
+
+    def left_out(self) -> list[str]:
+        """See `Tree.left_out`."""
+        return sorted(self._left_out)
 
     def look(self, folder: str) -> tuple[list[str], list[Entry]]:
         """See `Tree.look`."""
@@ -175,6 +230,12 @@ class Objects:
         # Every path that begins with "folder/" sorts before "folder0", because "0" is the character after "/".
         first, last = (bisect.bisect_left(self._paths, folder + end) for end in "/0")
         return self._paths[first:last]
+
+
+def _holds_image(folder: str) -> bool:
+    """Return whether one of the first files under a folder has the name of an image."""
+    names = (name for _, _, names in os.walk(folder) for name in names)
+    return any(map(is_image_name, itertools.islice(names, _LOOKED_AT)))
 
 
 def check_name(path: str) -> str:

@@ -2,8 +2,14 @@
 
 import re
 
-# File managers and archivers write these beside the images.
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"})
+# File managers, archivers and file systems write these beside the images. Names that begin with "." need no row.
+_CLUTTER = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"),
+        *("$recycle.bin", "system volume information", "found.000", "lost+found"),  # NTFS, FAT, ext4
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot"),  # Synology, QNAP, NetApp
+    }
+)
 
 _MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), "jpeg"),

@@ -129,8 +129,8 @@ def test_a_random_trunk_is_calibrated_so_that_the_signal_does_not_vanish(name: s
 def test_the_trunk_ends_where_it_is_cut() -> None:
     cut = models.build_trunk(_SMALL, "block_2_add")
     assert cut.layers[-1].name == "block_2_add"
-    with pytest.raises(UserError, match=r"head.cut_at: .* no layer 'block_2_ad'; did you mean 'block_2_add'"):
-        models.build_trunk(_SMALL, "block_2_ad")
+    with pytest.raises(UserError, match=r"head.cut_at: .* no layer 'Block_2_ad'; did you mean 'block_2_add' or .* or "):
+        models.build_trunk(_SMALL, "Block_2_ad")
 
 
 @assets.needs_assets

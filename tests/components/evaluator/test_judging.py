@@ -255,3 +255,15 @@ def test_a_class_that_the_served_model_does_not_know_has_no_change() -> None:
     assert {check.part for check in verdict.checks if check.kind == "min_change"} == {"class cat", "class dog"}
     assert "the change of recall of class owl was not judged" in verdict.note
     assert (verdict.other_classes, verdict.compared_examples, verdict.examples) == (True, 40, 60)
+
+
+def test_classes_without_an_image_to_judge_on_are_named_and_judged_by_nothing() -> None:
+    keys = {"slices": {"class": {"recall": {"min": 0.5}, "min_examples": 1}}}
+    label = np.array([0, 0, 2, 2])  # of CLASSES: cat, dog, owl
+    ours = scored.score(CLASSES, [(label, np.eye(3, dtype=np.float32)[label])], np.zeros((4, 3), np.float32))
+    verdict = judging.judge(asked(**keys), answers(ours))
+    assert verdict.blessed
+    assert {check.part for check in verdict.checks if check.part} == {"class cat", "class owl"}
+    assert verdict.note.splitlines()[0] == "no image to judge on is of these classes: dog"
+    keys["slices"]["class"]["values"] = {"dog": {"recall": {"min": 0.5}}}
+    assert "examples of class dog" in failures(judging.judge(asked(**keys), answers(ours)).checks)

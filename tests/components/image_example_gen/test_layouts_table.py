@@ -75,7 +75,7 @@ def test_files_of_a_table_that_may_not_be_read_are_refused_and_counted(heap: pat
 
 
 def test_a_table_of_files_that_are_elsewhere_is_refused(heap: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"none of its 2 files can be read, first: heap/1.jpg \(no such"):
+    with pytest.raises(UserError, match=r"none of its 2 files can be read, first in line 2: heap/1.jpg \(no such"):
         by_table(heap, "path,label", "heap/1.jpg,cat", "heap/2.jpg,dog")
 
 
