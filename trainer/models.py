@@ -58,7 +58,9 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
         return trunk
     names = [layer.name for layer in trunk.layers]
     if cut_at not in names:
-        raise UserError(f"head.cut_at: {trunk.name} has no layer '{cut_at}'{unfreezing.name_near_layers(cut_at, names)}")
+        raise UserError(
+            f"head.cut_at: {trunk.name} has no layer '{cut_at}'{unfreezing.name_near_layers(cut_at, names)}"
+        )
     return keras.Model(trunk.input, trunk.get_layer(cut_at).output, name=trunk.name)
 
 

@@ -57,7 +57,5 @@ def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str) -> i
             )
         return max(unfreeze_from + count, 0) if unfreeze_from < 0 else unfreeze_from  # the last 30 of 19 are all 19
     if unfreeze_from not in names:
-        raise UserError(
-            f"{KEY}: {trunk} has no layer '{unfreeze_from}'{name_near_layers(unfreeze_from, names)}"
-        )
+        raise UserError(f"{KEY}: {trunk} has no layer '{unfreeze_from}'{name_near_layers(unfreeze_from, names)}")
     return names.index(unfreeze_from)
