@@ -3,12 +3,13 @@
 import contextlib
 import importlib
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from graftline import imports
+from graftline import imports, proxies
 from graftline.components.storage import versions
 from graftline.errors import UserError
 from graftline.pipeline import run_summary
@@ -39,6 +40,7 @@ def run(
     began = time.monotonic()
     if config.push.vertex.project is not None:
         raise UserError("push.vertex.project is set, but only a cluster's run deploys to Vertex: see graftline compile")
+    proxies.exempt_loopback(os.environ)  # TFX's InfraValidator asks a server on this machine
     with imports.exempt_from_gc():
         from absl import logging as absl_logging
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner

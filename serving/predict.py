@@ -153,10 +153,16 @@ def connect(target: str, name: str | None) -> Client:
             kind = "REST" if target.startswith("http") else "gRPC"
             raise UserError(
                 f"no model server answers at {target} ({kind}): start one with `graftline serve`, or correct --server"
-                f"{_other_port(target)}"
+                f"{_other_port(target)}{_named_proxy(error)}"
             ) from error
         raise as_user_error(error, target, name) from error
     return client
+
+
+def _named_proxy(error: ServiceError) -> str:
+    """Return the part of a client's message that names the proxy; "" if the client went by none."""
+    _, mark, rest = error.message.partition(" (through the proxy ")
+    return f"; the request went through the proxy {rest.partition(')')[0]}" if mark else ""
 
 
 def _other_port(target: str) -> str:

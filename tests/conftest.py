@@ -31,7 +31,10 @@ def _quiet() -> None:
     """TensorFlow's C++ side says a lot on standard error."""
     import os
 
+    from graftline import proxies
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    proxies.exempt_loopback(os.environ)  # tests ask servers on this machine by urllib and requests
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,8 @@ class _Base:
             names must be in lower case.
 
         Raises:
-          ValueError: the address has another form, or both a version and a label are given.
+          ValueError: the address has another form, both a version and a label are given, or the environment names a
+            proxy or certificates that cannot be used.
         """
         self._core = _Core(address, model, version, label, timeout, retry or Retry(), transcode)
         scheme, rest = _split(address)

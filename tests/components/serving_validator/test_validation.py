@@ -32,6 +32,15 @@ def test_a_good_model_passes_and_the_report_says_what_was_measured(passed: valid
     assert json.loads(passed.to_json())["passed"] is True
 
 
+def test_the_environment_s_proxies_have_no_say(colours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the port "discard", where nothing answers
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    assert validation.validate(colours, draw_references(2), ServingValidationSettings()).reasons == []
+
+
 def test_malformed_requests_of_both_protocols_get_errors(passed: validation.Report) -> None:
     assert passed.malformed["gRPC bytes that are not an image"] == "INVALID_ARGUMENT"
     assert passed.malformed["gRPC an unknown model"] == "NOT_FOUND"
