@@ -5,7 +5,7 @@ import pathlib
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graftline import uri
+from graftline import disk, uri
 from graftline.errors import UserError
 
 
@@ -62,11 +62,8 @@ class Workspace:
         New workspaces have none, and those of Graftline 0.1 do not.
         """
         self.check_format()
-        file = pathlib.Path(self.format_file)
-        if not file.exists():
-            aside = file.with_name(f"{file.name}.new")  # a run killed while it writes must not leave half a number
-            aside.write_text(f"{self.FORMAT}\n")
-            aside.replace(file)
+        if not os.path.exists(self.format_file):
+            disk.write(self.format_file, f"{self.FORMAT}\n".encode())
 
     def check_format(self) -> None:
         """Raise UserError if a newer Graftline made the workspace, or its file of the format holds no number."""

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graftline import full_disk
 from graftline.errors import UserError, not_installed
-from graftline.pipeline.command import UnexpectedError, brief
+from graftline.pipeline.command import Interrupted, UnexpectedError, brief
 from graftline.workspace import Workspace
 
 if TYPE_CHECKING:
+    from graftline.components.image_example_gen import Layout
     from graftline.pipeline.config import Config
     from graftline.pipeline.run_summary import RunSummary
     from graftline.serving.client import Prediction
@@ -36,32 +38,57 @@ def run_pipeline(config: "Config", reset_baseline: bool = False) -> "RunSummary"
     Raises:
       UserError: a mistake in the input.
       UnexpectedError: any other error; the message names the log that holds the traceback.
+      Interrupted: Ctrl-C.
     """
     require_package("tfx", "pipeline")
-    from graftline.components.image_example_gen import fingerprint_images
-    from graftline.pipeline import console, preflight
+    from graftline.pipeline import preflight
 
     layout = preflight.check(config)
     few = preflight.warn_of_few_judged(config, layout)
     for warning in (*layout.warnings, *preflight.warnings(config, layout.classes), *few):
         click.echo(f"graftline: note: {warning}", err=True)
-    with preflight.lock(config.workspace):
-        config = _settle_name(config, layout.classes, reset_baseline)
-        log_file = console.new_log_file(config.workspace)
-        click.echo(
-            f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}", err=True
-        )
-        with console.captured(log_file) as screen, console.Progress(screen) as progress:
-            try:
-                fingerprint = fingerprint_images(layout)
-                from graftline.pipeline import local_runner
+    try:
+        with preflight.lock(config.workspace):
+            config = _settle_name(config, layout.classes, reset_baseline)
+            return _run_locked(config, layout, reset_baseline)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command continues where this run stopped") from None
 
-                return local_runner.run(config, fingerprint, progress, reset_baseline)
-            except Exception as error:
-                traceback.print_exc()  # into the log: sys.stderr is the log here
-                if user_error := find_user_error(error):
-                    raise user_error from error
-                raise UnexpectedError(f"unexpected {brief(error)}; the traceback is in {log_file}") from error
+
+def _run_locked(config: "Config", layout: "Layout", reset_baseline: bool) -> "RunSummary":
+    """Run the pipeline in a workspace that is locked; raise as `run_pipeline`."""
+    from graftline.components.image_example_gen import fingerprint_images
+    from graftline.pipeline import console
+
+    log_file = console.new_log_file(config.workspace)
+    click.echo(
+        f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}", err=True
+    )
+    with console.captured(log_file) as screen, console.Progress(screen) as progress:
+        try:
+            fingerprint = fingerprint_images(layout)
+            from graftline.pipeline import local_runner
+
+            return local_runner.run(config, fingerprint, progress, reset_baseline)
+        except Exception as error:
+            traceback.print_exc()  # into the log: sys.stderr is the log here
+            if user_error := find_user_error(error):
+                raise user_error from error
+            if full := full_disk.explain(error, [config.workspace, config.push.path or config.workspace]):
+                raise UnexpectedError(f"{full}. {_room(config.workspace)}; the traceback is in {log_file}") from error
+            raise UnexpectedError(f"unexpected {brief(error)}; the traceback is in {log_file}") from error
+
+
+def _room(workspace: str) -> str:
+    """Return what can go, and how to continue; for a user whose disk is full."""
+    from graftline.pipeline import housekeeping
+
+    cache = Workspace(workspace).cache
+    can_go = f"{cache} may be deleted ({housekeeping.size_text(cache)})"
+    return (
+        f"{can_go}, and housekeeping.keep_runs=1 keeps only the latest run's outputs. TMPDIR names another temporary "
+        "folder. Nothing that was pushed is lost: make room, then run the same command again"
+    )
 
 
 def _settle_name(config: "Config", classes: Sequence[str], reset_baseline: bool) -> "Config":

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import graftline
-from graftline import uri
+from graftline import streams, uri
 from graftline.components import data_validation
 from graftline.components.storage.versions import destination
 from graftline.errors import UserError
@@ -221,9 +221,16 @@ def _weights_hash(weights: str) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Print the nodes of each file that the command line names; return the exit status."""
     for argument in sys.argv[1:]:
         try:
             sys.stdout.write(f"{argument}: {', '.join(nodes_of(argument)) or 'no node'}\n")
         except UserError as error:
-            sys.exit(f"error: {error}")
+            sys.stderr.write(f"error: {error}\n")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    streams.run(main)

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
-from graftline import __version__
+from graftline import __version__, streams
 from graftline.errors import UserError
 from graftline.pipeline import app
 from graftline.pipeline.command import DONE, NOT_BLESSED, USAGE, Group
@@ -220,13 +220,12 @@ def _output(path: str | None) -> Iterator[IO[str]]:
     """Open the file at `path`; standard output if it is None."""
     if path is None:
         yield sys.stdout
-        sys.stdout.flush()
         return
-    with contextlib.ExitStack() as closing:
-        try:
-            file = closing.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace"))
-        except OSError as error:
-            raise UserError(f"--output {path} cannot be written: {error.strerror}") from error
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be written: {error.strerror}") from error
+    with streams.writer(descriptor, f"--output {path}") as file:
         yield file
 
 

@@ -1,10 +1,9 @@
 """A click command that turns every failure into one message and an exit status; the command line and recipes use it.
 
 Exit statuses: 0 done, or pushed; 3 the run ended, but the model was not blessed; 2 wrong usage, config or data;
-130 Ctrl-C; 1 any other error.
+130 Ctrl-C; 141 nobody reads standard output any more, as in `| head`; 1 any other error.
 """
 
-import io
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from graftline import full_disk, streams
 from graftline.errors import UserError, did_you_mean
 
 DONE, UNEXPECTED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -22,16 +22,18 @@ class UnexpectedError(Exception):
     """An error that is not the user's mistake; the message names the log that holds its traceback."""
 
 
+class Interrupted(Exception):  # noqa: N818 - Ctrl-C is no error
+    """Ctrl-C in a command that has something to say about it."""
+
+
 class Command(click.Command):
     """A click command whose failures are one message on standard error and an exit status."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run as `click.Command.main` does in standalone mode: end the process."""
+        streams.prepare()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # users do not need the messages of TensorFlow's C++ side
         kwargs["standalone_mode"] = False
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a file name that is no Unicode must not end a run at its end
-                stream.reconfigure(errors="backslashreplace")
         sys.exit(_exit_status(super().main, *args, **kwargs))
 
 
@@ -58,8 +60,20 @@ def brief(error: BaseException) -> str:
 
 
 def _exit_status(command: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """Run the command and write what is left in the buffers, where Python itself would print a traceback."""
+    try:
+        status = _status_of(command, *args, **kwargs)
+        streams.finish()
+        return status
+    except streams.OutputError as error:
+        return error.status if error.is_closed_pipe else _fail(error.status, str(error))
+
+
+def _status_of(command: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     try:
         status = command(*args, **kwargs)
+    except streams.OutputError:
+        raise
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return USAGE
@@ -70,13 +84,13 @@ def _exit_status(command: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
         return _fail(USAGE, error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
         return _fail(INTERRUPTED, "interrupted")
+    except Interrupted as error:
+        return _fail(INTERRUPTED, str(error))
     except UnexpectedError as error:
         return _fail(UNEXPECTED, str(error))
-    except BrokenPipeError:
-        # The reader of our output ended, as `head` does. Python would report the error again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return UNEXPECTED
     except Exception as error:  # noqa: BLE001 - the last resort; outside a run there is no log
+        if full := full_disk.explain(error, [os.getcwd()]):
+            return _fail(UNEXPECTED, f"{full}; make room there, then run the same command again")
         click.echo(traceback.format_exc(), err=True)
         return _fail(UNEXPECTED, f"unexpected {brief(error)}")
     return status if isinstance(status, int) else DONE

@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from graftline import streams
 from graftline.components.evaluator import failures, sentences
 from graftline.pipeline.run_summary import RunSummary
 from graftline.workspace import Workspace
@@ -37,7 +38,7 @@ class Event:
     """A node of the DAG started, or ended after `seconds`; `detail` says what it did in a few words."""
 
     node: str
-    state: Literal["started", "finished", "cached", "failed"]
+    state: Literal["started", "finished", "cached", "failed", "stopped"]
     seconds: float
     detail: str = ""
 
@@ -72,9 +73,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the current stage, as failed if there is an exception."""
+        """End the current stage, as failed if there is an exception, and as stopped after Ctrl-C."""
         if self._open is not None:
-            self._end(self._open, "failed" if kind else "finished", time.monotonic() - self._began, "")
+            state = "finished" if kind is None else "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
+            self._end(self._open, state, time.monotonic() - self._began, "")
 
     def __call__(self, event: Event) -> None:
         """Show one event. A runner calls the object for each event."""
@@ -101,13 +103,15 @@ class Progress:
 
     def _end(self, node: str, state: str, seconds: float, detail: str) -> None:
         took = seconds_text(seconds)
-        words = {"finished": took, "cached": "from the cache", "failed": f"FAILED after {took}"}[state]
-        tail = f"{words}, {detail}" if detail else words
+        words = {"finished": took, "cached": "from the cache", "failed": f"FAILED after {took}"}
+        words |= {"stopped": f"stopped after {took}"}
+        tail = f"{words[state]}, {detail}" if detail else words[state]
         if self._live is not None:
             self._live.stop()
             self._live = None
         if self._console.is_terminal:
-            mark, style = {"finished": ("✓", "green"), "cached": ("✓", "dim"), "failed": ("✗", "bold red")}[state]
+            marks = {"finished": ("✓", "green"), "cached": ("✓", "dim"), "failed": ("✗", "bold red")}
+            mark, style = marks.get(state, ("✗", "bold"))
             ended = (tail, style if state != "finished" else "")
             self._console.print(Text.assemble((mark, style), f" {node:<{_WIDTH}}", ended))
         else:
@@ -279,10 +283,11 @@ def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
     out, err = sys.stdout, sys.stderr
     _flush(out, err)
     saved = os.dup(1), os.dup(2)
-    text: Any = {"buffering": 1, "encoding": "utf-8", "errors": "backslashreplace"}
-    log = open(log_file, "a", **text)  # noqa: SIM115
+    # A log on a full disk loses lines, and does not end the run.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    log = streams.writer(os.open(log_file, flags, 0o666), str(log_file), forgiving=True)
     # In a test or a notebook sys.stderr has no descriptor: it stays as it is.
-    screen = open(os.dup(saved[1]), "w", **text) if _is_descriptor(err, 2) else err  # noqa: SIM115
+    screen = streams.writer(os.dup(saved[1]), "standard error", forgiving=True) if _is_descriptor(err, 2) else err
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     handler = logging.StreamHandler(log)

@@ -305,6 +305,11 @@ def _size(path: pathlib.Path) -> int:
     return total
 
 
+def size_text(path: str) -> str:
+    """Return the size of all files under a path, as a text such as `12 kB`."""
+    return _size_text(_size(pathlib.Path(path)))
+
+
 def _size_text(count: int) -> str:
     """Return a text such as `0 bytes`, `12 kB`, `3.4 MB`, `1.2 GB`."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):

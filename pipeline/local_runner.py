@@ -46,7 +46,7 @@ def run(
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
-        from graftline.pipeline import housekeeping, relocation
+        from graftline.pipeline import durable, housekeeping
         from graftline.pipeline.dag import RUN_FN, create_pipeline
         from graftline.trainer import check_trunk
 
@@ -55,8 +55,7 @@ def run(
     check_trunk(config.backbone, config.head, config.fine_tuning)
 
     workspace = Workspace(str(pathlib.Path(config.workspace).resolve()))
-    for place in relocation.mend(workspace):
-        logging.info("the workspace was in %s before: its paths are mended", place)
+    _recover(workspace, progress)
     site = Site(workspace, fingerprint, readable=True)
     site = replace(site, served=versions.served_version(site.base_path(config)))
     pipeline = create_pipeline(
@@ -68,11 +67,37 @@ def run(
     )
     startup_seconds = time.monotonic() - began
     absl_logging.set_verbosity(absl_logging.INFO)
-    with watched(absl_logging.get_absl_logger(), progress) as seconds:
+    with watched(absl_logging.get_absl_logger(), progress) as seconds, durable.outputs():
         LocalDagRunner().run(pipeline)
     summary = run_summary.read(config, workspace, seconds, startup_seconds)
     housekeeping.after_run(config, progress)
     return summary
+
+
+def _recover(workspace: Workspace, progress: Callable[[Event], None]) -> None:
+    """Mend the paths of a workspace that was moved; take outputs that lost files out of the cache, and say so.
+
+    Raises UserError if the file of ML Metadata is damaged.
+    """
+    if not os.path.isfile(workspace.metadata):
+        return
+    from ml_metadata import errors
+
+    from graftline.pipeline import durable, lineage, relocation
+
+    began = time.monotonic()
+    try:
+        for place in relocation.mend(workspace):
+            logging.info("the workspace was in %s before: its paths are mended", place)
+        damaged = durable.withdraw_damaged(lineage.connect(workspace.metadata))
+    except (errors.StatusError, RuntimeError) as error:
+        raise UserError(
+            f"{workspace.metadata} cannot be read ({str(error)[:100]}): restore the file from a backup, or move it "
+            "away; without it every node runs again, and the pushed versions stay"
+        ) from error
+    if damaged:
+        detail = f"files of {len(damaged)} outputs were lost, such as in {damaged[0]}: their nodes run again"
+        progress(Event("Recovery", "finished", time.monotonic() - began, detail))
 
 
 def _with_absolute_paths(config: Config) -> Config:
@@ -99,8 +124,8 @@ def watched(logger: logging.Logger, progress: Callable[[Event], None]) -> Iterat
     logger.addHandler(watcher)
     try:
         yield seconds
-    except BaseException:
-        watcher.fail()
+    except BaseException as error:
+        watcher.fail("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     finally:
         logger.removeHandler(watcher)
@@ -124,10 +149,10 @@ class _NodeWatcher(logging.Handler):
         elif record.msg == "Component %s is finished.":
             self._end("cached" if self._cached else "finished")
 
-    def fail(self) -> None:
-        """Report that the node that was running failed."""
+    def fail(self, state: str) -> None:
+        """Report that the node that was running failed or was stopped."""
         if self._node:
-            self._end("failed")
+            self._end(state)
 
     def _end(self, state: str) -> None:
         self._seconds[self._node] = time.monotonic() - self._began

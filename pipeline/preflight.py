@@ -5,7 +5,6 @@ backbone, and a layer that the trunk does not have. Imports no TFX and no Tensor
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import posixpath
@@ -15,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from graftline import features, uri
+from graftline import disk, features, full_disk, patterns, uri
 from graftline.components.evaluator import (
     always_one,
     check_classes,
@@ -196,7 +195,7 @@ def check_apart(images: str, workspace: str) -> None:
 
 
 def check_push(path: str | None) -> None:
-    """Try to write a file into the folder of the versions, or into the nearest existing folder above it.
+    """Try all that a push does in the folder of the versions, or in the nearest existing folder above it.
 
     A URI is not tried here: the Pusher does.
     """
@@ -207,19 +206,25 @@ def check_push(path: str | None) -> None:
         folder = folder.parent
     advice = "give a folder that can be written, or null for <workspace>/models/<name>"
     with _explained(f"push.path {path}: no file can be written into {folder}", advice):
-        tempfile.TemporaryFile(dir=folder).close()
+        disk.rehearse(str(folder))
 
 
 def make_workspace(workspace: str) -> None:
-    """Make the workspace's folder, and try to write a file into it and into each of its folders that exists."""
+    """Make the workspace's folder; try all that a run does in it, and to write into each of its folders that exists."""
     if is_uri(workspace):
         raise UserError(
             f"workspace {workspace} is a URI, but `graftline run` needs a folder on disk: give another with --workspace"
         )
     root = pathlib.Path(workspace)
+    for path in (os.path.abspath(root), os.path.realpath(root)):
+        if trouble := patterns.fault(path):
+            raise UserError(
+                f"workspace {workspace}: its path {path} holds {trouble} for TensorFlow and Beam; give another with "
+                "--workspace"
+            )
     with _explained(f"workspace {workspace} cannot be made or written", "give another with --workspace"):
         root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=root).close()
+        disk.rehearse(str(root))
     for folder in filter(os.path.lexists, Workspace(workspace).folders):  # also a link to a disk that is not mounted
         with _explained(f"{folder} cannot be written", "repair it, or give another --workspace"):
             tempfile.TemporaryFile(dir=folder).close()
@@ -231,7 +236,8 @@ def _explained(trouble: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{trouble}: {error.strerror or error}; {advice}") from None
+        full = full_disk.explain(error)
+        raise UserError(f"{trouble}: {full or error.strerror or error}; {advice}") from None
 
 
 @contextlib.contextmanager
@@ -239,15 +245,16 @@ def lock(workspace: str) -> Iterator[None]:
     """Hold the workspace for this run, and write the number of its format if it has none.
 
     The operating system releases the lock when the process ends, for whatever reason it ends. UserError: another run
-    holds the workspace (the message names its process), or a newer Graftline made it.
+    holds the workspace (the message names its process), a newer Graftline made it, or its file system has no locks.
     """
+    Workspace(workspace).check_format()  # before anything is written into it
     path = pathlib.Path(Workspace(workspace).lock)
     # Opened for appending: truncating before the lock is held would remove the other run's process number.
     with _explained(f"{path} cannot be opened", "if it belongs to another user's run, give another --workspace"):
         opened = path.open("a+")
     with opened as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            disk.lock(file.fileno(), workspace, wait=False)
         except BlockingIOError:
             file.seek(0)
             process = file.read().strip() or "unknown"

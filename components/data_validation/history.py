@@ -9,13 +9,16 @@ number in the folder is one run that passed; all files but two are removed.
 """
 
 import json
+import logging
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
+
+from graftline import disk
 
 _LAST = "last.json"
 
@@ -41,11 +44,18 @@ def reference(folder: str, images: str) -> int:
 
 
 def load(folder: str, number: int) -> dict[str, DatasetFeatureStatisticsList] | None:
-    """Return the statistics of a run by split; None if there is no such run or its file is missing."""
+    """Return the statistics of a run by split; None if there is no such run or its file is missing or damaged."""
     if not number or not tf.io.gfile.exists(_file(folder, number)):
         return None
     with tf.io.gfile.GFile(_file(folder, number), "rb") as file:
-        every = DatasetFeatureStatisticsList.FromString(file.read())
+        content = file.read()
+    try:
+        every = DatasetFeatureStatisticsList.FromString(content)
+    except DecodeError:
+        every = DatasetFeatureStatisticsList()
+    if not every.datasets:
+        logging.warning("%s is damaged: these images are compared with no earlier run", _file(folder, number))
+        return None
     return {each.name: DatasetFeatureStatisticsList(datasets=[each]) for each in every.datasets}
 
 
@@ -62,9 +72,8 @@ def accept(
     for split, each in statistics.items():
         every.datasets.add().CopyFrom(each.datasets[0])
         every.datasets[-1].name = split
-    tf.io.gfile.makedirs(folder)
-    _write(_file(folder, run.number), every.SerializeToString())
-    _write(os.path.join(folder, _LAST), json.dumps(asdict(run)).encode())
+    disk.write(_file(folder, run.number), every.SerializeToString())
+    disk.write(os.path.join(folder, _LAST), json.dumps(asdict(run)).encode())
     kept = {os.path.basename(_file(folder, number)) for number in (run.number, run.compared_with)} | {_LAST}
     for name in set(tf.io.gfile.listdir(folder)) - kept:
         tf.io.gfile.remove(os.path.join(folder, name))
@@ -74,17 +83,15 @@ def _last(folder: str) -> PassedRun | None:
     path = os.path.join(folder, _LAST)
     if not tf.io.gfile.exists(path):
         return None
-    with tf.io.gfile.GFile(path) as file:
-        return PassedRun(**json.loads(file.read()))
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = file.read()
+    try:
+        fields = json.loads(content)
+        return PassedRun(int(fields["number"]), str(fields["images"]), int(fields["compared_with"]))
+    except (ValueError, TypeError, KeyError) as error:  # what a power loss or another hand left
+        logging.warning("%s is damaged (%s): these images are compared with no earlier run", path, error)
+        return None
 
 
 def _file(folder: str, number: int) -> str:
     return os.path.join(folder, f"{number:06}.pb")
-
-
-def _write(path: str, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    aside = f"{path}-{uuid.uuid4().hex}"
-    with tf.io.gfile.GFile(aside, "wb") as file:
-        file.write(data)
-    tf.io.gfile.rename(aside, path, overwrite=True)

@@ -16,7 +16,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from graftline import features, signatures
+from graftline import features, patterns, signatures
 from graftline.blessings import INFRA_BLESSED, SERVING_VALIDATION_FILE
 from graftline.components.evaluator import judging, predictions, verdict
 from graftline.components.evaluator.predictions import BASELINE, CANDIDATE
@@ -29,6 +29,7 @@ from graftline.components.evaluator.settings import (
 from graftline.components.evaluator.tfma import eval_config
 from graftline.components.storage import versions
 from graftline.errors import UserError
+from graftline.uri import is_uri
 
 _TELEMETRY = ["Evaluator"]
 _VALUES_ALONE = "only the min and max thresholds were applied"
@@ -147,6 +148,8 @@ def _readable(served: str) -> Iterator[str]:
             tf.io.gfile.exists(served)
         except tf.errors.UnimplementedError:
             served = stack.enter_context(versions.local_copy(served))
+        if not is_uri(served):
+            served = stack.enter_context(patterns.plain_path(served))
         yield served
 
 

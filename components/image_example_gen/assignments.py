@@ -7,9 +7,9 @@ copies, groups, and images of tiny classes. There is one small CSV file for each
 
 import os
 import re
-import uuid
 from collections.abc import Mapping
 
+from graftline import disk
 from graftline.components.image_example_gen.settings import IngestSettings
 from graftline.errors import UserError
 from graftline.features import EVAL, TEST, TRAIN
@@ -38,17 +38,38 @@ def load(state: str, settings: IngestSettings) -> dict[str, str]:
 
 def save(state: str, settings: IngestSettings, splits: Mapping[str, str]) -> None:
     """Add `splits` (sha256: split) to those that `load` returns. The file is replaced as a whole or not at all."""
-    from tensorflow.io import gfile
-
     known = load(state, settings)
     merged = {**known, **splits}
     if merged == known:
         return
+    disk.write(path_of(state, settings), _to_bytes(merged))
+
+
+def mend(state: str, settings: IngestSettings) -> str:
+    """Repair what a power loss leaves: an empty file, or one that ends within a line. Return a warning, "" for none.
+
+    The whole lines are kept, and the damaged file stays under another name. Damage within the file is a hand's, and
+    `load` refuses it.
+    """
+    from tensorflow.io import gfile
+
     path = path_of(state, settings)
-    gfile.makedirs(os.path.dirname(path))
-    aside = f"{path}.{uuid.uuid4().hex}"
-    write(aside, merged)
-    gfile.rename(aside, path, overwrite=True)
+    if not gfile.exists(path):
+        return ""
+    with gfile.GFile(path, "rb") as file:
+        content = file.read()
+    lines = content.rstrip(b"\0")  # some file systems fill what was not written with zeros
+    end = lines[lines.rfind(b"\n") + 1 :].decode(errors="replace")
+    if content and lines == content and (not end or _LINE.fullmatch(end)):
+        return ""
+    kept = _parse(path, lines[: len(lines) - len(end.encode())] or HEADER.encode()) if b"\n" in lines else {}
+    gfile.rename(path, f"{path}.damaged", overwrite=True)
+    disk.write(path, _to_bytes(kept))
+    return (
+        f"{path}, the memory of each image's split, was cut off, as by a power loss: the splits of {len(kept):,} "
+        "images are known, the others are chosen anew, and some may change sides. The damaged file is kept as "
+        f"{path}.damaged; a copy from a backup, put in its place, restores the splits"
+    )
 
 
 def read(path: str) -> dict[str, str]:
@@ -60,7 +81,11 @@ def read(path: str) -> dict[str, str]:
     from tensorflow.io import gfile
 
     with gfile.GFile(path, "rb") as file:
-        lines = file.read().decode(errors="replace").splitlines()
+        return _parse(path, file.read())
+
+
+def _parse(path: str, content: bytes) -> dict[str, str]:
+    lines = content.decode(errors="replace").splitlines()
     if not lines or lines[0] != HEADER:
         raise _damaged(path, 1, f"expected '{HEADER}', found {_shorten(lines[0] if lines else '')}")
     splits: dict[str, str] = {}
@@ -78,8 +103,12 @@ def write(path: str, splits: Mapping[str, str]) -> None:
     """Write a CSV file of sha256 and split with a header line, in the order of `splits`."""
     from tensorflow.io import gfile
 
-    with gfile.GFile(path, "w") as file:
-        file.write("\n".join((HEADER, *(f"{sha},{split}" for sha, split in splits.items()), "")))
+    with gfile.GFile(path, "wb") as file:
+        file.write(_to_bytes(splits))
+
+
+def _to_bytes(splits: Mapping[str, str]) -> bytes:
+    return "\n".join((HEADER, *(f"{sha},{split}" for sha, split in splits.items()), "")).encode()
 
 
 def _shorten(line: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +46,8 @@ class Executor(BaseBeamExecutor):
             files.use_beam_options(self._beam_pipeline_args)
         layout = scan(images, settings)
         if state:
+            if warning := assignments.mend(state, settings):
+                layout = replace(layout, notes=(*layout.notes, warning))
             assignments.load(state, settings)  # reports a damaged file in a few words, before Beam adds its own
         for warning in layout.warnings:
             logging.warning("%s", warning)

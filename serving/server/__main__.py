@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from graftline import streams
 from graftline.errors import UserError
 from graftline.serving.server import ModelServer, serve
 from graftline.serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
@@ -41,4 +42,4 @@ def main(context: click.Context, path: str | None, name: str | None, **flags: An
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m graftline.serving.server")
+    streams.run(main, prog_name="python -m graftline.serving.server")

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from graftline import streams
 from graftline.errors import UserError
 from graftline.serving.tf_serving import write
 
@@ -25,4 +26,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    streams.run(main)

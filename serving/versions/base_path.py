@@ -6,7 +6,6 @@ Standard library only.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import IO, Protocol
 
+from graftline import disk
 from graftline.errors import UserError
 from graftline.serving.versions.locate import INT64_MAX, is_version_name, scan_versions
 from graftline.uri import is_uri
 from graftline.withdrawn import tree_digest
 
-_ASIDE = ".push-"  # a version being written
+_ASIDE = disk.ASIDE  # a version being written
 _DROPPED = ".drop-"  # a version being removed
-_NEW = ".new"  # a small file being written
 _CHUNK = 1 << 20  # bytes read at once
 
 
@@ -106,7 +105,7 @@ def _file_digest(source: str, copy: str | None = None) -> bytes:
         with open(copy, "xb") as writer:
             digest = copy_and_digest(reader, writer)
             writer.flush()
-            os.fsync(writer.fileno())
+            disk.sync(writer.fileno())
     return digest
 
 
@@ -122,14 +121,6 @@ def content_digest(saved_model_dir: str, copy: str | None = None) -> str:
     return tree_digest((os.fsencode(path), file_digest(path)) for path in files_under(saved_model_dir))
 
 
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _copy_tree(source: str, target: str) -> str:
     """Copy `source` into the new folder `target`, flush it to disk, and return the copy's content digest."""
     os.mkdir(target)  # not mkdtemp: its mode 0700 would hide the model from a server of another user
@@ -140,19 +131,8 @@ def _copy_tree(source: str, target: str) -> str:
             os.mkdir(folders[-1])
     digest = content_digest(source, target)
     for folder in reversed(folders):
-        _sync_folder(folder)
+        disk.sync_folder(folder)
     return digest
-
-
-@contextlib.contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    """Lock a folder against other processes. The kernel releases the lock however the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Disk:
@@ -172,7 +152,7 @@ class Disk:
     def exclusive(self) -> Iterator[None]:
         """As `BasePath.exclusive`."""
         os.makedirs(self.path, exist_ok=True)
-        with _locked(self.path):
+        with disk.locked(self.path):
             for name in os.listdir(self.path):  # the lock is held, so the owner of these has crashed
                 if name.startswith((_ASIDE, _DROPPED)):
                     shutil.rmtree(os.path.join(self.path, name))
@@ -214,7 +194,7 @@ class Disk:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        _sync_folder(self.path)
+        disk.sync_folder(self.path)
         return version
 
     def remove(self, version: int) -> None:
@@ -240,16 +220,8 @@ class Disk:
             return None
 
     def write(self, path: str, content: bytes) -> None:
-        """As `BasePath.write`. The caller holds a lock, so one name for the new file suffices."""
-        folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        aside = os.path.join(folder, f".{name.lstrip('.')}{_NEW}")
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(aside, path)
-        _sync_folder(folder)
+        """As `BasePath.write`. The caller holds a lock, as `disk.write` requires."""
+        disk.write(path, content)
 
     def delete(self, path: str) -> None:
         """As `BasePath.delete`."""
@@ -258,4 +230,4 @@ class Disk:
 
     def locked(self, folder: str) -> AbstractContextManager[None]:
         """As `BasePath.locked`."""
-        return _locked(folder)
+        return disk.locked(folder)

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow_serving.apis import prediction_log_pb2
 
+from graftline import patterns
 from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.image_limits import check_images, name_damage
 from graftline.serving.server.limits import Runs
@@ -116,9 +117,9 @@ class LoadedModel:
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         started = time.monotonic()
         try:
-            with _quiet_loader(), self._session.graph.as_default():
+            with _quiet_loader(), self._session.graph.as_default(), patterns.plain_path(path) as plain:
                 meta_graph = tf.compat.v1.saved_model.loader.load(
-                    self._session, [tf.saved_model.SERVING], path, clear_devices=True
+                    self._session, [tf.saved_model.SERVING], plain, clear_devices=True
                 )
         except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             self._session.close()
