@@ -164,6 +164,6 @@ def rehearse(folder: str) -> None:
     except UserError as error:
         raise UserError(str(error).replace(place, folder)) from error
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}{step}") from error
+        raise OSError(error.errno, f"{error.strerror or error}{step}", os.path.join(folder, "")) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)

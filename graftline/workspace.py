@@ -69,7 +69,7 @@ class Workspace:
         """Raise UserError if a newer Graftline made the workspace, or its file of the format holds no number."""
         try:
             text = pathlib.Path(self.format_file).read_text(errors="replace").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise UserError(f"{self.format_file} cannot be read: {error.strerror}; repair it") from None

@@ -46,6 +46,8 @@ def check(config: "Config") -> "Layout":
     from graftline.components.storage import files
 
     check_runner(config)
+    if not is_uri(config.workspace):
+        Workspace(config.workspace).check_format()
     check_backbone(config.backbone)
     check_phases(config)
     if config.data.schema_file:

@@ -100,7 +100,8 @@ def test_data_that_does_not_reach_the_disk_is_an_error_that_the_preflight_finds(
     assert os.listdir(tmp_path / "models/m") == []
     with pytest.raises(UserError) as raised:
         preflight.check_push(str(tmp_path / "models/m"))
-    assert f"{os.strerror(code)}, when a file is written and replaced" in str(raised.value)
+    reason = {errno.EIO: "Input/output error", errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up"}
+    assert f"no file can be written into {tmp_path}/models/m: {reason[code]}" in str(raised.value)
     assert sorted(os.listdir(tmp_path)) == ["file", "model", "models"]
 
 

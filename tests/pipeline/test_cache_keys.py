@@ -34,7 +34,7 @@ RERUNS: dict[str, set[str]] = {
     "graftline/__init__.py": ALL - {CACHE},  # a new version keeps the activations
     "graftline/errors.py": ALL - {CACHE},
     "graftline/features.py": ALL - {PUSH},
-    "graftline/uri.py": {INGEST, TRAINER, SERVING, GATE, PUSH},
+    "graftline/uri.py": {INGEST, SCHEMA, VALIDATION, TRAINER, SERVING, GATE, PUSH},
     "graftline/signatures.py": {TRAINER, SERVING, GATE},
     "graftline/references.py": {TRAINER, SERVING},
     "graftline/withdrawn.py": {TRAINER, SERVING, GATE, PUSH},

@@ -160,7 +160,7 @@ def test_output_that_nobody_reads_any_more_ends_without_a_traceback():
     )
     shell = 'set -o pipefail; "$0" -c "$1" | true'
     process = subprocess.run(["bash", "-c", shell, sys.executable, program], capture_output=True, text=True)
-    assert (process.returncode, process.stderr) == (1, "")
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_ctrl_c_is_status_130_and_says_so(images: pathlib.Path, runner):
     runner(fail_with(KeyboardInterrupt()))
     result = graftline("run", "--images", images)
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "graftline: interrupted"
+    assert result.stderr.splitlines()[-1] == "graftline: interrupted; the same command continues where this run stopped"
 
 
 def test_a_run_that_failed_leaves_the_workspace_free_for_the_next(images: pathlib.Path, runner):
