@@ -58,17 +58,39 @@ class _Writer(io.FileIO):
         return size
 
 
+class _EditedText(io.TextIOWrapper):
+    """A stream that changes each text before it is written."""
+
+    edit: Callable[[str], str] = staticmethod(str)
+
+    def write(self, text: str, /) -> int:
+        super().write(self.edit(text))
+        return len(text)
+
+
 def writer(
-    descriptor: int, name: str, forgiving: bool = False, encoding: str = "utf-8", closefd: bool = True
+    descriptor: int,
+    name: str,
+    forgiving: bool = False,
+    encoding: str = "utf-8",
+    closefd: bool = True,
+    edit: Callable[[str], str] | None = None,
 ) -> io.TextIOWrapper:
     """Return a stream of text to a descriptor. What the encoding cannot hold becomes a backslash escape.
+
+    `edit` is called with each text, and its result is written.
 
     Raises from `write` and `flush`:
       OutputError: the text cannot be written; never with `forgiving`, which drops it.
     """
     raw = _Writer(descriptor, name, forgiving, closefd)
     buffer = io.BufferedWriter(raw)  # type: ignore[type-var]  # `write` differs in the name of its parameter
-    return io.TextIOWrapper(buffer, encoding=encoding, errors="backslashreplace", line_buffering=True)
+    options: Any = {"encoding": encoding, "errors": "backslashreplace", "line_buffering": True}
+    if edit is None:
+        return io.TextIOWrapper(buffer, **options)
+    stream = _EditedText(buffer, **options)
+    stream.edit = edit
+    return stream
 
 
 def open_closed() -> None:

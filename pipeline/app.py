@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graftline import full_disk
+from graftline import full_disk, masking
 from graftline.errors import UserError, not_installed
 from graftline.pipeline.command import Interrupted, UnexpectedError, brief
 from graftline.workspace import Workspace
@@ -64,7 +64,8 @@ def _run_locked(config: "Config", layout: "Layout", reset_baseline: bool) -> "Ru
     click.echo(
         f"{len(layout.files):,} files in {len(layout.classes)} classes of {layout.root}; log: {log_file}", err=True
     )
-    with console.captured(log_file) as screen, console.Progress(screen) as progress:
+    secrets = masking.secret_values(config.beam.options)
+    with console.captured(log_file, secrets) as screen, console.Progress(screen) as progress:
         try:
             fingerprint = fingerprint_images(layout)
             from graftline.pipeline import local_runner

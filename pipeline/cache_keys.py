@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import graftline
-from graftline import streams, uri
+from graftline import csv_cells, streams, uri
 from graftline.components import data_validation
 from graftline.components.storage.versions import destination
 from graftline.errors import UserError
@@ -197,8 +197,11 @@ def _retry(config: Config, site: Site) -> str:
     last = pathlib.Path(site.workspace.quarantine, QUARANTINE_LIST)
     if not site.readable or not last.is_file():
         return ""
-    with last.open(newline="") as file:
-        retry = any(may_pass(row["reason"]) for row in csv.DictReader(file))
+    try:
+        with last.open(newline="", encoding="utf-8") as file:
+            retry = any(may_pass(csv_cells.unescape(row.get("reason") or "")) for row in csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError):  # what a power loss left; the next ingest writes the file anew
+        retry = True
     return f" {uuid.uuid4().hex}" if retry else ""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import yaml
 
-from graftline import __version__
+from graftline import __version__, masking
 from graftline.components.image_example_gen import check_settings
 from graftline.errors import UserError
 from graftline.pipeline import preflight
@@ -69,6 +69,12 @@ def _check(config: Config, output: pathlib.Path) -> None:
         )
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output} cannot be written: there is no folder {output.parent}")
+    if secrets := masking.secret_flags(config.beam.options):
+        raise UserError(
+            f"beam.options holds {', '.join(secrets)}: a compiled pipeline is a file that others read, and must hold "
+            "no secret. Leave it out, and give the cluster's nodes their credentials by their environment or by a "
+            "service account"
+        )
     preflight.check_phases(config)
     check_settings(config.image_folders, config.data.ingest)
     if config.serving_validation.enabled and config.serving_validation.engine == "docker":

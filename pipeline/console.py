@@ -6,6 +6,7 @@ write for the user. Imports no TFX and no TensorFlow.
 
 import contextlib
 import ctypes
+import functools
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -23,7 +24,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from graftline import streams
+from graftline import masking, streams
 from graftline.components.evaluator import failures, sentences
 from graftline.pipeline.run_summary import RunSummary
 from graftline.workspace import Workspace
@@ -271,8 +272,10 @@ def new_log_file(workspace: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
+def captured(log_file: pathlib.Path, secrets: Collection[str] = ()) -> Iterator[TextIO]:
     """Append everything that this process and its children write, and Python's logging, to `log_file`.
+
+    What Python writes is masked: `secrets`, flags whose names say that they hold one, and passwords in URLs.
 
     Yields a stream to the original standard error, for the user.
 
@@ -284,8 +287,9 @@ def captured(log_file: pathlib.Path) -> Iterator[TextIO]:
     _flush(out, err)
     saved = os.dup(1), os.dup(2)
     # A log on a full disk loses lines, and does not end the run.
+    mask = functools.partial(masking.mask, values=secrets)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    log = streams.writer(os.open(log_file, flags, 0o666), str(log_file), forgiving=True)
+    log = streams.writer(os.open(log_file, flags, 0o666), str(log_file), forgiving=True, edit=mask)
     # In a test or a notebook sys.stderr has no descriptor: it stays as it is.
     screen = streams.writer(os.dup(saved[1]), "standard error", forgiving=True) if _is_descriptor(err, 2) else err
     root = logging.getLogger()

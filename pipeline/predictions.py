@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
+from graftline import csv_cells
 from graftline.errors import UserError
 from graftline.jsonable import to_json
 from graftline.signatures import TOP_K
@@ -39,13 +40,17 @@ def json_row(prediction: "Prediction") -> str:
 
 
 def csv_row(prediction: "Prediction") -> str:
-    """Return one line of CSV_COLUMNS without its end. Control characters in a path are escaped."""
-    values: list[Any] = [_escaped(prediction.path), _escaped(prediction.label or ""), _number(prediction.score)]
+    """Return one line of CSV_COLUMNS without its end. Control characters in a path, and formulas, are escaped."""
+
+    def cell(text: str) -> str:
+        return csv_cells.escape(_escaped(text))
+
+    values: list[Any] = [cell(prediction.path), cell(prediction.label or ""), _number(prediction.score)]
     for label, score in prediction.top_k[1:TOP_K]:
-        values += [_escaped(label), _number(score)]
+        values += [cell(label), _number(score)]
     values += [""] * (len(CSV_COLUMNS) - 1 - len(values))
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([*values, _escaped(prediction.error or "")])
+    csv.writer(line, lineterminator="").writerow([*values, cell(prediction.error or "")])
     return line.getvalue()
 
 

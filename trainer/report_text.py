@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib import font_manager
 from sklearn.metrics import classification_report
 
+from graftline import csv_cells
+
 # matplotlib's own font has Latin, Greek, Cyrillic, Arabic and Hebrew. The installed ones of these draw other scripts.
 _FALLBACK_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "WenQuanYi Micro Hei"),
@@ -141,4 +143,5 @@ def count_pairs(data: Data) -> np.ndarray:
 
 def _write_csv(path: pathlib.Path, rows: Iterable[Iterable[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        cells = ([csv_cells.escape(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(cells)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from graftline import csv_cells
 from graftline.components.image_example_gen.plan import Copies, Kind, Member, Plan
 
 CSV_NAME = "duplicates.csv"
@@ -78,7 +79,8 @@ def write(report_uri: str, plan: Plan, read: Callable[[str], bytes | None]) -> N
         writer.writerow(COLUMNS)
         for number, group in enumerate(copies, 1):
             for member in group.members:
-                writer.writerow((number, group.kind, member.path, member.label, member.split, member.distance))
+                names = map(csv_cells.escape, (member.path, member.label))
+                writer.writerow((number, group.kind, *names, member.split, member.distance))
     with tf.io.gfile.GFile(os.path.join(report_uri, HTML_NAME), "w") as file:
         for part in _page(copies, read):
             file.write(part)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from graftline import csv_cells
 from graftline.components.image_example_gen.decoding import Quarantined
 from graftline.components.image_example_gen.plan import CheckedFile, Plan
 from graftline.components.image_example_gen.settings import IngestSettings
@@ -123,7 +124,7 @@ def to_csv(rows: Iterable[CheckedFile]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         assert isinstance(row.verdict, Quarantined), row.path
-        writer.writerow((row.path, row.verdict.reason, row.size, row.sha256))
+        writer.writerow((*map(csv_cells.escape, (row.path, row.verdict.reason)), row.size, row.sha256))
     return text.getvalue()
 
 
