@@ -26,6 +26,7 @@ _FIRST_CREDIT, _CREDIT, _MOST_CREDIT = 1e-3, 2e-4, 1e-2
 class Port(Protocol):
     """What a connection asks of `relay`, where all connections meet."""
 
+    buffer: memoryview
     message_seconds: float
     refusal: tuple[grpc.StatusCode, str] | None
     open_calls: int
@@ -63,10 +64,12 @@ class Call:
     answered: bool = False  # whether headers were sent to the client
 
 
-class _Backend(asyncio.Protocol):
+
+class _Backend(asyncio.BufferedProtocol):
     """The side of grpc.aio."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", buffer: memoryview) -> None:
+        self._buffer = buffer
         self.transport: asyncio.Transport | None = None
         self._connection = connection
 
@@ -74,8 +77,11 @@ class _Backend(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._connection.connected()
 
-    def data_received(self, data: bytes) -> None:
-        self._connection.to_client.feed(data)
+    def get_buffer(self, size: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self._connection.to_client.feed(bytes(self._buffer[:size]))
 
     def pause_writing(self) -> None:
         self._connection.stop_reading("backend")
@@ -95,7 +101,7 @@ class _Backend(asyncio.Protocol):
             self.transport.abort()
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The side of the client, and what is known of its calls."""
 
     def __init__(self, port: Port, host: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,7 +110,7 @@ class Connection(asyncio.Protocol):
         self.since = loop.time()  # when a call was last answered
         self.calls: dict[int, Call] = {}  # by stream, the oldest first
         self.opening: asyncio.Task[None] | None = None
-        self.backend = _Backend(self)
+        self.backend = _Backend(self, port.buffer)
         self.to_backend = Passage(self.backend, self._on_client_frame, skip=len(frames.PREFACE))
         self.to_client = Passage(self, self._on_backend_frame)
         self._port = port
@@ -140,8 +146,13 @@ class Connection(asyncio.Protocol):
         if self._closing:
             self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, size: int) -> memoryview:
+        """Return where to read to."""
+        return self._port.buffer
+
+    def buffer_updated(self, size: int) -> None:
         """Pass bytes on, or keep the preface until there is somewhere to pass it on to."""
+        data = bytes(self._port.buffer[:size])
         if self.backend.transport:
             self.to_backend.feed(data)
             return

@@ -60,8 +60,6 @@ class LargeMessages:
 
     async def enter(self, size: int) -> None:
         """Wait for the bytes of a message. `leave` gives them back."""
-        if size <= _LARGE:
-            return
         place = asyncio.get_running_loop().create_future()
         self._queue.append((place, size))
         self._let_in()
@@ -74,9 +72,8 @@ class LargeMessages:
 
     def leave(self, size: int) -> None:
         """Give the bytes of a message back."""
-        if size > _LARGE:
-            self._taken -= size
-            self._let_in()
+        self._taken -= size
+        self._let_in()
 
     def _let_in(self) -> None:
         while self._queue and (not self._taken or self._taken + self._queue[0][1] <= self._most):
@@ -158,6 +155,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
     async def _run(self, work: Callable[[bytes, Any], "bytes | _Refusal"], message: bytes, context: Any) -> Any:
         size = len(message)
+        if size <= _LARGE:
+            return await asyncio.wrap_future(self._threads.submit(work, message, context))
         await self._large.enter(size)
         future = self._threads.submit(work, message, context)
         loop = asyncio.get_running_loop()

@@ -31,6 +31,7 @@ MESSAGE_SECONDS = 60.0  # for the message of a call to arrive, as on the HTTP po
 # Bytes of each message that are not counted, and of one that is large. All large ones together may have twice the bytes
 # of the largest message, and the first of them as many again. Smaller ones share half of the budget.
 _FREE_BYTES, _LARGE = 64 << 10, 1 << 20
+_READ_BYTES = 256 << 10
 _BACKLOG = 128
 _MAX_FOLDER = 90  # bytes of the path of the unix sockets' folder
 _HANDSHAKE_SECONDS = 10.0
@@ -68,6 +69,8 @@ class Relay:
         tls: ssl.SSLContext | None = None,
         message_seconds: float = MESSAGE_SECONDS,
     ) -> None:
+        # Every socket is read to it, and copied from it at once: asyncio's own way takes 256 KiB of memory for each read.
+        self.buffer = memoryview(bytearray(_READ_BYTES))
         self.message_seconds = message_seconds
         self.refusal: tuple[grpc.StatusCode, str] | None = None  # what every new call is answered, in the end
         self._tls = tls
