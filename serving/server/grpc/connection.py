@@ -64,7 +64,6 @@ class Call:
     answered: bool = False  # whether headers were sent to the client
 
 
-
 class _Backend(asyncio.BufferedProtocol):
     """The side of grpc.aio."""
 

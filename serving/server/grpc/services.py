@@ -21,7 +21,7 @@ from graftline.serving.server.errors import Code, ServingError, invalid
 from graftline.serving.server.model import inference, service
 from graftline.serving.server.model.loaded_model import LoadedModel
 from graftline.serving.server.model.manager import ModelManager
-from graftline.serving.server.model.tensors import check_names, fill_proto, from_proto
+from graftline.serving.server.model.tensors import check_names, fill_proto, from_protos
 from graftline.serving.versions import model_config
 from graftline.signatures import SERVING_DEFAULT
 
@@ -51,7 +51,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._manager.use(*service.read_spec(spec)) as (version, model):
             # TF Serving reports a wrong signature or wrong names before a wrong tensor.
             check_names(model.signature(spec.signature_name), request.inputs)
-            inputs = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+            inputs = from_protos(request.inputs)
             outputs = model.predict(spec.signature_name, inputs, list(request.output_filter), _timeout(context))
         _fill_spec(response.model_spec, spec, version)
         for name, values in outputs.items():

@@ -14,6 +14,7 @@ from graftline.serving.server.model.tensors import dtype_of, shape_text
 from graftline.signatures import SERVING_DEFAULT
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+_MAX_COPIES = 16 << 20  # bytes of an ExampleListWithContext's context, once for each example
 _INPUTS, _CLASSES, _SCORES, _OUTPUTS = "inputs", "classes", "scores", "outputs"
 
 
@@ -23,6 +24,12 @@ def examples_of(request_input: Any) -> list[bytes]:
         listed = request_input.example_list_with_context
         # Protobuf reads two concatenated messages as one with the fields of both.
         context = listed.context.SerializeToString()
+        copies = len(context) * len(listed.examples)
+        if copies > _MAX_COPIES + listed.ByteSize():
+            raise invalid(
+                f"the context takes {copies} bytes in the {len(listed.examples)} examples, more than {_MAX_COPIES}: "
+                "send fewer examples in a request, or put into each what it needs"
+            )
         return [context + example.SerializeToString() for example in listed.examples]
     return [example.SerializeToString() for example in request_input.example_list.examples]
 

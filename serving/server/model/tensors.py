@@ -12,11 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from graftline.serving.server.errors import Code, ServingError, invalid
-from graftline.serving.server.options import MAX_REQUEST_BYTES
 
-# A TensorProto may claim any shape for one repeated value. The padded tensor may be no larger than a request.
-MAX_PADDED_BYTES = MAX_REQUEST_BYTES
+# A TensorProto may claim any shape for one repeated value: a few bytes would take all memory. TensorFlow's tensor and
+# numpy's array of the claim exist at the same time.
+MAX_PADDED_BYTES = 16 << 20
 _STRING_BYTES = 64  # an empty string takes so many bytes inside TensorFlow
+_MAX_RANK = 32  # numpy's
+_PIECE = 1 << 16  # values that are converted at once, in 3 ms: other threads run in between
+_MAX_NAMES = 1000  # that an error message sorts
 
 _NARROW = (tf.int8, tf.int16, tf.uint8, tf.uint16)  # a larger int_val wraps, as a C++ cast does
 # dtype → the field of TensorProto that holds its values; the rule is the comment on each field in tensor.proto.
@@ -59,7 +62,8 @@ def from_proto(name: str, proto: Any) -> np.ndarray:
     """
     dtype = _BY_ENUM.get(proto.dtype)
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if dtype is None or proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    # The product of very many sizes would take hours.
+    if dtype is None or proto.tensor_shape.unknown_rank or len(shape) > _MAX_RANK or any(size < 0 for size in shape):
         raise invalid(f"tensor parsing error: {name}")
     count = math.prod(shape)
     content = proto.tensor_content
@@ -68,15 +72,42 @@ def from_proto(name: str, proto: Any) -> np.ndarray:
         if content and dtype != tf.string and len(content) == count * dtype.size:
             return np.frombuffer(content, dtype.as_numpy_dtype).reshape(shape)
         if not content and len(field) == count and dtype in _FIELDS:
-            values = np.array(field, np.int64 if dtype in _NARROW else dtype.as_numpy_dtype)
-            return values.astype(dtype.as_numpy_dtype, copy=False).reshape(shape)
-        # TensorFlow pads a short list to the given shape. Without this bound a request could claim all memory.
-        if count * (_STRING_BYTES if dtype == tf.string else dtype.size) > MAX_PADDED_BYTES:
+            return _read_field(field, dtype).reshape(shape)
+        if padded_bytes(proto) > MAX_PADDED_BYTES:
             raise invalid(f"tensor parsing error: {name}")
         # TensorFlow's own code handles complex and half values, and lists that do not match the shape.
         return np.asarray(tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()).reshape(shape)
     except (tf.errors.OpError, ValueError) as error:  # also a shape of more than numpy's 32 dimensions
         raise invalid(f"tensor parsing error: {name}") from error
+
+
+def padded_bytes(proto: Any) -> int:
+    """Return the bytes of a TensorProto's shape that TensorFlow fills by repeating the last value; 0 for none."""
+    dtype, sizes = _BY_ENUM.get(proto.dtype), [dim.size for dim in proto.tensor_shape.dim[: _MAX_RANK + 1]]
+    if dtype is None or proto.tensor_content or min(sizes, default=0) < 0 or len(sizes) > _MAX_RANK:
+        return 0
+    missing = math.prod(sizes) - (len(getattr(proto, _FIELDS[dtype])) if dtype in _FIELDS else 0)
+    return max(0, missing) * (_STRING_BYTES if dtype == tf.string else dtype.size)
+
+
+def from_protos(protos: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the values of all TensorProtos of a request. Raises INVALID_ARGUMENT as `from_proto` does."""
+    padded = 0
+    for name, proto in protos.items():
+        padded += padded_bytes(proto)
+        if padded > MAX_PADDED_BYTES:
+            raise invalid(f"tensor parsing error: {name}")
+    return {name: from_proto(name, proto) for name, proto in protos.items()}
+
+
+def _read_field(field: Any, dtype: tf.DType) -> np.ndarray:
+    """Return the values of a repeated field. Python's objects for all of them would take up to 32 bytes for each."""
+    values = np.empty(len(field), dtype.as_numpy_dtype)
+    for start in range(0, len(field), _PIECE):
+        piece = field[start : start + _PIECE]
+        # A list of bytes would become an array of fixed width.
+        values[start : start + _PIECE] = np.array(piece, np.int64) if dtype in _NARROW else piece
+    return values
 
 
 def fill_proto(proto: Any, values: np.ndarray) -> None:
@@ -88,7 +119,9 @@ def fill_proto(proto: Any, values: np.ndarray) -> None:
         proto.tensor_shape.dim.add(size=size)
     flat = values.ravel()
     if dtype in _FIELDS:
-        getattr(proto, _FIELDS[dtype]).extend(flat.tolist())
+        field = getattr(proto, _FIELDS[dtype])
+        for start in range(0, len(flat), _PIECE):
+            field.extend(flat[start : start + _PIECE].tolist())
     elif dtype in _HALF:
         proto.half_val.extend(flat.view(np.uint16).tolist())
     elif dtype in _COMPLEX:
@@ -111,6 +144,8 @@ def check_names(signature: Any, names: Collection[str]) -> None:
         methods = "{" + ", ".join(_METHODS) + "}. Was: " + signature.method_name
         raise ServingError(Code.INTERNAL, f"Expected prediction signature method_name to be one of {methods}")
     inputs, defaults = signature.inputs, signature.defaults
+    if len(names) > len(inputs) + _MAX_NAMES:
+        raise invalid(f"input size does not match signature: {len(names)}!={len(inputs)}")
     extra, missing = set(names) - set(inputs), set(inputs) - set(names)
     if len(names) > len(inputs) or (len(names) < len(inputs) and not defaults):
         raise invalid(
