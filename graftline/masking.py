@@ -6,6 +6,7 @@ Standard library only.
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 _SECRET = r"(?:secret|token|passw|credential|connection_string|apikey|(?<!kms_)key(?!_name))"
 _NAME = re.compile(_SECRET, re.IGNORECASE)
@@ -30,7 +31,7 @@ def secret_values(options: Sequence[str], environment: Mapping[str, str] = os.en
 
 
 def _flag_values(options: Sequence[str]) -> Iterator[str]:
-    for option, following in zip(options, [*options[1:], ""], strict=True):
+    for option, following in zip_longest(options, options[1:], fillvalue=""):
         name, equals, value = option.partition("=")
         if name.startswith("-") and _NAME.search(name):
             yield value if equals else "" if following.startswith("-") else following

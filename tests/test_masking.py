@@ -21,6 +21,7 @@ def test_flags_that_hold_secrets_are_known_by_their_names() -> None:
     names = ["--s3_access_key_id", "--s3_secret_access_key", "--azure_connection_string", "--s3_session_token"]
     assert masking.secret_flags(OPTIONS) == names
     assert masking.secret_flags(["--runner=x", "--dataflow_kms_key=projects/p", "--job_endpoint=h:1", "word"]) == []
+    assert masking.secret_values([], {}) == []
     environment = {"MY_TOKEN": "tokentoken", "SECRET": "1", "HOME": "/root/root"}
     assert masking.secret_values(OPTIONS, environment) == [
         *("AccountKey=abc==;x", "SECRETSECRET", "tokentoken", "KEYKEYKEY"),

@@ -1,9 +1,12 @@
 """Tests of the statistics that are kept from run to run."""
 
+import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+import pytest
 
 from graftline import features
 from graftline.components.data_validation import history, statistics
@@ -44,3 +47,28 @@ def test_statistics_that_somebody_removed_are_no_reference(tmp_path: pathlib.Pat
     history.accept(str(tmp_path), "A", 0, usual())
     (tmp_path / "000001.pb").unlink()
     assert history.load(str(tmp_path), history.reference(str(tmp_path), "B")) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "\0\0\0", "[]", "{}", '{"number": 1}', '{"number": "x", "images": "A", "compared_with": 0}']
+)
+def test_a_damaged_record_of_the_last_run_is_passed_over_and_written_anew(tmp_path: pathlib.Path, text: str) -> None:
+    history.accept(str(tmp_path), "A", 0, usual())
+    (tmp_path / "last.json").write_text(text)
+    assert history.reference(str(tmp_path), "B") == 0
+    history.accept(str(tmp_path), "B", 0, usual())
+    assert history.load(str(tmp_path), history.reference(str(tmp_path), "C")) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"no protobuf"])
+def test_damaged_statistics_are_no_reference(tmp_path: pathlib.Path, content: bytes) -> None:
+    history.accept(str(tmp_path), "A", 0, usual())
+    (tmp_path / "000001.pb").write_bytes(content)
+    assert history.load(str(tmp_path), history.reference(str(tmp_path), "B")) is None
+
+
+def test_a_record_of_a_newer_version_is_read(tmp_path: pathlib.Path) -> None:
+    history.accept(str(tmp_path), "A", 0, usual())
+    fields = json.loads((tmp_path / "last.json").read_text())
+    (tmp_path / "last.json").write_text(json.dumps({**fields, "added": 1}))
+    assert history.reference(str(tmp_path), "B") == 1

@@ -99,3 +99,41 @@ def test_a_uri_is_as_good_as_a_folder() -> None:
     assignments.save(state, SETTINGS, {A: "train"})
     assignments.save(state, SETTINGS, {B: "eval"})
     assert assignments.load(state, SETTINGS) == {A: "train", B: "eval"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (b"", {}),
+        (b"sha256,sp", {}),
+        (b"\0" * 300, {}),
+        (f"sha256,split\n{A},train\n{B[:40]}".encode(), {A: "train"}),
+        (f"sha256,split\n{A},train\n{B},ev".encode(), {A: "train"}),
+        (f"sha256,split\n{A},train\n{B},eval\n".encode() + b"\0" * 77, {A: "train", B: "eval"}),
+    ],
+)
+def test_what_a_power_loss_cut_is_mended_with_a_warning(
+    tmp_path: pathlib.Path, text: bytes, kept: dict[str, str]
+) -> None:
+    path = pathlib.Path(assignments.path_of(str(tmp_path), SETTINGS))
+    path.parent.mkdir()
+    path.write_bytes(text)
+    warning = assignments.mend(str(tmp_path), SETTINGS)
+    assert f"{path}, the memory of each image's split, was cut off" in warning
+    assert f"the splits of {len(kept)} images are known, the others are chosen anew" in warning
+    assert assignments.load(str(tmp_path), SETTINGS) == kept
+    assert pathlib.Path(f"{path}.damaged").read_bytes() == text
+    assert assignments.mend(str(tmp_path), SETTINGS) == ""
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_whole_file_is_not_mended_and_a_hand_s_mistake_neither(tmp_path: pathlib.Path, end: str) -> None:
+    assert assignments.mend(str(tmp_path), SETTINGS) == ""
+    path = pathlib.Path(assignments.path_of(str(tmp_path), SETTINGS))
+    path.parent.mkdir()
+    path.write_text(f"sha256,split\n{A},train\n{B},eval{end}")  # some editors write no last line end
+    assert assignments.mend(str(tmp_path), SETTINGS) == ""
+    path.write_text(f"sha256,split\n{A},traim\n{B},eval\n")
+    assert assignments.mend(str(tmp_path), SETTINGS) == ""
+    with pytest.raises(UserError, match="line 2"):
+        assignments.load(str(tmp_path), SETTINGS)
