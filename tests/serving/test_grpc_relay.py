@@ -133,7 +133,7 @@ def test_a_message_that_does_not_arrive_in_time_is_refused_with_the_reason(monke
         client.send(opened(1), opened(3), frame(DATA, 0, 3, b"half"), opened(5), frame(DATA, END_STREAM, 5, b"whole"))
         refused = {}
         while len(refused) < 2:
-            kind, flags, stream, payload = await client.next(HEADERS)
+            _, flags, stream, payload = await client.next(HEADERS)
             assert flags & END_STREAM
             refused[stream] = payload
         assert sorted(refused) == [1, 3]  # the call whose message is whole waits for its answer

@@ -69,7 +69,7 @@ class Relay:
         tls: ssl.SSLContext | None = None,
         message_seconds: float = MESSAGE_SECONDS,
     ) -> None:
-        # Every socket is read to it, and copied from it at once: asyncio's own way takes 256 KiB of memory for each read.
+        # Every socket is read into it and copied from it at once. asyncio's own way takes 256 KiB for each read.
         self.buffer = memoryview(bytearray(_READ_BYTES))
         self.message_seconds = message_seconds
         self.refusal: tuple[grpc.StatusCode, str] | None = None  # what every new call is answered, in the end
