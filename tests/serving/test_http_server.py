@@ -346,6 +346,19 @@ def test_beyond_the_most_connections_the_longest_idle_one_is_closed(
             assert second.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
+def test_a_client_that_has_just_connected_is_not_closed_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
+    with running() as (server, _), contextlib.ExitStack() as opened:
+        for _ in range(3):
+            opened.enter_context(connected(server)).sendall(HEAD)
+        time.sleep(0.1)
+        with connected(server) as client, connected(server) as next_one:
+            time.sleep(0.1)
+            for each in (client, next_one):
+                each.sendall(NEXT)
+                assert each.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_many_connections_at_once_do_not_pass_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 4)
     with running() as (server, _), contextlib.ExitStack() as opened:

@@ -32,7 +32,7 @@ MESSAGE_SECONDS = 60.0  # for the message of a call to arrive, as on the HTTP po
 # of the largest message, and the first of them as many again. Smaller ones share half of the budget.
 _FREE_BYTES, _LARGE = 64 << 10, 1 << 20
 _READ_BYTES = 256 << 10
-_BACKLOG = 128
+_BACKLOG = 1024  # beyond them the system drops a client's first packet, which comes again after 1 s
 _MAX_FOLDER = 90  # bytes of the path of the unix sockets' folder
 _HANDSHAKE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0  # between two looks for calls and connections whose time has ended

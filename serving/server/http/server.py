@@ -21,7 +21,10 @@ from graftline.serving.server.options import MAX_REQUEST_BYTES
 _logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 512
-_BACKLOG = 128  # connections that wait to be accepted
+# Connections that wait to be accepted. Beyond them the system drops a client's first packet: it comes again after 1 s.
+_BACKLOG = 1024
+# A connection that has just been opened or answered: its next request may be on its way.
+_FRESH_SECONDS = 0.5
 # For a request to arrive, from its first byte to its last; for its answer to leave; for a client to send the next.
 REQUEST_SECONDS = 60.0
 # After the stop, for requests that are on their way on a kept connection: they get an answer in place of a reset.
@@ -144,12 +147,18 @@ class HttpServer:
     def _close_one(self) -> bool:
         """Close the connection that matters least, and return whether there was one.
 
-        The order is that of `State`; among those of one state the one goes first that has been in it longest.
+        The order is that of `State`; among those of one state the one goes first that has been in it longest. A fresh
+        one counts as one whose request arrives: otherwise each client would be closed for the next one.
         """
         chosen = [each for each in self._connections.values() if each.state < State.ANSWERING and not each.ending]
         if not chosen:
             return False
-        min(chosen, key=lambda each: (each.state, each.since)).close()
+        idle_since = asyncio.get_running_loop().time() - _FRESH_SECONDS
+
+        def order(each: Connection) -> tuple[State, float]:
+            return max(each.state, State.ARRIVING) if each.since > idle_since else each.state, each.since
+
+        min(chosen, key=order).close()
         return True
 
     # Bytes
