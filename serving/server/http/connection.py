@@ -52,6 +52,9 @@ class Server(Protocol):
     tls: ssl.SSLContext | None
     draining: bool
 
+    def enter(self, connection: "Connection", state: State | None) -> None:
+        """Note that a connection comes into a state; None: it ends."""
+
     def hold(self, connection: "Connection", size: int) -> None:
         """Count the bytes that are held for a connection. Raises RefusedError."""
 
@@ -69,14 +72,15 @@ class Connection:
         self._reader = asyncio.StreamReader(_PIECE)
         self._protocol = asyncio.StreamReaderProtocol(self._reader)
         self._writer: asyncio.StreamWriter | None = None
+        self._ending = False
         self._shed: Answer | None = None  # the answer to a request that had to make room
         self._http = self._new_parser()
         self._rest = b""  # what came after the last request
         self._method = b""
         self._start: Message = {}
         self.held = 0  # bytes that the budget counts
-        self.ending = False
-        self.state, self.since = State.NEW, self._loop.time()
+        self.state = State.NEW
+        self._enter(State.NEW)
         self.task = self._loop.create_task(self._run())
 
     # What the server asks and decides
@@ -88,7 +92,8 @@ class Connection:
 
     def close(self) -> None:
         """End the connection at once."""
-        self.ending = True
+        self._ending = True
+        self._server.enter(self, None)
         self._server.release(self)
         self.task.cancel()
         if self._writer and self.state is State.LEAVING:
@@ -105,6 +110,7 @@ class Connection:
 
     def dispose(self) -> None:
         """Give back what the connection has. The task has ended, or was cancelled before it began."""
+        self._server.enter(self, None)
         self._server.release(self)
         if self._writer:
             self._writer.close()
@@ -112,6 +118,7 @@ class Connection:
             self._client.close()
 
     def _enter(self, state: State) -> None:
+        self._server.enter(self, None if self._ending else state)
         self.state, self.since = state, self._loop.time()
 
     # The life of a connection

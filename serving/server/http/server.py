@@ -59,6 +59,8 @@ class HttpServer:
         self._most = min(MAX_CONNECTIONS, descriptors_for_a_port())
         self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], Connection] = {}
+        # Those of each state, the one that has been in it longest first: a new client of a flood costs no search.
+        self._in_state: dict[State, dict[Connection, None]] = {state: {} for state in State}
         self._holders: set[Connection] = set()  # those whose bytes the budget counts
         family, address = resolve(host, port)
         self._socket = socket.socket(family)
@@ -150,16 +152,24 @@ class HttpServer:
         The order is that of `State`; among those of one state the one goes first that has been in it longest. A fresh
         one counts as one whose request arrives: otherwise each client would be closed for the next one.
         """
-        chosen = [each for each in self._connections.values() if each.state < State.ANSWERING and not each.ending]
-        if not chosen:
+        longest = [
+            next(iter(waiting)) for state, waiting in self._in_state.items() if waiting and state < State.ANSWERING
+        ]
+        if not longest:
             return False
         idle_since = asyncio.get_running_loop().time() - _FRESH_SECONDS
 
         def order(each: Connection) -> tuple[State, float]:
             return max(each.state, State.ARRIVING) if each.since > idle_since else each.state, each.since
 
-        min(chosen, key=order).close()
+        min(longest, key=order).close()
         return True
+
+    def enter(self, connection: Connection, state: State | None) -> None:
+        """Note that a connection comes into a state; None: it ends."""
+        self._in_state[connection.state].pop(connection, None)
+        if state is not None:
+            self._in_state[state][connection] = None
 
     # Bytes
 
