@@ -94,15 +94,17 @@ def _room(workspace: str) -> str:
 
 def _settle_name(config: "Config", classes: Sequence[str], reset_baseline: bool) -> "Config":
     """Return the config with the model's name in its workspace; UserError if another model is served by that name."""
+    from graftline import folder_name
     from graftline.pipeline import names, preflight
 
     workspace, images = Workspace(config.workspace), config.image_folders[0]
     name = config.model.name or names.settle(workspace, images)
     settled = config.model_copy(update={"model": config.model.model_copy(update={"name": name})})
-    if not reset_baseline:
-        preflight.check_served_classes(settled, classes)
-    if config.model.name is None:
-        names.claim(workspace, name, images)
+    note = "" if reset_baseline else preflight.check_served_classes(settled, classes)
+    if config.model.name is None and names.claim(workspace, name, images) and name != folder_name.of(images):
+        click.echo(f"graftline: note: the model is called {name}; model.name gives it another name", err=True)
+    if note:
+        click.echo(f"graftline: note: {note}", err=True)
     return settled
 
 

@@ -61,14 +61,19 @@ def settle(workspace: Workspace, images: str) -> str:
     return name
 
 
-def claim(workspace: Workspace, name: str, images: str) -> None:
-    """Note that a model is named after this folder. The caller holds the workspace's lock."""
+def claim(workspace: Workspace, name: str, images: str) -> bool:
+    """Write down that a model is named after this folder; return False if that was known.
+
+    The caller holds the workspace's lock.
+    """
     owners, folder = _read(workspace), folder_name.of(images)
-    if owners.get(name) != folder:
-        file = pathlib.Path(workspace.names)
-        aside = file.with_name(f"{file.name}.new")
-        aside.write_text(json.dumps({**owners, name: folder}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        aside.replace(file)
+    if owners.get(name) == folder:
+        return False
+    file = pathlib.Path(workspace.names)
+    aside = file.with_name(f"{file.name}.new")
+    aside.write_text(json.dumps({**owners, name: folder}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    aside.replace(file)
+    return True
 
 
 def _names(folder: str) -> list[str]:

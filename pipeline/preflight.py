@@ -19,6 +19,7 @@ from graftline.components.evaluator import (
     always_one,
     check_classes,
     check_folders,
+    describe_lookalikes,
     explain_other_classes,
     warn_of_few_images,
 )
@@ -135,11 +136,11 @@ def check_phases(config: "Config") -> None:
         )
 
 
-def check_served_classes(config: "Config", classes: Sequence[str]) -> None:
-    """Raise UserError if the model that is served by this name knows none of the classes.
+def check_served_classes(config: "Config", classes: Sequence[str]) -> str:
+    """Return a note on classes that look like classes of the model that is served by this name; "" for none.
 
-    A model of other things would take its place, compared with nothing. A served model whose classes cannot be read is
-    left to the gate, which says so.
+    Raise UserError if the served model knows none of the classes: a model of other things would take its place without
+    a comparison. A served model whose classes cannot be read is left to the gate, which says so.
     """
     from graftline.components.storage import files, versions
     from graftline.pipeline.site import Site
@@ -147,15 +148,19 @@ def check_served_classes(config: "Config", classes: Sequence[str]) -> None:
     base_path = Site(Workspace(config.workspace), "").base_path(config)
     try:
         if not (served := versions.served_version(base_path)):
-            return
+            return ""
         data, _ = files.read(uri.join(served, "assets", features.LABELS_FILE), _MAX_LABELS)
     except OSError:
-        return
-    if reason := explain_other_classes(classes, features.parse_labels(data)):
+        return ""
+    served_classes = features.parse_labels(data)
+    if reason := explain_other_classes(classes, served_classes):
         raise UserError(
             f"the model '{config.model_name}' is served from {served}, and {reason}. If this is another model, name it "
             "with --set model.name=NAME. If it takes the place of the served one, add --reset-baseline"
         )
+    if alike := describe_lookalikes(classes, served_classes):
+        return f"the served model '{config.model_name}' has other classes{alike}"
+    return ""
 
 
 def warnings(config: "Config", classes: Sequence[str] = ()) -> list[str]:

@@ -1,7 +1,7 @@
 """The checks, by TFDV: statistics against a schema and against the last run, and the train against the eval split."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow_data_validation as tfdv
@@ -9,7 +9,7 @@ from tensorflow_metadata.proto.v0 import path_pb2, schema_pb2
 from tensorflow_metadata.proto.v0.anomalies_pb2 import Anomalies, AnomalyInfo, DriftSkewInfo
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList, FeatureNameStatistics
 
-from graftline import features
+from graftline import features, lookalikes
 from graftline.components.data_validation import statistics
 from graftline.components.data_validation.findings import Finding
 from graftline.components.data_validation.settings import ValidationSettings
@@ -90,7 +90,8 @@ def _label_findings(
             # Without a curated schema there is no list of allowed classes.
             action=settings.new_label if curated else "warn",
             feature=features.LABEL,
-            message=f"{_classes(new)} ({images:,} image{'' if images == 1 else 's'}): not in {source}",
+            message=f"{_classes(new)} ({images:,} image{'' if images == 1 else 's'}): not in {source}"
+            f"{_describe_lookalikes(new, expected)}",
             advice="Rename wrong classes, and add correct ones to the domain of image/class/text in the schema file",
             classes=new,
         )
@@ -104,6 +105,14 @@ def _label_findings(
             advice="Put the images back" + (", or remove the class from the schema file" if curated else ""),
             classes=missing,
         )
+
+
+def _describe_lookalikes(new: Sequence[str], expected: Sequence[str]) -> str:
+    """Return a clause on new labels that look like expected ones; "" for none."""
+    pairs = [
+        f"{lookalikes.show(one)} looks like {lookalikes.show(other)}" for one, other in lookalikes.match(new, expected)
+    ]
+    return f"; {', '.join(pairs[:_SHOWN])}" if pairs else ""
 
 
 def _is_new_label(path: path_pb2.Path, reason: AnomalyInfo.Reason) -> bool:

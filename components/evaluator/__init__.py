@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         always_one,
         check_classes,
         check_folders,
+        describe_lookalikes,
         explain_other_classes,
         warn_of_few_images,
     )

@@ -124,7 +124,11 @@ def test_a_model_that_shares_no_class_with_the_served_one_is_refused_before_the_
     )
     assert not (tmp_path / "ws" / "names.json").exists()  # the name is still free for the folder that it was made for
     assert app._settle_name(config, ["cat", "dog"], reset_baseline=True).model.name == "photos"
-    preflight.check_served_classes(config, ["cat", "tulip"])
+    assert preflight.check_served_classes(config, ["cat", "tulip"]) == ""
+    assert preflight.check_served_classes(config, ["Rose", "tulip"]) == (
+        "the served model 'photos' has other classes; these names look alike and are not the same: 'Rose' and 'rose': "
+        "give the folders their old names"
+    )
 
 
 def test_served_classes_that_look_alike_are_named(tmp_path: pathlib.Path) -> None:

@@ -154,6 +154,11 @@ def test_without_a_curated_schema_a_new_label_never_stops_and_a_missing_class_ma
     assert found(now, None, _ALL_STOP) == [], "a first run has nothing to be compared with"
 
 
+def test_a_new_label_that_looks_like_an_expected_one_is_told_with_it() -> None:
+    new, *_ = found(usual(1, ("a", "b", "C ")), usual(), _ALL_STOP)
+    assert new.message == "class 'C ' (100 images): not in the last run of other images; 'C ' looks like 'c'"
+
+
 def curated(classes: tuple[str, ...] = ("a", "b", "c")) -> schema_pb2.Schema:
     """What a user would keep of an inferred schema."""
     return statistics.infer_schema(usual(0, classes))
