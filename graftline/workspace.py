@@ -65,8 +65,11 @@ class Workspace:
         if not os.path.exists(self.format_file):
             disk.write(self.format_file, f"{self.FORMAT}\n".encode())
 
-    def check_format(self) -> None:
-        """Raise UserError if a newer Graftline made the workspace, or its file of the format holds no number."""
+    def check_format(self, advice: str = "give another --workspace") -> None:
+        """Raise UserError if a newer Graftline made the workspace, or its file of the format holds no number.
+
+        `advice` is the end of the message.
+        """
         try:
             text = pathlib.Path(self.format_file).read_text(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError):
@@ -81,8 +84,21 @@ class Workspace:
         if int(text) > self.FORMAT:
             raise UserError(
                 f"a newer Graftline made workspace {self.root}: its format is {int(text)}, and this Graftline knows "
-                f"formats up to {self.FORMAT}. Update Graftline, or give another --workspace"
+                f"formats up to {self.FORMAT}. Update Graftline, or {advice}"
             )
+
+    @classmethod
+    def containing(cls, path: str) -> "Workspace":
+        """Return the workspace on disk that a workspace, its `models`, a base path or a version in it belongs to.
+
+        For any other path the result is a workspace without files.
+        """
+        head = os.path.abspath(path)
+        for _ in range(3):
+            head, tail = os.path.split(head)
+            if tail == cls.MODELS:
+                return cls(head)
+        return cls(os.path.abspath(path))
 
     @classmethod
     def of_base_path(cls, base_path: str) -> "Workspace | None":

@@ -1,6 +1,7 @@
 """Write the DAG as a pipeline spec for Kubeflow Pipelines or Vertex AI: no network, no credentials, no cluster."""
 
 import json
+import os
 import pathlib
 from typing import Literal
 
@@ -96,7 +97,9 @@ def warnings(config: Config) -> list[str]:
     paths = {key: path for key, path in settings.items() if path and not is_uri(path)}
     if config.backbone.weights not in WEIGHTS:
         paths["backbone.weights"] = config.backbone.weights
+    mounted = "every node of the cluster must find it under that path, on a volume that all mount"
+    relative = "a relative path is another folder on each node; name a URI, or an absolute path on a mounted volume"
     return [
-        f"{key} is '{path}': every node of the cluster must find it under that path, on a volume that all mount"
+        f"{key} is '{path}': {mounted if all(map(os.path.isabs, path.split(', '))) else relative}"
         for key, path in paths.items()
     ]

@@ -48,7 +48,7 @@ def run(path: str, name: str | None = None, to: int | None = None) -> Outcome:
     """
     base_path = _base_path(path, name)
     if workspace := Workspace.of_base_path(base_path):
-        workspace.check_format()
+        workspace.check_format("name another workspace")
     done = rollback.roll_back(destination(base_path), to)
     return Outcome(done, _update_metadata(base_path, done))
 

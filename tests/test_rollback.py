@@ -129,7 +129,7 @@ def test_a_first_version_has_nothing_before_it(tmp_path: pathlib.Path) -> None:
     publish(model(tmp_path / "export", "only"), str(tmp_path / "models/roses"))
     status, _, err = run(str(tmp_path))
     assert status == 2
-    assert "version 1 is served and it is the only one; name one with --to VERSION, or train" in err
+    assert "version 1 is served and it is the only one; train" in err
 
 
 def test_what_is_no_workspace_and_a_single_model_are_told(workspace: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -220,7 +220,8 @@ def failures(checks: Iterable[Check]) -> list[str]:
         if check.metric == WITHDRAWN
         else f"{check.metric.replace('_', ' ') if check.kind == 'passed' else check.metric}"
         + (f" of {check.part}" if check.part else "")
-        for check in checks
+        # The sentence on a withdrawn model comes last: words after it would seem to be a part of it.
+        for check in sorted(checks, key=lambda check: check.metric == WITHDRAWN)
         if not check.passed
     ]
     shown = list(dict.fromkeys(names))

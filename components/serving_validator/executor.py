@@ -54,4 +54,4 @@ def _withdrawn(saved_model_dir: str, served_base_path: str) -> str | None:
     if not served_base_path:
         return None
     withdrawal = withdrawals.find(destination(served_base_path), content_digest(saved_model_dir))
-    return f"{withdrawal}; push.allow_withdrawn=true allows it" if withdrawal else None
+    return f"{withdrawal}; push.allow_withdrawn=true pushes it all the same" if withdrawal else None

@@ -92,7 +92,8 @@ def find_models(path: str, name: str | None = None) -> list[Model]:
       name: of a workspace, the one model to return. For a base path or a SavedModel, its name instead of the folder's.
 
     Raises:
-      UserError: there is no such path, no model in it, or no model of this name in a workspace.
+      UserError: there is no such path, no model in it, no model of this name in a workspace, or a newer Graftline made
+        the workspace.
     """
     argument = path
     path = os.path.abspath(path)
@@ -101,6 +102,7 @@ def find_models(path: str, name: str | None = None) -> list[Model]:
     if not os.path.isdir(path):
         raise UserError(f"no model at {argument}: it is a file; name the folder of a SavedModel, or a workspace")
 
+    Workspace.containing(path).check_format("name another path")
     if is_saved_model(path):
         own_name, version = _name_of_saved_model(path)
         return [Model(name or own_name, None, {version: path})]

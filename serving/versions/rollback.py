@@ -71,9 +71,9 @@ def _find_earlier(base: BasePath, newest: int, served: str) -> tuple[int, str]:
             return version, digest
         skipped.append(f"{version} ({'the same model' if digest == served else 'itself rolled back from'})")
     others = f"; there is {', '.join(skipped)}" if skipped else " and it is the only one"
+    advice = "name one with --to VERSION, or train" if skipped else "train"
     raise UserError(
-        f"nothing to go back to in {base.path}: version {newest} is served{others}; name one with --to VERSION, or "
-        "train and push another model"
+        f"nothing to go back to in {base.path}: version {newest} is served{others}; {advice} and push another model"
     )
 
 

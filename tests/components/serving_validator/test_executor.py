@@ -60,7 +60,7 @@ def test_a_model_that_was_rolled_back_from_is_not_blessed_again_unless_that_is_a
     (reason,) = report.reasons
     assert (report.withdrawn, report.images) == (True, 0)
     assert reason.startswith("this very model was version 2 and was rolled back from, to version 1, on 2")
-    assert reason.endswith("; push.allow_withdrawn=true allows it")
+    assert reason.endswith("; push.allow_withdrawn=true pushes it all the same")
     _assert_the_verdict_says_withdrawn(tmp_path / "refused" / "blessing", reason)
     assert execute(tmp_path / "allowed", colours, base, allow_withdrawn=1) == (1, validation.Report())
 
