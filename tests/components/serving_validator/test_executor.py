@@ -73,8 +73,7 @@ def _assert_the_verdict_says_withdrawn(infra: pathlib.Path, reason: str) -> None
 
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(infra)
-    check = _serving_validation({"infra_blessing": [blessing]})
-    assert check is not None
+    (check,) = _serving_validation({"infra_blessing": [blessing]})
     assert not check.passed
     assert verdict.sentence(check) == f"withdrawn: {reason}", "no server was asked, so none refused it"
     assert verdict.failures([check]) == [f"withdrawn: {reason}"]
