@@ -10,6 +10,7 @@ from graftline.serving.server.errors import Code, ServingError
 
 _OTHER_DESCRIPTORS = 64  # of the process: libraries, models that are loaded, event loops (40 were counted)
 
+_LARGE_PART = 64  # of the budget: a request beyond it is large
 _OVERDUE = 3  # times the time that a run may take
 
 
@@ -97,7 +98,32 @@ class ByteBudget:
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken = 0
+        self._large = 0  # of the requests that `is_large`
         self._lock = threading.Lock()
+
+    def is_large(self, size: int) -> bool:
+        """Return whether a request of this size is one of those that share half of the budget: over 8 MiB by default.
+
+        A few of the largest requests would otherwise keep the photos of all others out while they are parsed.
+        """
+        return size > self.most // _LARGE_PART
+
+    def try_grow(self, held: int, more: int) -> bool:
+        """Take `more` bytes for a request that has `held`. Return False when they are not free for it."""
+        size = held + more
+        large = (size if self.is_large(size) else 0) - (held if self.is_large(held) else 0)
+        with self._lock:
+            if self.taken + more > self.most or (large and self._large + large > self.most // 2):
+                return False
+            self.taken += more
+            self._large += large
+            return True
+
+    def release(self, held: int) -> None:
+        """Give back all bytes of a request that `try_grow` took."""
+        with self._lock:
+            self.taken -= held
+            self._large -= held if self.is_large(held) else 0
 
     def try_take(self, count: int) -> bool:
         """Take `count` bytes. Return False, and take none, when they are not free."""
@@ -115,12 +141,12 @@ class ByteBudget:
     @contextlib.contextmanager
     def holding(self, count: int) -> Iterator[None]:
         """Take `count` bytes within the `with`. Raises UNAVAILABLE when they are not free."""
-        if not self.try_take(count):
+        if not self.try_grow(0, count):
             raise self.full()
         try:
             yield
         finally:
-            self.give_back(count)
+            self.release(count)
 
     def full(self) -> ServingError:
         """Return the error of a request that does not fit."""

@@ -393,10 +393,31 @@ def test_large_requests_that_are_not_whole_make_room_for_others() -> None:
 
 def test_small_requests_are_answered_while_whole_ones_hold_all_bytes() -> None:
     budget = ByteBudget(2_000_000)
-    with running(max_body=1_000_000, budget=budget) as (server, _), budget.holding(2_000_000):
+    with running(max_body=1_000_000, budget=budget) as (server, _):
+        assert budget.try_take(2_000_000)
         assert post(server, 100_000).startswith(b"HTTP/1.1 503 ")
         assert post(server, 60_000).startswith(b"HTTP/1.1 200 OK")
+        budget.give_back(2_000_000)
     assert budget.taken == 0
+
+
+def test_whole_requests_that_are_large_keep_no_photo_out() -> None:
+    go_on = threading.Event()
+
+    async def answered() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, go_on.wait, 10)
+
+    budget = ByteBudget(8_000_000)
+    with running(answered, max_body=1_000_000, budget=budget) as (server, _), contextlib.ExitStack() as opened:
+        large = [opened.enter_context(connected(server)) for _ in range(5)]
+        for client in large:
+            client.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + b"a" * 1_000_000)
+            client.recv(9)
+        assert large[-1].recv(4) == b"503 "
+        with connected(server) as photo:
+            photo.sendall(HEAD + b"Content-Length: 180000\r\n\r\n" + b"a" * 180_000)
+            assert photo.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        go_on.set()
 
 
 def test_answers_that_nobody_reads_make_room_for_others() -> None:

@@ -44,6 +44,23 @@ def test_the_budget_takes_no_more_bytes_than_it_has():
     assert caught.value.code is Code.UNAVAILABLE
     assert budget.taken == 60
     budget.give_back(60)
+
+
+def test_large_requests_share_half_of_the_budget():
+    budget = ByteBudget(6400)
+    with budget.holding(3200), budget.holding(100):
+        assert not budget.try_grow(50, 51)
+        assert budget.try_grow(0, 50)
+        with pytest.raises(ServingError), budget.holding(101):
+            pass
+        budget.release(50)
+    assert budget.try_grow(0, 1600) and budget.try_grow(1600, 1600) and not budget.try_grow(3200, 1)
+    budget.release(3200)
+    assert budget.taken == 0
+
+
+def test_all_bytes_are_free_again():
+    budget = ByteBudget(100)
     assert budget.try_take(100)
 
 

@@ -181,9 +181,9 @@ class HttpServer:
         for one that sends at its usual speed. Raises RefusedError when `connection` itself must go.
         """
         more = max(0, size - FREE_BYTES) - connection.held
-        while more > 0 and not self._take(more):
-            waiting = [each for each in self._holders if each.state < State.ANSWERING]
-            costliest = max(waiting, key=lambda each: each.cost, default=connection)
+        while more > 0 and not self._take(connection, more):
+            rivals = self._rivals(connection.held + more)
+            costliest = max(rivals, key=lambda each: each.cost, default=connection)
             refused = RefusedError(503, self._budget.full().message)
             if costliest is connection:
                 raise refused
@@ -192,12 +192,18 @@ class HttpServer:
         if connection.held:
             self._holders.add(connection)
 
-    def _take(self, count: int) -> bool:
+    def _take(self, connection: Connection, more: int) -> bool:
         waiting = sum(each.held for each in self._holders if each.state < State.ANSWERING)
-        return waiting + count <= self._budget.most // 2 and self._budget.try_take(count)
+        return waiting + more <= self._budget.most // 2 and self._budget.try_grow(connection.held, more)
+
+    def _rivals(self, size: int) -> list[Connection]:
+        """Return the connections that may make room: for a large request other large ones, while there are any."""
+        waiting = [each for each in self._holders if each.state < State.ANSWERING]
+        large = [each for each in waiting if self._budget.is_large(each.held)]
+        return large if large and self._budget.is_large(size) else waiting
 
     def release(self, connection: Connection) -> None:
         """Give back all bytes of a connection."""
         self._holders.discard(connection)
-        self._budget.give_back(connection.held)
+        self._budget.release(connection.held)
         connection.held = 0
