@@ -1,8 +1,12 @@
 """A server in a process of its own, for attacks: with few descriptors if asked, and whatever its end is."""
 
+import os
 import subprocess
 import sys
 import threading
+
+# glibc then gives freed memory back at once. What it keeps would hide the growth by the next request. See mallopt(3).
+_RETURN_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TOP_PAD_": "0"}
 
 
 class Live:
@@ -16,7 +20,9 @@ class Live:
         self.said: list[str] = []
 
     def __enter__(self) -> "Live":
-        self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True, errors="replace")
+        self.process = subprocess.Popen(
+            self._command, stderr=subprocess.PIPE, text=True, errors="replace", env=os.environ | _RETURN_MEMORY
+        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self._announced.wait(90), "the server did not start in 90 s"

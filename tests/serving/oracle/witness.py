@@ -1,7 +1,8 @@
 """Three honest users of a server, in a process of their own: a probe, a REST client and a gRPC client.
 
-    python -m tests.serving.oracle.witness REST_ADDRESS GRPC_ADDRESS
+    python -m tests.serving.oracle.witness REST_ADDRESS GRPC_ADDRESS SLOWNESS
 
+Each user pauses between two requests: 20 ms for the probe and 25 ms for the clients, times SLOWNESS.
 Each line on standard input ends a window, and begins the next one. The answer is a line of JSON about the window that
 ended: for each user the seconds of every request that ended in it, how long the request under way has waited, and the
 faults. `Witness` is the other end.
@@ -18,8 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_USERS = ("probe", "rest", "grpc")
-_PAUSE = {"probe": 0.02, "rest": 0.025, "grpc": 0.025}  # seconds between two requests
+_PAUSES = {"probe": 0.02, "rest": 0.025, "grpc": 0.025}  # seconds between two requests
 _PATIENCE = 60.0  # seconds until a request is given up
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -27,9 +27,10 @@ _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 class _User(threading.Thread):
     """Sends one request after the other."""
 
-    def __init__(self, name: str, send: Callable[[], None]) -> None:
+    def __init__(self, name: str, send: Callable[[], None], pause: float) -> None:
         super().__init__(name=name, daemon=True)
         self._send = send
+        self._pause = pause
         self._lock = threading.Lock()
         self._taken: list[float] = []
         self._faults: list[str] = []
@@ -48,7 +49,7 @@ class _User(threading.Thread):
                 self._began = None
                 self._taken.append(time.perf_counter() - began)
                 self._faults += [fault] * bool(fault)
-            time.sleep(_PAUSE[self.name])
+            time.sleep(self._pause)
 
     def end_window(self) -> dict[str, Any]:
         with self._lock:
@@ -92,16 +93,19 @@ def _grpc_client(address: str) -> Callable[[], None]:
     predict = grpc.insecure_channel(address).unary_unary(_PREDICT)
 
     def send() -> None:
-        assert b"y" in predict(data, timeout=_PATIENCE)
+        try:
+            assert b"y" in predict(data, timeout=_PATIENCE)
+        except grpc.RpcError as error:
+            raise ConnectionError(f"{error.code().name}: {error.details()}") from None
 
     return send
 
 
 def main() -> None:
     """Be the users, until standard input ends."""
-    rest, rpc = sys.argv[1:]
+    rest, rpc, slowness = sys.argv[1:]
     sends = {"probe": lambda: _probe(rest), "rest": lambda: _predict_by_rest(rest), "grpc": _grpc_client(rpc)}
-    users = [_User(name, sends[name]) for name in _USERS]
+    users = [_User(name, sends[name], pause * float(slowness)) for name, pause in _PAUSES.items()]
     for user in users:
         user.start()
     for _ in sys.stdin:
@@ -129,8 +133,8 @@ def _window(taken: list[float], waiting: float, faults: list[str]) -> Window:
 class Witness:
     """The honest users of one server, for the length of a `with`."""
 
-    def __init__(self, rest: str, rpc: str) -> None:
-        self._command = [sys.executable, "-m", "tests.serving.oracle.witness", rest, rpc]
+    def __init__(self, rest: str, rpc: str, slowness: float = 1.0) -> None:
+        self._command = [sys.executable, "-m", "tests.serving.oracle.witness", rest, rpc, str(slowness)]
 
     def __enter__(self) -> "Witness":
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
