@@ -15,6 +15,7 @@ from graftline.errors import UserError, did_you_mean
 from graftline.settings import Settings
 
 MAJORITY = "majority"  # a value of `gate.accuracy.min`
+MAJORITY_LEAST = 0.5  # with many classes, a poor model is better than the most frequent one, too
 # Of its interval, whatever `gate.significance` is: a model that guesses passes about once in 40 trainings.
 MAJORITY_LEVEL = 0.95
 
@@ -43,7 +44,7 @@ class Threshold(Settings):
 
     @property
     def lowest(self) -> float | None:
-        """Return `min`; None where `min` is not a number."""
+        """Return the lowest value that passes."""
         return self.min
 
     @property
@@ -63,14 +64,14 @@ class AccuracyThreshold(Threshold):
 
     min: Annotated[float, Field(ge=0, le=1)] | Literal["majority"] | None = Field(  # type: ignore[assignment]
         None,
-        description="the lowest value that passes; majority: the 95 % interval of the accuracy must lie above the "
-        "accuracy of always answering the most frequent class",
+        description="the lowest value that passes; majority: at least 0.5, and the 95 % interval of the accuracy must "
+        "lie above the accuracy of always answering the most frequent class",
     )
 
     @property
     def lowest(self) -> float | None:
-        """Return `min`; None for `majority`."""
-        return self.min if isinstance(self.min, float) else None
+        """Return `min`; the lowest accuracy that `majority` allows."""
+        return MAJORITY_LEAST if isinstance(self.min, str) else self.min
 
     @property
     def above_majority(self) -> bool:

@@ -103,7 +103,7 @@ def test_a_key_that_is_known_there_is_suggested_under_a_free_key():
         ("gate.accuracy.min=1.5", "gate.accuracy.min is 1.5, but must be at most 1 or 'majority'"),
         ("gate.auc.min_change=-1.5", "gate.auc.min_change is -1.5, but must be at least -1"),
         ("gate.cross_entropy.max=-1", "gate.cross_entropy.max is -1, but must be at least 0"),
-        ("gate.accuracy={min: 0.5, max: 0.4}", "gate.accuracy is {max: 0.4, min: 0.5, min_change: 0.0}, but must be a "
+        ("gate.accuracy.max=0.4", "gate.accuracy is {max: 0.4, min: majority, min_change: 0.0}, but must be a "
          "range whose min is not above its max, or no model passes"),
         ("gate.significance=2.0", "gate.significance is 2.0, but must be 'off' or at most 0.5"),
         ("gate.tie=maybe", "gate.tie is 'maybe', but must be 'bless' or 'refuse'"),

@@ -81,6 +81,17 @@ def test_the_number_of_images_is_the_smallest_that_is_enough(accuracy: float, sh
     assert lower_end(enough - 1) <= share + 1e-3
 
 
+def test_a_poor_model_of_many_classes_is_refused_though_it_is_better_than_one_class() -> None:
+    label = np.repeat(np.arange(8), 100)
+    said = np.where(np.arange(800) % 100 < 45, label, (label + 1) % 8).tolist()  # 45 % are right
+    verdict = judged(of_counts([100] * 8, said))
+    assert of_majority(verdict).passed
+    assert not verdict.blessed
+    assert "accuracy is 0.4500 (interval 0.4158 to 0.4846); at least 0.5000 is required: failed" in sentence(
+        next(check for check in verdict.checks if check.kind == "min")
+    )
+
+
 def test_images_of_one_class_alone_bless_no_model() -> None:
     verdict = judged(of_counts([30, 0], 0))
     assert not verdict.blessed
