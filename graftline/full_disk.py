@@ -47,7 +47,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _place(name: str, folders: Sequence[str]) -> str:
     """Return the folder of the file that could not be written, or else that of `folders` whose disk is fullest."""
     if name:
-        return _existing(os.path.dirname(os.path.abspath(name)))
+        return _existing(os.path.abspath(os.path.dirname(name) or "."))
     places = [_existing(os.path.abspath(folder)) for folder in (*folders, tempfile.gettempdir())]
     return min(places, key=lambda place: shutil.disk_usage(place).free)
 
@@ -60,5 +60,5 @@ def _existing(folder: str) -> str:
 
 def _describe(folder: str) -> str:
     usage, inodes = shutil.disk_usage(folder), os.statvfs(folder)
-    text = f"the disk of {folder} has {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.0f} MB free"
+    text = f"the disk of {folder} now has {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.0f} MB free"
     return f"{text}, and no free inode" if inodes.f_files and not inodes.f_favail else text

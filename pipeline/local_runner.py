@@ -79,7 +79,8 @@ def _recover(workspace: Workspace, progress: Callable[[Event], None]) -> None:
 
     Raises UserError if the file of ML Metadata is damaged.
     """
-    if not os.path.isfile(workspace.metadata):
+    if not os.path.isfile(workspace.metadata) or not os.path.getsize(workspace.metadata):
+        _set_aside(workspace, progress)
         return
     from ml_metadata import errors
 
@@ -98,6 +99,15 @@ def _recover(workspace: Workspace, progress: Callable[[Event], None]) -> None:
     if damaged:
         detail = f"files of {len(damaged)} outputs were lost, such as in {damaged[0]}: their nodes run again"
         progress(Event("Recovery", "finished", time.monotonic() - began, detail))
+
+
+def _set_aside(workspace: Workspace, progress: Callable[[Event], None]) -> None:
+    """Rename the outputs that no ML Metadata knows: new ones get the numbers, and so the folders, of these."""
+    if os.path.isdir(workspace.artifacts) and os.listdir(workspace.artifacts):
+        aside = f"{workspace.artifacts}-{time.strftime('%Y%m%d-%H%M%S')}"
+        os.rename(workspace.artifacts, aside)
+        detail = f"{workspace.metadata} is missing or empty: every node runs again; {aside} may be deleted"
+        progress(Event("Recovery", "finished", 0.0, detail))
 
 
 def _with_absolute_paths(config: Config) -> Config:

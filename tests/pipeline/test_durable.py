@@ -110,6 +110,22 @@ def test_added_files_and_outputs_of_earlier_versions_stay(workspace: Workspace, 
     assert [state_of(workspace, one) for one in (known, unknown)] == [metadata_store_pb2.Artifact.LIVE] * 2
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_outputs_without_metadata_are_set_aside(workspace: Workspace, output: pathlib.Path, left: str) -> None:
+    """A new ML Metadata counts from 1 again, and a node's new folder must not be an old one that holds files."""
+    if left == "nothing":
+        pathlib.Path(workspace.metadata).unlink()
+    events: list[Event] = []
+    local_runner._recover(workspace, events.append)
+    assert not output.exists()
+    (aside,) = pathlib.Path(workspace.root).glob("artifacts-*")
+    assert (aside / "Trainer/model/3/labels.txt").is_file()
+    (event,) = events
+    assert event.detail == f"{workspace.metadata} is missing or empty: every node runs again; {aside} may be deleted"
+    local_runner._recover(workspace, events.append)
+    assert len(events) == 1
+
+
 def test_damaged_metadata_is_one_message(workspace: Workspace) -> None:
     pathlib.Path(workspace.metadata).write_bytes(b"no database, but longer than a page header of SQLite " * 100)
     with pytest.raises(UserError, match=r"metadata\.db cannot be read .*: restore the file from a backup, or move it"):
