@@ -14,6 +14,7 @@ from typing import NamedTuple
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # What gRPC's http_proxy_mapper.cc reads, in its order. gRPC ignores the names in upper case.
 _GRPC = ("grpc_proxy", "https_proxy", "http_proxy")
+_HARMLESS = ("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "GRPC_SSL_CIPHER_SUITES")
 _NO_GRPC = ("no_grpc_proxy", "no_proxy")
 
 
@@ -47,6 +48,31 @@ def of_http(scheme: str, host: str, environment: Mapping[str, str] = os.environ)
     if "REQUEST_METHOD" in environment:  # in a CGI program a client sets HTTP_PROXY by a header: https://httpoxy.org
         names.remove(f"{scheme}_proxy".upper())
     return _first(names, environment, host, environment.get("no_proxy") or environment.get("NO_PROXY") or "")
+
+
+def drop_settings_of_grpc(environment: MutableMapping[str, str]) -> None:
+    """Remove what tells gRPC how to work: with GRPC_POLL_STRATEGY=none no server answers.
+
+    Variables about logs and about TLS stay.
+    """
+    for name in [name for name in environment if name.startswith("GRPC_") and name not in _HARMLESS]:
+        del environment[name]
+
+
+def drop_unusable_key_log(environment: MutableMapping[str, str]) -> str:
+    """Remove SSLKEYLOGFILE if it cannot be written, and return a note; "" for none.
+
+    Python raises an OSError for it wherever a library prepares TLS, some of them when they are imported.
+    """
+    path = environment.get("SSLKEYLOGFILE", "")
+    if not path:
+        return ""
+    try:
+        open(path, "ab").close()
+    except OSError as error:
+        del environment["SSLKEYLOGFILE"]
+        return f"SSLKEYLOGFILE is {path}, which cannot be written ({error.strerror}): it is passed over"
+    return ""
 
 
 def exempt_loopback(environment: MutableMapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from graftline import full_disk, streams
+from graftline import full_disk, proxies, streams
 from graftline.errors import UserError, did_you_mean
 
 DONE, UNEXPECTED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -33,6 +33,8 @@ class Command(click.Command):
         """Run as `click.Command.main` does in standalone mode: end the process."""
         streams.prepare()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # users do not need the messages of TensorFlow's C++ side
+        if note := proxies.drop_unusable_key_log(os.environ):
+            click.echo(f"graftline: note: {note}", err=True)
         kwargs["standalone_mode"] = False
         sys.exit(_exit_status(super().main, *args, **kwargs))
 

@@ -1,5 +1,6 @@
 """Which proxy the environment names for a host: none for this machine, in every spelling of it."""
 
+import pathlib
 import urllib.request
 
 import pytest
@@ -88,3 +89,21 @@ def test_libraries_are_kept_from_asking_a_proxy_for_this_machine(monkeypatch: py
     assert urllib.request.proxy_bypass("127.0.0.1")
     assert urllib.request.proxy_bypass("example.com")
     assert not urllib.request.proxy_bypass("example.org")
+
+
+def test_what_tells_grpc_how_to_work_is_dropped_and_its_logs_stay() -> None:
+    environment = {"GRPC_POLL_STRATEGY": "none", "GRPC_DNS_RESOLVER": "x", "GRPC_VERBOSITY": "debug", "PATH": "/bin"}
+    proxies.drop_settings_of_grpc(environment)
+    assert environment == {"GRPC_VERBOSITY": "debug", "PATH": "/bin"}
+
+
+def test_a_log_of_keys_that_cannot_be_written_is_passed_over_with_a_note(tmp_path: pathlib.Path) -> None:
+    bad, good = str(tmp_path / "missing/keys"), str(tmp_path / "keys")
+    environment = {"SSLKEYLOGFILE": bad}
+    note = f"SSLKEYLOGFILE is {bad}, which cannot be written (No such file or directory): it is passed over"
+    assert proxies.drop_unusable_key_log(environment) == note
+    assert environment == {}
+    for environment in ({"SSLKEYLOGFILE": good}, {"SSLKEYLOGFILE": ""}, {}):
+        before = dict(environment)
+        assert proxies.drop_unusable_key_log(environment) == ""
+        assert environment == before

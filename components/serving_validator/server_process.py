@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from graftline import child
+from graftline import child, proxies
 
 NAME = "candidate"
 _READY = re.compile(r"serving .*rest=(?P<rest>\S+) grpc=(?P<grpc>\S+)$")
@@ -77,6 +77,9 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     # An image of the eval split may exceed a server's default limit, which says nothing about the model.
     options = ("--name", NAME, "--rest-port", "0", "--grpc-port", "0", "--max-request-bytes", str(_MAX_BYTES))
+    # The Trainer's process has taken all memory of a GPU, if there is one.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    proxies.drop_settings_of_grpc(environment)
     process = subprocess.Popen(
         child.command("graftline.serving.server", saved_model_dir, *options, ends_with_parent=True),
         stdin=subprocess.PIPE,
@@ -84,8 +87,7 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        # The Trainer's process has taken all memory of a GPU, if there is one.
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        env=environment,
     )
     reader = threading.Thread(target=_drain, args=(process, lines), daemon=True)
     reader.start()
