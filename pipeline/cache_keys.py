@@ -47,6 +47,7 @@ MODULES = {
 ACTIVATIONS = ("components.transform.preprocessing", "trainer.inputs", "trainer.augmentation", "trainer.boundary")
 _NO_NUMBERS = ("", "errors", "faces", "settings", "trainer.settings")
 # Their versions decide which files can be decoded.
+_ATTEMPT_FILE = "attempt"  # beside the quarantine list: see `_retry`
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")
 
 
@@ -181,8 +182,9 @@ def _versions(*distributions: str) -> str:
 
 
 def _retry(config: Config, site: Site) -> str:
-    """Return a new text each time when the last ingest left files out for reasons that may have passed, else "".
+    """Return a text that is new when the last ingest left files out for reasons that may have passed.
 
+    The text stays until there is such a reason again, since TFX would find the incomplete result under the old one.
     What is wrong with a file on disk is part of the images' fingerprint. The fingerprint of a file at a URI may be a
     checksum alone.
     """
@@ -190,19 +192,26 @@ def _retry(config: Config, site: Site) -> str:
 
     def may_pass(reason: str) -> bool:
         busy = reason.startswith("decoding took too long") and "processor time" not in reason
-        return busy or reason.startswith(("vanished", "changed during")) or (remote and reason.startswith("unreadable"))
+        return (
+            busy
+            or reason.startswith(("vanished", "changed during", "decoder was killed"))
+            or (remote and reason.startswith("unreadable"))
+        )
 
     from graftline.components.image_example_gen import QUARANTINE_LIST  # it brings TensorFlow, which nodes_of can spare
 
     last = pathlib.Path(site.workspace.quarantine, QUARANTINE_LIST)
     if not site.readable or not last.is_file():
         return ""
+    attempt = last.with_name(_ATTEMPT_FILE)
     try:
         with last.open(newline="", encoding="utf-8") as file:
             retry = any(may_pass(csv_cells.unescape(row.get("reason") or "")) for row in csv.DictReader(file))
     except (csv.Error, UnicodeDecodeError):  # what a power loss left; the next ingest writes the file anew
         retry = True
-    return f" {uuid.uuid4().hex}" if retry else ""
+    if retry:
+        attempt.write_text(uuid.uuid4().hex)
+    return f" {attempt.read_text(errors='replace')}" if attempt.is_file() else ""
 
 
 def _schema_hash(path: str | None, readable: bool) -> str:

@@ -23,6 +23,7 @@ from graftline.serving.images.trust import Refused
 _LUMA_SIDE = 256  # pixels; largest side of the picture that quality and phash are computed from
 _HASH_SIDE = 32  # pixels, as in imagehash's phash
 _HASH_FREQUENCIES = 8  # on each axis, as in imagehash's phash
+_FEW_LEVELS = 64  # of 256; 14 bits in a sample of 16 have so many
 _MAX_JPEG_RATIO = 8  # libjpeg decodes at 1/2, 1/4 and 1/8
 # EXIF orientation -> (transposed, then mirrored left to right, then upside down); CIPA DC-008, 4.6.4.
 _TURNS = {
@@ -48,6 +49,12 @@ class Decoded:
     sharpness: float  # standard deviation of luma's 4-neighbour Laplacian
     phash: int  # perceptual hash of the upright image, 64 bits; hashes of near copies differ in few bits
     transcoded: bool = False  # whether other bytes than the file's are stored
+    few_levels: bool = False  # whether it has 16 bits a sample, and less than a quarter of the range of luma
+
+    @property
+    def is_of_one_colour(self) -> bool:
+        """Whether all pixels show the same brightness."""
+        return self.contrast == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,7 @@ class _Measurable(NamedTuple):
     header: Header  # of the stored bytes
     transcoded: bool
     luma: np.ndarray  # uint8 [h, w]
+    is_deep: bool  # whether the file has 16 bits a sample
 
 
 def decode(data: bytes, max_side: int | None = None) -> Decoded | Quarantined:
@@ -96,7 +104,8 @@ def decode_many(batch: Sequence[bytes], max_side: int | None = None) -> list[Dec
 
 def _decoded(look: _Measurable, quality: tuple[float, float, float], phash: int) -> Decoded:
     header = look.header
-    return Decoded(header.format, header.height, header.width, *quality, phash, look.transcoded)
+    few_levels = look.is_deep and int(np.ptp(look.luma)) < _FEW_LEVELS
+    return Decoded(header.format, header.height, header.width, *quality, phash, look.transcoded, few_levels)
 
 
 def to_store(data: bytes, verdict: Decoded, max_side: int | None = None) -> bytes | Quarantined:
@@ -123,7 +132,8 @@ def _measurable(data: bytes, header: Header | Refused, max_side: int | None) -> 
     luma = _luma(stored)
     if luma is None:  # the op's message names a C++ source line, which does not help a user
         return Quarantined(trust.describe_damage(stored.data, stored.header.format))
-    return _Measurable(stored.header, stored.transcoded, luma)
+    is_deep = isinstance(header, Header) and header.is_deep
+    return _Measurable(stored.header, stored.transcoded, luma, is_deep)
 
 
 def _luma(stored: Stored) -> np.ndarray | None:

@@ -166,8 +166,26 @@ def make_plan(
         duplicates=tuple(sorted(duplicates, key=attrgetter("path"))),
         splits=split_of,
         copies=tuple(sorted(copies, key=lambda group: (_KINDS.index(group.kind), group.paths))),
-        warnings=warnings,
+        warnings=(*_describe_flat_images(ordered), *warnings),
     )
+
+
+def _describe_flat_images(ordered: Sequence[CheckedFile]) -> Iterator[str]:
+    """Yield a warning for each kind of image in which there is little or nothing to see."""
+    good = [(row, row.verdict) for row in ordered if isinstance(row.verdict, Decoded)]
+    flat = [row.path for row, verdict in good if verdict.is_of_one_colour]
+    few = [row.path for row, verdict in good if verdict.few_levels and not verdict.is_of_one_colour]
+    if flat:
+        yield (
+            f"{len(flat)} of {len(good)} images show one colour and nothing else, such as {flat[0]}: look at them. "
+            "Transparent pixels are laid on white"
+        )
+    if few:
+        yield (
+            f"{len(few)} of {len(good)} images have 16 bits a sample and use less than a quarter of their range, such "
+            f"as {few[0]}: the model sees the high 8 bits, so few grey levels. If they hold 10 to 14 bits, multiply "
+            "their samples to fill 16"
+        )
 
 
 def _given_split(same: Sequence[CheckedFile]) -> str:

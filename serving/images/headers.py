@@ -13,6 +13,8 @@ from typing import NamedTuple
 from graftline.serving.images import formats
 
 ORIENTATION_TAG = 0x0112
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_NOT_SERVED = "not a format of served models"
 CUT_OFF = "cut off"  # the distrust of a file that ends too early
 # Pillow's plugins raise all of these on damaged headers.
 ERRORS = (OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError, struct.error, OverflowError)
@@ -49,6 +51,7 @@ class Header:
     orientation: int = 1  # EXIF's, 1..8
     components: int = 3  # of a JPEG: 1 grey, 3 colour, 4 CMYK
     has_alpha: bool = False  # of a PNG: it may have transparent pixels
+    is_deep: bool = False  # of a PNG or TIFF: it has 16 bits a sample
     distrust: str = ""  # why the file is not trusted; "" when it is
     is_costly: bool = False  # whether its decoding may take longer, or more memory, than its size in pixels tells
     frame_pixels: int = 0  # of a GIF: those of all its frames, which TensorFlow unpacks to return the first
@@ -70,8 +73,8 @@ def read(data: bytes, image_format: str) -> Header:
 
     Raises one of ERRORS for a damaged header.
     """
-    reader = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp}.get(image_format)
-    return reader(data) if reader else Header(image_format, distrust="not a format of served models")
+    reader = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp, "tiff": _tiff}.get(image_format)
+    return reader(data) if reader else Header(image_format, distrust=_NOT_SERVED)
 
 
 def count(data: bytes, pattern: bytes) -> int:
@@ -189,6 +192,7 @@ def _png(data: bytes) -> Header:
     return Header(
         *("png", *_upright(width, height, orientation), orientation),
         has_alpha=has_alpha,
+        is_deep=depth == 16,
         distrust=distrust,
         is_costly=is_costly,
     )
@@ -302,6 +306,23 @@ def _bmp(data: bytes) -> Header:
         return Header("bmp", distrust="an old header")
     plain = depth == 24 and compression == 0
     return Header("bmp", abs(width), abs(height), distrust="" if plain else f"{depth} bits, compression {compression}")
+
+
+def _tiff(data: bytes) -> Header:
+    """Look for the tag BitsPerSample of the first image. Pillow reads all else. See TIFF 6.0, section 2."""
+    order = "<" if data[:2] == b"II" else ">"
+    version, at = struct.unpack_from(f"{order}HI", data, 2)
+    is_deep = False
+    if version == 42:  # 43 is BigTIFF
+        (count,) = struct.unpack_from(f"{order}H", data, at) if at + 2 <= len(data) else (0,)
+        for entry in range(at + 2, min(at + 2 + 12 * count, len(data) - 11), 12):
+            tag, _, values, place = struct.unpack_from(f"{order}HHIH", data, entry)
+            if tag == _BITS_PER_SAMPLE:
+                if values > 2:  # four bytes hold two of them: these are elsewhere
+                    offset = int.from_bytes(data[entry + 8 : entry + 12], "little" if order == "<" else "big")
+                    (place,) = struct.unpack_from(f"{order}H", data, offset) if offset + 2 <= len(data) else (0,)
+                is_deep = place == 16
+    return Header("tiff", is_deep=is_deep, distrust=_NOT_SERVED)
 
 
 def _orientation(exif: bytes) -> int:

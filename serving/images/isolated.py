@@ -4,10 +4,15 @@ Pillow's C libraries have a long history of crashes and endless loops on crafted
 not the run. The child holds nothing but Pillow; the next file starts a new one. The child is this module: it answers
 requests until its standard input is closed, as it is when the parent ends. A request and an answer are each a line of
 JSON, and the bytes whose number it gives.
+
+A file that takes over the child finds little: no secrets in the environment, no right to open a file or a socket, to
+start a process or to gain privileges.
 """
 
 import atexit
 import contextlib
+import ctypes
+import importlib
 import json
 import os
 import resource
@@ -26,18 +31,40 @@ from graftline.serving.images.trust import Refused
 CPU_SECONDS = 20  # for one file; 100 megapixels take 3 s, as JPEG, AVIF or WebP
 WALL_SECONDS = 60  # for one file; the machine may be busy
 MEMORY = 5 << 29  # bytes of address space; 100 megapixels take 0.4 to 1.7 GB by format, and 0.4 more to be rotated
+# Variables that Python may need to start and to find its packages. All others stay out: they may hold secrets.
+_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH"),
+)
+# Signals with which somebody else ends a child. The kernel sends SIGKILL when the machine has no memory left.
+_SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS of Linux' prctl
 _LINE = 4096  # bytes; longer than any request or answer
 # The reason of a damaged file. The caller replaces it by words for the format.
 BROKEN = "broken"
 
+KILLED = "decoder was killed from outside"
+
 _idle: list["_Child"] = []  # append and pop are atomic, so threads may share the list
+_second_attempts = threading.Lock()
 
 
 def transcode(data: bytes, image_format: str, max_side: int | None) -> bytes | Refused:
     """Run `transcoding.transcode` in a child process. Any number of threads may call, and each gets its own child.
 
-    Never raises for a bad file: `Refused(BROKEN)` stands for a file that its decoder found damaged.
+    Never raises for a bad file: `Refused(BROKEN)` stands for a file that its decoder found damaged. A child that was
+    killed from outside says nothing about its file, which is then tried once more, in a new child and after the other
+    files of such children. A second end of that kind is a temporary reason.
     """
+    answer = _ask(data, image_format, max_side)
+    if isinstance(answer, Refused) and answer.temporary:
+        with _second_attempts:
+            close()  # idle children hold memory, and may have been killed too
+            answer = _ask(data, image_format, max_side)
+    return answer
+
+
+def _ask(data: bytes, image_format: str, max_side: int | None) -> bytes | Refused:
     child = _borrow()
     try:
         answer = child.ask(data, {"format": image_format, "max_side": max_side})
@@ -78,7 +105,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # messages of C libraries about damaged files
-            env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # an arena takes 64 MiB of the address space
+            env=_environment(),
             start_new_session=True,  # so that Ctrl-C ends the parent alone
         )
         assert self._process.stdin and self._process.stdout
@@ -115,6 +142,9 @@ class _Child:
             return Refused(f"decoding took too long: more than {WALL_SECONDS} s")
         if status == -signal.SIGXCPU:
             return Refused(f"decoding took too long: more than {CPU_SECONDS} s of processor time")
+        if -status in _SIGNALS_FROM_OUTSIDE:
+            cause = "as a machine does that has too little memory; run again"
+            return Refused(f"{KILLED}: {signal.Signals(-status).name}, {cause}", temporary=True)
         return Refused(f"decoder crashed: {signal.Signals(-status).name if status < 0 else f'status {status}'}")
 
     def end(self) -> None:
@@ -124,6 +154,12 @@ class _Child:
         for pipe in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):  # there may be bytes to flush that nobody reads
                 pipe.close()
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables of a child."""
+    kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return {**kept, "MALLOC_ARENA_MAX": "1"}  # an arena takes 64 MiB of the address space
 
 
 def _send(pipe: IO[bytes], data: bytes, fields: dict[str, Any]) -> None:
@@ -158,6 +194,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 def _transcode_within_limits(data: bytes, fields: dict[str, Any]) -> bytes | Refused:
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    # libheif's decoder of HEIC needs threads, which count as processes. Root is exempt from this limit.
+    _limit(resource.RLIMIT_NPROC, resource.getrlimit(resource.RLIMIT_NPROC)[1] if fields["format"] == "heic" else 0)
     _limit(resource.RLIMIT_CPU, int(usage.ru_utime + usage.ru_stime) + 1 + fields["cpu_seconds"])
     try:
         converted = transcoding.transcode(data, fields["format"], fields["max_side"])
@@ -175,22 +213,48 @@ def _transcode_within_limits(data: bytes, fields: dict[str, Any]) -> bytes | Ref
 def _limit(kind: int, value: int) -> None:
     """Set the soft limit alone: a lowered hard limit could not be raised for the next file."""
     _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+    unlimited = resource.RLIM_INFINITY
+    soft = value if hard == unlimited else hard if value == unlimited else min(value, hard)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def _import_decoders() -> None:
+    """Import what decoders import at their first file: afterwards the child can open no file."""
+    Image.init()
+    for name in ("pillow_heif", "PIL.ImageCms", "encodings.ascii", "encodings.latin_1", "encodings.utf_16"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _give_up_rights() -> None:
+    """Give up what a decoder does not need, each where the system has it. The limits cannot be raised again."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):  # NOFILE: sockets, too
+        resource.setrlimit(limit, (0, 0))
 
 
 def main(memory: int) -> None:
-    """Limit the child's address space to `memory` bytes, and serve."""
+    """Limit the child's address space to `memory` bytes, give up rights, and serve."""
     _limit(resource.RLIMIT_AS, memory)
-    _limit(resource.RLIMIT_CORE, 0)
     Image.MAX_IMAGE_PIXELS = formats.MAX_PIXELS
     # Output of C libraries goes to standard error, so that it cannot come between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    _import_decoders()
+    _give_up_rights()
     serve(sys.stdin.buffer, answers)
+
+
+def _forget() -> None:
+    """Forget the children and the lock of the parent, in a process that was forked."""
+    global _second_attempts
+    _idle.clear()
+    _second_attempts = threading.Lock()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
 else:
     atexit.register(close)
-    os.register_at_fork(after_in_child=_idle.clear)  # a forked process must not use its parent's pipes
+    os.register_at_fork(after_in_child=_forget)  # a forked process must not use its parent's pipes

@@ -171,6 +171,7 @@ def test_no_node_imports_a_name_of_a_face() -> None:
         ("vanished during the run: No such file or directory", "photos", True),
         ("changed during the run", "photos", True),
         ("decoding took too long: more than 60 s", "photos", True),
+        ("decoder was killed from outside: SIGKILL", "photos", True),
         ("decoding took too long: more than 20 s of processor time", "photos", False),
     ],
 )
@@ -184,6 +185,18 @@ def test_ingest_runs_again_for_reasons_that_may_have_passed(
     first, second = (cache_keys._retry(settings, site) for _ in range(2))
     assert (first != second) == retried
     assert retried or not first
+
+
+def test_a_repeated_ingest_stays_under_its_new_key(tmp_path: pathlib.Path) -> None:
+    """TFX would find the result that lacks an image under the old key."""
+    (tmp_path / "quarantine").mkdir()
+    listed = tmp_path / "quarantine" / quarantine.CSV_NAME
+    settings = config_file.load(None, [], {"images": "photos"})
+    site = Site(Workspace(str(tmp_path)), fingerprint="", readable=True)
+    listed.write_text("path,reason,bytes,sha256\na/1.jpg,decoder was killed from outside: SIGKILL,1,\n")
+    again = cache_keys._retry(settings, site)
+    listed.write_text("path,reason,bytes,sha256\n")
+    assert again and cache_keys._retry(settings, site) == cache_keys._retry(settings, site) == again
 
 
 def test_neither_a_first_run_nor_a_cluster_retries_ingest(tmp_path: pathlib.Path) -> None:

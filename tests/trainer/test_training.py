@@ -160,6 +160,17 @@ def test_served_equals_trained(exported: pathlib.Path) -> None:
     np.testing.assert_allclose(got[signatures.PROBABILITIES], expected, atol=1e-4)
 
 
+def test_transparent_pixels_are_white_to_a_served_model(exported: pathlib.Path) -> None:
+    colours = images.draw("rot", 1).convert("RGBA")
+    colours.putalpha(Image.linear_gradient("L").resize(colours.size))
+    on_white = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+    files = [images.encode(image, "PNG") for image in (colours, on_white, colours.convert("RGB"))]
+    served = tf.saved_model.load(str(exported / "Format-Serving")).signatures[signatures.SERVING_DEFAULT]
+    transparent, white, opaque = served(image_bytes=tf.constant(files))[signatures.PROBABILITIES].numpy()
+    np.testing.assert_allclose(transparent, white, atol=1e-3)
+    assert np.abs(transparent - opaque).max() > 1e-2
+
+
 def test_a_model_that_was_trained_on_stored_images_is_served_as_it_was_trained(
     materialized: Materialized, tmp_path: pathlib.Path
 ) -> None:

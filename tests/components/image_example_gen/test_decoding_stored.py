@@ -67,6 +67,62 @@ def test_white_is_zero_in_some_tiffs_of_16_bits() -> None:
     )
 
 
+def _circle(image_format: str, size: tuple[int, int] = (90, 80), **options: object) -> bytes:
+    """Black everywhere; a circle in alpha alone."""
+    alpha = Image.new("L", size)
+    ImageDraw.Draw(alpha).ellipse((10, 10, 70, 60), fill=255)
+    image = Image.new("RGBA", size)
+    image.putalpha(alpha)
+    return encode(image, image_format, **options)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True, "exact": True}),
+        ("WEBP", {"quality": 95}),
+        ("TIFF", {}),
+        ("GIF", {}),
+        ("AVIF", {"quality": 95}),
+        ("BMP", {}),
+    ],
+)
+def test_transparent_pixels_are_stored_and_measured_on_white(image_format: str, options: dict) -> None:
+    data = _circle(image_format, **options)
+    verdict = good(data)
+    result = served(stored(data))
+    assert verdict.transcoded == (image_format != "PNG")
+    if image_format == "BMP":  # Pillow writes no alpha into it
+        return
+    assert 0.6 < verdict.brightness < 0.75 and verdict.contrast > 0.4 and not verdict.is_of_one_colour
+    assert (result[0, 0] > 250).all() and (result[35, 40] < 5).all()
+    assert np.abs(result - shown(data)).mean() < 3
+
+
+def test_a_transparent_png_is_on_white_when_it_is_shrunk_or_turned() -> None:
+    for data, max_side in ((_circle("PNG", (900, 800)), 400), (_circle("PNG", orientation=6), None)):
+        verdict = good(data, max_side)
+        assert verdict.transcoded and (served(stored(data, max_side))[0, -1] > 250).all()
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+@pytest.mark.parametrize("image_format", ["TIFF", "PNG"])
+@pytest.mark.parametrize(("bits", "few"), [(10, True), (12, True), (14, True), (15, False), (16, False)])
+def test_images_that_use_few_of_16_bits_are_known(order: str, image_format: str, bits: int, few: bool) -> None:
+    if image_format == "PNG" and order == "<u2":
+        pytest.skip("a PNG has one byte order")
+    ramp = (np.arange(65536).reshape(256, 256) >> (16 - bits)).astype(order)
+    if image_format == "PNG":
+        ramp = ramp.astype("<u2")
+    verdict = good(encode(Image.fromarray(ramp), image_format))
+    assert verdict.few_levels == few
+
+
+def test_dark_images_of_8_bits_are_no_deep_ones() -> None:
+    assert not good(encode(Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40) % 16), "PNG")).few_levels
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF", "AVIF"])
 def test_what_serving_would_not_turn_is_turned_before(image_format: str, orientation: int) -> None:

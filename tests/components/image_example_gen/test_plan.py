@@ -288,3 +288,22 @@ def test_rows_and_plans_cross_a_shuffle() -> None:
     plan = planned(alike(7 << 8, 7 << 8 | 1) + OTHERS)
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert len(pickle.dumps(OTHERS[0])) < 1000
+
+
+# Images in which there is nothing to see
+
+
+def test_images_of_one_colour_and_of_few_levels_are_counted_and_the_first_is_named() -> None:
+    flat, few = replace(looks(1), contrast=0.0), replace(looks(1), few_levels=True)
+    rows = [
+        row(f"{label}/{number}.png", f"{label}{number}", looks(spread(number))) for label in "ab" for number in (3, 4)
+    ]
+    rows += [row(f"a/flat{number}.png", f"flat{number}", flat) for number in (2, 1)]
+    rows += [row("b/few.png", "few", few), row("b/both.png", "both", replace(flat, few_levels=True))]
+    one_colour, few_levels = planned(rows).warnings
+    assert one_colour.startswith("3 of 8 images show one colour and nothing else, such as a/flat1.png: ")
+    assert few_levels.startswith(
+        "1 of 8 images have 16 bits a sample and use less than a quarter of their range, such "
+    )
+    assert "as b/few.png: " in few_levels
+    assert planned(rows[:4]).warnings == ()

@@ -1,6 +1,8 @@
 """Tests of the pixels: EXIF orientation, resizing and the three ways to a square."""
 
+import io
 import pathlib
+import zlib
 from typing import get_args
 
 import keras
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from graftline.components.transform import pixels
+from graftline.serving.images import transcoding
 from graftline.trainer import reference
 from tests import assets, images
 from tests.components.transform.squares import make_square
@@ -53,6 +56,51 @@ def test_a_damaged_exif_block_means_upright(tail: bytes, in_exif: bool) -> None:
 
 def test_orientation_in_another_format_is_not_taken_from_chance_bytes() -> None:
     assert pixels.exif_orientation(tf.constant(images.encode(images.draw("rot", 1), "PNG"))) == 1
+
+
+def _transparent_pngs() -> dict[str, bytes]:
+    rgba = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 50, 4), np.uint8), "RGBA")
+    plain = rgba.convert("RGB")
+    ramp = Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50) * 30)
+    return {
+        "RGBA": images.encode(rgba, "PNG"),
+        "LA": images.encode(rgba.convert("LA"), "PNG"),
+        "a palette with tRNS": images.encode(plain.quantize(16), "PNG", transparency=bytes(range(0, 256, 16))),
+        "grey with tRNS": images.encode(plain.convert("L").point(lambda grey: grey & 192), "PNG", transparency=64),
+        "colour with tRNS": images.encode(Image.new("RGB", (50, 40), (1, 2, 3)), "PNG", transparency=(1, 2, 3)),
+        "16 bits with tRNS": images.encode(ramp, "PNG", transparency=300),
+        "tRNS behind a long text": images.png(
+            1, 1, b"\0\1\2\3", images.png_chunk(b"tEXt", b"a\0" + b"b" * 200_000)
+        ).replace(
+            images.png_chunk(b"IDAT", zlib.compress(b"\0\1\2\3")),
+            images.png_chunk(b"tRNS", b"\0\1\0\2\0\3") + images.png_chunk(b"IDAT", zlib.compress(b"\0\1\2\3")),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", _transparent_pngs())
+def test_transparent_pixels_are_laid_on_white_in_every_decoder(name: str) -> None:
+    """The serving graph, the references of the Trainer, and what ingest stores when it must convert the file."""
+    data = _transparent_pngs()[name]
+    assert pixels.may_be_transparent(tf.constant(data))
+    got = pixels.decode_upright(tf.constant(data)).numpy()
+    np.testing.assert_array_equal(reference._upright(data), got)
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode != "I;16":
+            colour, alpha = np.split(np.asarray(image.convert("RGBA")).astype(float), [3], axis=-1)
+            np.testing.assert_array_equal(got, np.rint((colour * alpha + 255 * (255 - alpha)) / 255))
+            converted = transcoding.transcode(data, "png", None)
+            assert isinstance(converted, bytes)
+            np.testing.assert_array_equal(pixels.decode_upright(tf.constant(converted)), got)
+    assert (got == 255).all(axis=-1).any() or name in ("RGBA", "LA")
+
+
+def test_an_image_that_only_spells_trns_stays_as_it_is() -> None:
+    data = images.png(1, 1, b"\0\1\2\3", images.png_chunk(b"tEXt", b"a\0tRNS"))
+    assert pixels.may_be_transparent(tf.constant(data))
+    assert pixels.decode_upright(tf.constant(data)).numpy().tolist() == [[[1, 2, 3]]]
+    for short in (b"", b"\x89PNG", images.encode(images.draw("rot", 1))):
+        assert not pixels.may_be_transparent(tf.constant(short))
 
 
 @assets.needs_assets

@@ -57,7 +57,10 @@ def test_a_file_that_is_all_headers_is_not_left_to_tensorflow():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b""]), st.binary(max_size=400))
+@given(
+    st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b""]),
+    st.binary(max_size=400),
+)
 def test_no_bytes_confuse_the_reader(magic, rest):
     assert decoded_pixels(magic + rest) >= -1
     trust.judge(magic + rest)

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from graftline.serving.images import isolated, transcoding
+from graftline.serving.images import formats, headers, isolated, transcoding
 from graftline.serving.images.trust import Refused
+from tests.assets import ASSETS, needs_assets
 from tests.images import draw_scene, encode, encode_noise
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -133,6 +135,84 @@ def is_busy(pid: int) -> bool:
     """Return whether the process has used 0.5 s of processor time, more than its start takes."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12]) > os.sysconf("SC_CLK_TCK")
+
+
+class Killer(threading.Thread):
+    """Kills the first `most` children as they start."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.killed: set[int] = set()
+        self.start()
+
+    def run(self) -> None:
+        while len(self.killed) < self.most:
+            if wait_until(lambda: children() - self.killed):
+                self.killed |= (pids := children() - self.killed)
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_file_whose_decoder_was_killed_from_outside_is_tried_once_more() -> None:
+    killer = Killer(most=1)
+    assert works()
+    killer.join()
+    assert len(killer.killed) == 1
+
+
+def test_a_decoder_that_is_killed_twice_is_a_reason_that_may_pass() -> None:
+    killer = Killer(most=2)
+    refused = isolated.transcode(encode_noise(1, "WEBP"), "webp", None)
+    killer.join()
+    assert len(killer.killed) == 2
+    assert refused == Refused(
+        "decoder was killed from outside: SIGKILL, as a machine does that has too little memory; run again",
+        temporary=True,
+    )
+    assert works()
+
+
+def test_a_child_has_no_secrets_and_no_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    assert works()
+    (pid,) = children()
+    process = pathlib.Path(f"/proc/{pid}")
+    names = {line.partition(b"=")[0].decode() for line in content(process / "environ").split(b"\0") if line}
+    assert "MALLOC_ARENA_MAX" in names and names <= {*isolated._VARIABLES, "MALLOC_ARENA_MAX"}
+    limits = content(process / "limits").decode()
+    for name in ("Max open files", "Max file size", "Max core file size"):
+        assert re.search(rf"{name} +0 +0 ", limits), limits
+    assert re.search(r"Max processes +0 ", limits), limits
+    assert "NoNewPrivs:\t1" in content(process / "status").decode()
+
+
+def test_a_child_without_rights_decodes_every_format() -> None:
+    isolated.close()
+    for image_format in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF"):
+        made = isolated.transcode(encode(draw_scene(1), image_format), image_format.lower(), 50)
+        assert isinstance(made, bytes), image_format
+    assert len(children()) == 1
+
+
+@needs_assets
+@pytest.mark.filterwarnings("ignore")
+def test_a_child_without_rights_decodes_what_this_process_decodes() -> None:
+    """Decoders import modules for odd files, which a child must have imported before."""
+    made = 0
+    for file in sorted((ASSETS / "awkward").rglob("*.*")):
+        data = file.read_bytes()
+        image_format = formats.sniff(data[: formats.HEAD_BYTES])
+        if image_format not in ("png", "gif", "bmp", "webp", "tiff") or "bomb" in file.name:
+            continue
+        answer = isolated.transcode(data, image_format, 64)
+        try:
+            here: object = transcoding.transcode(data, image_format, 64)
+        except headers.ERRORS:
+            here = Refused(isolated.BROKEN)
+        assert answer == here, file
+        made += isinstance(answer, bytes)
+    assert made > 150
 
 
 def test_a_child_that_was_killed_while_idle_costs_nothing() -> None:
