@@ -153,7 +153,8 @@ class ModelServer:
 
         self._loop.run(rpc.start(self.manager))
         self.answering = True
-        self._routes.open(self.manager, RestApi(self.manager, self.options.max_request_bytes), rpc.answers)
+        api = RestApi(self.manager, self.options.max_request_bytes, self.options.timeout, self._budget)
+        self._routes.open(self.manager, api, rpc.answers)
         self._undo.callback(self._drain, rest, rpc)
 
     def _configs(self) -> list["ModelConfig"]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from graftline.serving.server.errors import Code, ServingError
-from graftline.serving.server.http import json_tensors
+from graftline.serving.server.http import json_documents, json_tensors
 
 _INT64 = st.integers(-(1 << 63), (1 << 64) - 1)
 _LEAVES = st.one_of(
@@ -74,11 +74,11 @@ def test_regular_lists_take_the_fast_path():
 
 
 def test_text_that_is_not_utf_8_is_read_as_bytes():
-    document = json_tensors.parse(b'{"inputs": ["\xff\xfe"], "n": 100000000000000000000000}')
+    document = json_documents.parse(b'{"inputs": ["\xff\xfe"], "n": 100000000000000000000000}')
     assert document["n"] == 1e23
     assert json_tensors._array(document["inputs"], tf.string).tolist() == [b"\xff\xfe"]
     with pytest.raises(ServingError, match="JSON Parse error: "):
-        json_tensors.parse(b'{"inputs": ["\xff\xfe"')
+        json_documents.parse(b'{"inputs": ["\xff\xfe"')
 
 
 @pytest.mark.parametrize("layout", ["instances", "inputs"])

@@ -36,8 +36,8 @@ class Application:
         if not loading:
             api = RestApi(SimpleNamespace(names=["roses"]), LIMIT)  # type: ignore[arg-type]
 
-            def predict(name: str, version: int | None, label: str | None, body: bytes) -> bytes:
-                self.bodies.append(body)
+            def predict(asked: Any) -> bytes:
+                self.bodies.append(asked.body())
                 if fault:
                     raise fault
                 return b"{}"

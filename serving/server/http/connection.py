@@ -28,6 +28,7 @@ _MAX_HEAD = 32 << 10  # bytes of a request line with its headers, and of trailer
 _SMALL = 64 << 10  # bytes of a body that nobody is going to read
 _PIECE = 64 << 10
 _PIECES = 256  # of a chunked body that are read, in 1.3 ms, before other connections get their turn
+_ANSWER_PIECE = 256 << 10  # bytes of an answer that are written at once
 _CRLF = b"\r\n"
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _SERVER = (b"Server", f"graftline/{__version__}".encode())
@@ -297,18 +298,26 @@ class Connection:
         if self._server.draining or self._reader.exception() or not kept:
             headers.append((b"Connection", b"close"))
         head = h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, "").encode())
-        body = h11.Data(data=b"" if self._method == b"HEAD" else message["body"])
+        body = b"" if self._method == b"HEAD" else message["body"]
         writer = self._writer_of()
-        # One write: TCP holds back a second one until the first is acknowledged.
-        writer.write(b"".join(self._http.send(event) or b"" for event in (head, body, h11.EndOfMessage())))
-        if not (unread := writer.transport.get_write_buffer_size()):
+        # One write: TCP holds back a second one until the first is acknowledged. asyncio copies what the socket does
+        # not take at once, so a large answer is written in pieces.
+        first = h11.Data(data=body[:_ANSWER_PIECE])
+        writer.write(b"".join(self._http.send(event) or b"" for event in (head, first)))
+        unread = writer.transport.get_write_buffer_size() + max(0, len(body) - _ANSWER_PIECE)
+        if not unread:
+            self._http.send(h11.EndOfMessage())  # no bytes: the answer has a Content-Length
             return
         self._server.release(self)
         self._enter(State.LEAVING)
         timer = self._loop.call_later(self._server.request_seconds, writer.transport.abort)
         try:
             self._server.hold(self, unread)
+            for start in range(_ANSWER_PIECE, len(body), _ANSWER_PIECE):
+                await writer.drain()
+                writer.write(self._http.send(h11.Data(data=body[start : start + _ANSWER_PIECE])) or b"")
             await writer.drain()
+            self._http.send(h11.EndOfMessage())
         except RefusedError:  # the bytes of this answer are needed
             writer.transport.abort()
         finally:

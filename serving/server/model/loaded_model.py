@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 
 MAX_WARMUP_RECORDS = 1000  # TF Serving's own bound
 _NODES = re.compile(r"(?:\{\{(?:function_)?node [^}]*\}\}\s*)+")  # the nodes before an error's message
+_MAX_MESSAGE = 8 << 10
 _MAX_TIMEOUT_MS = 1 << 40
 _MAX_FUNCTIONS = 1000  # clients choose outputs in any order: further combinations are not kept
 
@@ -78,7 +79,7 @@ def _checked(signature: Any, inputs: Tensors, output_filter: list[str]) -> tuple
 
 def _clean(message: str) -> str:
     """Return the op's own message, without its nodes and the Python stacks from when the graph was built."""
-    message = message.removeprefix("Graph execution error:").strip()
+    message = message[:_MAX_MESSAGE].removeprefix("Graph execution error:").strip()  # it may quote a whole input
     if "root error(s) found." in message[:40]:  # "2 root error(s) found.\n  (0) INVALID_ARGUMENT: …"
         message = message.partition("(0) ")[2].partition(": ")[2] or message
     message = message[places.end() :] if (places := _NODES.match(message)) else message
