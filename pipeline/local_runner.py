@@ -47,6 +47,7 @@ def run(
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
+        from graftline.components.image_example_gen import mend_splits
         from graftline.pipeline import durable, housekeeping
         from graftline.pipeline.dag import RUN_FN, create_pipeline
         from graftline.trainer import check_trunk
@@ -57,6 +58,7 @@ def run(
 
     workspace = Workspace(str(pathlib.Path(config.workspace).resolve()))
     _recover(workspace, progress)
+    lost_splits = mend_splits(workspace.root, config.data.ingest)
     site = Site(workspace, fingerprint, readable=True)
     site = replace(site, served=versions.served_version(site.base_path(config)))
     pipeline = create_pipeline(
@@ -71,6 +73,8 @@ def run(
     with watched(absl_logging.get_absl_logger(), progress) as seconds, durable.outputs():
         LocalDagRunner().run(pipeline)
     summary = run_summary.read(config, workspace, seconds, startup_seconds)
+    if lost_splits:
+        summary = replace(summary, data_warnings=[lost_splits, *summary.data_warnings])
     housekeeping.after_run(config, progress)
     return summary
 

@@ -6,6 +6,7 @@ from graftline.faces import face
 
 if TYPE_CHECKING:
     from graftline.components.image_example_gen.artifacts import Quarantine
+    from graftline.components.image_example_gen.assignments import mend as mend_splits
     from graftline.components.image_example_gen.component import ImageExampleGen
     from graftline.components.image_example_gen.duplicates_report import HTML_NAME as DUPLICATES_PAGE
     from graftline.components.image_example_gen.fingerprint import fingerprint as fingerprint_images
