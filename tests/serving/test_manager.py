@@ -215,6 +215,26 @@ def test_a_version_that_is_there_in_part_is_loaded_when_the_rest_has_come(push, 
     assert answers(manager) == 2
 
 
+def test_a_version_whose_files_go_on_arriving_is_tried_once_in_each_look(push, managed):
+    tries: list[int] = []
+
+    def load(path: str, name: str, version: int) -> LoadedModel:
+        tries.append(version)
+        if version == 2 and tries.count(2) < 4:
+            pathlib.Path(path, f"more-{len(tries)}").write_bytes(b"x")  # arrives while the version is loaded
+            raise ValueError("not all of it is there")
+        return LoadedModel(path)
+
+    base_path = push(1)
+    manager = managed(config(base_path), load=load)
+    push(2)
+    for look in range(1, 4):
+        manager.poll()
+        assert (tries.count(2), answers(manager)) == (look, 1)
+    manager.poll()
+    assert answers(manager) == 2
+
+
 def test_a_version_that_failed_for_a_passing_reason_is_tried_again_and_the_log_says_it_once(push, managed, caplog):
     tries: list[int] = []
 

@@ -196,7 +196,8 @@ class ModelManager:
             sound = {
                 version: path
                 for version, path in candidates.items()
-                if served.has(version, path) or not served.refusals.hold(path)
+                # Files that go on arriving change the mark: a version is tried once in a look, or the look never ends.
+                if served.has(version, path) or (version not in failed and not served.refusals.hold(path))
             }
             chosen = served.config.policy.choose(sound)
             fresh = {version: sound[version] for version in chosen if not served.has(version, sound[version])}

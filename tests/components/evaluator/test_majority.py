@@ -28,7 +28,7 @@ def of_majority(verdict: Verdict) -> Check:
     return check
 
 
-@pytest.mark.parametrize("counts", [[20, 20], [90, 10], [300, 300, 300], [1, 1], [9_000, 1_000]])
+@pytest.mark.parametrize("counts", [[20, 20], [90, 10], [300, 300, 300], [1, 1], [1_800, 200]])
 def test_a_model_that_always_answers_one_class_is_refused(counts: list[int]) -> None:
     verdict = judged(of_counts(counts, 0))
     assert failures(verdict.checks) == ["accuracy"]
