@@ -104,12 +104,12 @@ class GrpcServer:
         """Return whether the port answers a new client within a second."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         try:
-            if self._tls:  # a call might need a client's certificate
+            address = f"[{host}]:{self._relay.port}" if ":" in host else f"{host}:{self._relay.port}"
+            if self._tls:  # a call through the port might need a client's certificate
                 await asyncio.wait_for(_shake_hands(host, self._relay.port), _ANSWER_SECONDS)
-                return True
+                address = f"unix:{self._relay.path}"
             # The pool of its own makes the connection a new one.
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-            address = f"[{host}]:{self._relay.port}" if ":" in host else f"{host}:{self._relay.port}"
             async with grpc.aio.insecure_channel(address, options) as channel:
                 check = health_pb2_grpc.HealthStub(channel).Check
                 await check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
