@@ -109,7 +109,7 @@ TAKEN = {
     "an image": ("Predict", PredictRequest, predict(field(8, bytes(8 * MIB)), size=1)),
     "strings": ("Predict", PredictRequest, predict(field(8, b"x" * 100) * 80_000, size=80_000)),
     "the most short strings": ("Predict", PredictRequest, predict(repeat(field(8, b"a"), 390_000), size=130_000)),
-    "the most int64_val": ("Predict", PredictRequest, predict(field(10, b"\1" * 2_400_000), dtype=9, size=2_400_000)),
+    "the most int64_val": ("Predict", PredictRequest, predict(field(10, b"\1" * 2_380_000), dtype=9, size=2_380_000)),
     "the most int_val": ("Predict", PredictRequest, predict(field(7, b"\1" * 9_700_000), dtype=4, size=9_700_000)),
     "a batch of pixels as int_val": (
         "Predict",
