@@ -3,10 +3,11 @@
 # make test   every test that is not marked slow
 # make slow   the tests that take minutes
 # make lint   ruff, mypy, import-linter
+# make audit  the pins against the list of known vulnerabilities; needs no network
 # make docs   the documentation's site, in site/; a broken link or anchor is an error
 # make bench  the three shortest benchmarks
 # Every target first makes or updates .venv.
-.PHONY: setup run demo test slow lint docs format bench clean
+.PHONY: setup run demo test slow lint audit docs format bench clean
 
 setup:
 	@.ci/setup
@@ -28,6 +29,9 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+audit: setup
+	.venv/bin/python .ci/audit.py
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
