@@ -5,3 +5,7 @@ offers the node's component and settings and, for some nodes, what reads its inp
 names are imported when they are first used: the config imports settings, and must not import TFX, as components do. The
 other modules of a node are its own; import-linter forbids them to the other nodes and rooms.
 """
+
+from graftline import own_keras
+
+own_keras.set_environment()

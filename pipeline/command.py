@@ -7,6 +7,7 @@ Exit statuses: 0 done, or pushed; 3 the run ended, but the model was not blessed
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ class Command(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run as `click.Command.main` does in standalone mode: end the process."""
         streams.prepare()
+        _drop_python_settings()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # users do not need the messages of TensorFlow's C++ side
         if note := proxies.drop_unusable_key_log(os.environ):
             click.echo(f"graftline: note: {note}", err=True)
@@ -53,6 +55,19 @@ class Group(Command, click.Group):
         except click.UsageError as error:
             error.message = error.message.removesuffix(".") + (did_you_mean(args[0], self.list_commands(ctx)) or ".")
             raise
+
+
+def _drop_python_settings() -> None:
+    """Drop what the user's shell says to Python for other programs, for this process and its children.
+
+    TFX cannot be imported without docstrings (PYTHONOPTIMIZE=2), nor when a warning is an error.
+    """
+    if os.environ.pop("PYTHONOPTIMIZE", None) and sys.flags.optimize:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if os.environ.pop("PYTHONWARNINGS", None):
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)  # Python's own defaults
 
 
 def brief(error: BaseException) -> str:

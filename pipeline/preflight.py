@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from graftline import disk, features, full_disk, patterns, uri
+from graftline import disk, features, full_disk, own_keras, patterns, uri
 from graftline.components.evaluator import (
     always_one,
     check_classes,
@@ -49,6 +49,7 @@ def check(config: "Config") -> "Layout":
     check_runner(config)
     if not is_uri(config.workspace):
         Workspace(config.workspace).check_format()
+    own_keras.check_file()
     check_backbone(config.backbone)
     check_phases(config)
     if config.data.schema_file:

@@ -4,6 +4,7 @@ The tests of this file run in order and tell one story in one workspace.
 """
 
 import base64
+import io
 import itertools
 import json
 import os
@@ -11,8 +12,10 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 import pytest
 
@@ -51,13 +54,26 @@ _QUICK = ("feature_extraction.epochs=1", "fine_tuning.epochs=0", "gate.accuracy.
 # Modules of a user with names that Graftline's folders have, too.
 _NAMESAKES = ("trainer/__init__.py", "trainer/settings.py", "serving/__init__.py", "serving/server.py", "pipeline.py")
 
+# What the shell and the home of a user may hold for other projects. None of it may change a run.
+_KERAS_JSON = {"image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.1, "backend": "jax"}
+_ENVIRONMENT = {
+    "KERAS_BACKEND": "jax",  # is not installed
+    "KERAS_MAX_EPOCHS": "1",
+    "KERAS_MAX_STEPS_PER_EPOCH": "1",
+    "TF_USE_LEGACY_KERAS": "1",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",
+    "PYTHONWARNINGS": "error",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONHASHSEED": "7",
+}
+
 
 @dataclass
 class Story:
     """One workspace and its images; `first` is what the first run printed as JSON.
 
     During the first run modules with the names of Graftline's folders lay on the PYTHONPATH; `imported` is a file that
-    one of them writes when it is imported.
+    one of them writes when it is imported. The environment and the home held settings of other projects.
     """
 
     images: pathlib.Path
@@ -101,7 +117,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     ]
     for setting in _SETTINGS:
         command += ["--set", setting]
-    environment = {**os.environ, "PYTHONPATH": str(root / "path")}
+    (root / ".keras").mkdir()
+    (root / ".keras" / "keras.json").write_text(json.dumps(_KERAS_JSON))
+    environment = {**os.environ, **_ENVIRONMENT, "HOME": str(root), "PYTHONPATH": str(root / "path")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=root / "path")
     assert done.returncode == 0, done.stderr
     assert "Trainer" in done.stderr
@@ -119,6 +137,16 @@ def test_the_first_run_pushes_version_1_and_says_what_it_did(story: Story) -> No
     assert first["baseline_accuracy"] is None
     assert first["accuracy"] >= 0.5
     assert set(first["seconds"]) >= _EXECUTOR_NODES
+
+
+def test_settings_of_other_projects_have_no_effect(story: Story) -> None:
+    epochs = [phase["epochs"] for phase in story.first["phases"]]
+    assert epochs[0] > 1, "KERAS_MAX_EPOCHS ended the training"
+    (artifact,) = (story.workspace / "artifacts" / "Trainer" / "model").iterdir()
+    with zipfile.ZipFile(artifact / "model.keras") as archive:
+        weights = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+    kernel = weights["layers/conv2d/vars/0"]
+    assert (kernel.dtype, kernel.shape[:3]) == ("float32", (3, 3, 3))
 
 
 def test_modules_of_a_user_with_names_of_our_folders_are_never_imported(story: Story) -> None:

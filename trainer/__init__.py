@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from graftline import own_keras
 from graftline.faces import face
 
 if TYPE_CHECKING:
@@ -21,5 +22,7 @@ if TYPE_CHECKING:
     )
     from graftline.trainer.unfreezing import check as check_unfreezing
     from graftline.trainer.unfreezing import warn as warn_of_unfreezing
+
+own_keras.set_environment()
 
 __getattr__ = face(__name__)

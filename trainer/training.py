@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from graftline import own_keras
 from graftline.trainer import augmentation, boundary, export, models, optimizers, phases, reference, report, warm_start
 from graftline.trainer.checkpoints import Checkpoints, key
 from graftline.trainer.inputs import Pixels, Records, Resized
@@ -76,8 +77,10 @@ class TrainingOutcome:
 def reset_keras(seed: int) -> None:
     """Seed all random numbers and restart Keras' numbering of layers without a name. Call it before building a model.
 
-    The names are then those that the runner checked `fine_tuning.unfreeze_from` against.
+    The names are then those that the runner checked `fine_tuning.unfreeze_from` against. Keras' settings become
+    Graftline's.
     """
+    own_keras.set_keras()
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
 

@@ -58,8 +58,12 @@ def main() -> None:
 
 def _pretrain(recipe: Recipe, seed: int, out: pathlib.Path) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from graftline import own_keras
+
+    own_keras.set_environment()
     from recipes.procedural_trunk import drawing, training
 
+    own_keras.set_keras()
     print(f"seed {seed}, {recipe!r}", flush=True)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:  # 49 KB an image; /tmp may be memory

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from graftline import streams
+from graftline import own_keras, streams
 from graftline.errors import UserError
 from graftline.serving.server import ModelServer, serve
 from graftline.serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
@@ -31,6 +31,7 @@ def _announce(server: ModelServer) -> None:
 @click.pass_context
 def main(context: click.Context, path: str | None, name: str | None, **flags: Any) -> None:
     """Serve the models of a workspace, a TF Serving base path or a SavedModel by the TF Serving API."""
+    own_keras.set_environment()
     log_to_stderr()
     try:
         options = to_options(context, flags)
