@@ -79,6 +79,8 @@ def read(data: bytes, image_format: str) -> Header:
 
 def count(data: bytes, pattern: bytes) -> int:
     """Count a pattern in stretches: one call for 64 MiB would keep other threads waiting for 0.2 s."""
+    if len(data) <= _STRETCH_BYTES:
+        return data.count(pattern)
     return sum(
         data.count(pattern, at, at + _STRETCH_BYTES + len(pattern) - 1) for at in range(0, len(data), _STRETCH_BYTES)
     )
