@@ -15,12 +15,14 @@ _PATTERN = "*?[]\\"
 
 def fault(path: str) -> str:
     """Return the first thing in a path that makes it unusable for TensorFlow, as words for a user; "" for none."""
-    for character in path:
-        if character in _PATTERN:
-            return f"'{character}', which makes the path a pattern"
-        if "\ud800" <= character <= "\udfff":  # how Python holds a byte that it could not decode
-            return "a byte that is not UTF-8"
-    return ""
+    found = next((character for character in path if character in _PATTERN), "")
+    return f"'{found}', which makes the path a pattern" if found else no_text(path)
+
+
+def no_text(path: str) -> str:
+    """Return why ML Metadata cannot record a path, as words for a user; "" if it can."""
+    is_text = not any("\ud800" <= character <= "\udfff" for character in path)  # how Python holds other bytes
+    return "" if is_text else "a byte that is not UTF-8"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from graftline import csv_cells
+from graftline import csv_cells, patterns
 from graftline.errors import UserError
 from graftline.jsonable import to_json
 from graftline.signatures import TOP_K
@@ -103,7 +103,9 @@ def write(
 
 
 def refuse_unwritable(prefix: str) -> None:
-    """Raise UserError if files with this prefix cannot be written. A URI is not tried."""
+    """Raise UserError if Beam cannot write files with this prefix. A URI's file system is not tried."""
+    if trouble := patterns.fault(prefix if is_uri(prefix) else os.path.abspath(prefix)):
+        raise UserError(f"-o {prefix}: its path holds {trouble} for Beam; give another prefix")
     if is_uri(prefix):
         return
     folder = os.path.dirname(os.path.abspath(prefix))

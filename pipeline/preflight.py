@@ -209,6 +209,8 @@ def check_push(path: str | None) -> None:
     """
     if path is None or is_uri(path):
         return
+    if trouble := patterns.no_text(os.path.abspath(path)):
+        raise UserError(f"push.path {path} holds {trouble}; give another folder")
     folder = pathlib.Path(path).absolute()
     while not os.path.lexists(folder):  # a broken link counts: no folder can be made in its place
         folder = folder.parent

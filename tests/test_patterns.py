@@ -45,6 +45,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: pathlib.Path) -> None:
         preflight.make_workspace(os.path.join(tmp_path, os.fsdecode(b"\xff")))
 
 
+def test_a_place_to_push_to_may_be_a_pattern_and_must_be_text(tmp_path: pathlib.Path) -> None:
+    for name in (*NAMES, *HARMLESS):
+        preflight.check_push(str(tmp_path / name / "m"))
+    with pytest.raises(UserError) as raised:
+        preflight.check_push(os.path.join(tmp_path, os.fsdecode(b"\xff")))
+    assert str(raised.value) == f"push.path {tmp_path}/\udcff holds a byte that is not UTF-8; give another folder"
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_other_awkward_names_make_a_workspace(
     tmp_path: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -93,6 +93,15 @@ def test_what_nothing_matches_is_told(tmp_path: pathlib.Path, images: str, messa
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("output", ["o[ut]/rows", "gs://bucket/r*ws"])
+def test_an_output_that_beam_would_take_for_a_pattern_is_refused(output: str) -> None:
+    character = "[" if "[" in output else "*"
+    with pytest.raises(
+        UserError, match=rf"holds '\{character}', which makes the path a pattern for Beam; give another"
+    ):
+        predictions.refuse_unwritable(output)
+
+
 @pytest.mark.parametrize("output", ["file/rows", "/proc/rows"])
 def test_a_place_that_cannot_be_written_is_told_before_beam_starts(tmp_path: pathlib.Path, output: str) -> None:
     (tmp_path / "file").touch()
