@@ -7,10 +7,12 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
@@ -18,6 +20,8 @@ from tensorflow_serving.apis import (
 from graftline.serving.client import Client
 from graftline.serving.server import ModelServer, ServerOptions
 from graftline.serving.server.errors import Code, ServingError
+from graftline.serving.server.grpc import health
+from graftline.serving.server.grpc.relay import Relay
 from graftline.serving.server.grpc.server import GrpcServer
 from graftline.serving.server.limits import InFlight
 from graftline.serving.server.metrics import Metrics
@@ -27,6 +31,7 @@ from graftline.serving.server.model.tensors import from_proto
 from graftline.serving.server.threads import LoopThread, RequestThreads
 from graftline.serving.versions.locate import Model, find_models
 from tests.images import image_of
+from tests.serving.oracle.http2 import DATA, Http2, frame
 from tests.serving.predict_requests import request
 
 
@@ -222,3 +227,71 @@ def test_more_dimensions_than_numpy_has_are_refused():
         proto.tensor_shape.dim.add(size=1)
     with pytest.raises(ServingError, match="tensor parsing error: x"):
         from_proto("x", proto)
+
+
+def test_a_compressed_message_is_refused(prediction):
+    # gRPC decompresses without a limit: 1 MiB may become 1 GiB.
+    with pytest.raises(grpc.RpcError) as caught:
+        message = request("numbers", x=np.zeros([5000, 2], np.float32))
+        prediction.Predict(message, timeout=30, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+HELD = 1000
+
+
+@pytest.mark.parametrize("connections", [1, 100])
+def test_held_calls_keep_nobody_from_an_answer(server, connections):
+    held = [Http2(f"127.0.0.1:{server.grpc_port}") for _ in range(connections)]
+    for each in held:
+        each.read_all_the_while()
+        for number in range(HELD // connections):
+            stream = each.open_call()
+            if number % 2:
+                each.send(frame(DATA, 0, stream, b"\0\0\0\1\0half"))
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for _ in range(20):
+            stub.Predict(request("numbers", x=[[1.0, 2.0]]), timeout=10)
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    for each in held:
+        each.close()
+
+
+def test_of_too_many_watchers_the_oldest_is_refused(server, monkeypatch):
+    monkeypatch.setattr(health, "MAX_WATCHERS", 3)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = []
+        for _ in range(4):
+            watching.append(stub.Watch(health_pb2.HealthCheckRequest(), timeout=30))
+            next(watching[-1])
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watching[0])
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert not any(each.done() for each in watching[1:])
+        for each in watching:
+            each.cancel()
+
+
+@pytest.mark.parametrize(
+    ("host", "refused"), [("192.0.2.7", True), ("::ffff:7f00:1", True), ("127.0.0.9", False), ("::1", False)]
+)
+def test_a_reload_from_another_machine_is_refused(server, monkeypatch, host, refused):
+    monkeypatch.setattr(Relay, "host_of", lambda self, peer: host)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        with pytest.raises(grpc.RpcError) as caught:
+            reload(model_management_pb2.ReloadConfigRequest(), timeout=30)  # without a config: never carried out
+    assert (caught.value.code() is grpc.StatusCode.PERMISSION_DENIED) == refused
+
+
+def test_a_call_knows_its_clients_address(server, monkeypatch):
+    hosts = []
+    host_of = Relay.host_of
+    monkeypatch.setattr(Relay, "host_of", lambda self, peer: hosts.append(host_of(self, peer)) or hosts[-1])
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        with pytest.raises(grpc.RpcError):
+            reload(model_management_pb2.ReloadConfigRequest(), timeout=30)
+    assert hosts == ["127.0.0.1"]
