@@ -51,25 +51,3 @@ def check_file() -> None:
             raise UserError(f"{path}: {key} is {settings[key]!r}, but Keras takes {' or '.join(values)}; {_ADVICE}")
     if not isinstance(settings.get("epsilon", 1e-7), float):
         raise UserError(f"{path}: epsilon is {settings['epsilon']!r}, but Keras takes a number like 1e-7; {_ADVICE}")
-
-
-def set_keras() -> None:
-    """Give Keras its own defaults again, whatever `keras.json` says. Call it before a model is built.
-
-    On a cluster TFX imports Keras before any module of Graftline.
-
-    Raises:
-      RuntimeError: Keras was imported with another backend, which cannot be changed.
-    """
-    import keras
-
-    if keras.config.backend() != "tensorflow":
-        raise RuntimeError(
-            f"Keras was imported with the backend {keras.config.backend()}: set KERAS_BACKEND=tensorflow before"
-        )
-    keras.config.set_image_data_format("channels_last")
-    keras.config.set_floatx("float32")
-    keras.config.set_epsilon(1e-7)
-    keras.config.set_dtype_policy("float32")  # made from floatx when it is first asked for
-    keras.config.set_max_epochs(None)
-    keras.config.set_max_steps_per_epoch(None)

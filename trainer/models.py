@@ -11,9 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from graftline import own_keras
 from graftline.errors import UserError
-from graftline.trainer import backbones, unfreezing, weights_loading
+from graftline.trainer import backbones, keras_settings, unfreezing, weights_loading
 from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
 from graftline.trainer.weights_reader import MisfitError, RefusedError
 
@@ -183,7 +182,7 @@ def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[ker
 
 def check_trunk(backbone: BackboneSettings, head: HeadSettings, fine_tuning: FineTuningSettings) -> None:
     """Build the trunk and find the layers to unfreeze, to raise early the UserError that the Trainer would raise."""
-    own_keras.set_keras()
+    keras_settings.set_keras()
     trunk = build_trunk(backbone, head.cut_at)
     if fine_tuning.epochs > 0:
         layers_to_unfreeze(trunk, fine_tuning.unfreeze_from)

@@ -14,8 +14,18 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from graftline import own_keras
-from graftline.trainer import augmentation, boundary, export, models, optimizers, phases, reference, report, warm_start
+from graftline.trainer import (
+    augmentation,
+    boundary,
+    export,
+    keras_settings,
+    models,
+    optimizers,
+    phases,
+    reference,
+    report,
+    warm_start,
+)
 from graftline.trainer.checkpoints import Checkpoints, key
 from graftline.trainer.inputs import Pixels, Records, Resized
 from graftline.trainer.phase_inputs import PhaseInputs
@@ -80,7 +90,7 @@ def reset_keras(seed: int) -> None:
     The names are then those that the runner checked `fine_tuning.unfreeze_from` against. Keras' settings become
     Graftline's.
     """
-    own_keras.set_keras()
+    keras_settings.set_keras()
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
 

@@ -61,9 +61,10 @@ def _pretrain(recipe: Recipe, seed: int, out: pathlib.Path) -> None:
     from graftline import own_keras
 
     own_keras.set_environment()
+    from graftline.trainer import keras_settings
     from recipes.procedural_trunk import drawing, training
 
-    own_keras.set_keras()
+    keras_settings.set_keras()
     print(f"seed {seed}, {recipe!r}", flush=True)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(dir=out.absolute().parent) as folder:  # 49 KB an image; /tmp may be memory
