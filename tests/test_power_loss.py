@@ -43,19 +43,18 @@ def newest(root: pathlib.Path, pattern: str) -> pathlib.Path:
     return max((root / "ws").glob(pattern), key=lambda path: path.stat().st_mtime_ns)
 
 
-@pytest.mark.parametrize("length", [0, 0.5])
 @pytest.mark.parametrize(
-    ("pattern", "node"),
+    ("pattern", "node", "length"),  # the share of the file that is left
     [
-        ("artifacts/ImageExampleGen/examples/*/Split-train/*", "ImageExampleGen"),
-        ("artifacts/ImageExampleGen/quarantine/*/summary.json", "ImageExampleGen"),
-        ("artifacts/StatisticsGen/statistics/*/Split-eval/*", "StatisticsGen"),
-        ("artifacts/ExampleValidator/anomalies/*/findings.json", "ExampleValidator"),
-        ("artifacts/Transform/transform_graph/*/transform_fn/saved_model.pb", "Transform"),
-        ("artifacts/Trainer/model/*/Format-Serving/saved_model.pb", "Trainer"),
-        ("artifacts/Trainer/model/*/training.json", "Trainer"),
-        ("artifacts/ServingValidator/blessing/*/serving_validation.json", "ServingValidator"),
-        ("artifacts/Evaluator/evaluation/*/verdict.json", "Evaluator"),
+        ("artifacts/ImageExampleGen/examples/*/Split-train/*", "ImageExampleGen", 0.5),
+        ("artifacts/ImageExampleGen/quarantine/*/summary.json", "ImageExampleGen", 0),
+        ("artifacts/StatisticsGen/statistics/*/Split-eval/*", "StatisticsGen", 0.5),
+        ("artifacts/ExampleValidator/anomalies/*/findings.json", "ExampleValidator", 0),
+        ("artifacts/Transform/transform_graph/*/transform_fn/saved_model.pb", "Transform", 0.5),
+        ("artifacts/Trainer/model/*/Format-Serving/saved_model.pb", "Trainer", 0),
+        ("artifacts/Trainer/model/*/training.json", "Trainer", 0.5),
+        ("artifacts/ServingValidator/blessing/*/serving_validation.json", "ServingValidator", 0),
+        ("artifacts/Evaluator/evaluation/*/verdict.json", "Evaluator", 0.5),
     ],
 )
 def test_a_node_whose_output_was_cut_runs_again(
