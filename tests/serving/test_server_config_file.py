@@ -142,3 +142,15 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_only_when_its_files_change
     shutil.copytree(float_model, file.parent / "third/2")
     look()
     assert served(manager) == {"third": [2]}
+
+
+def test_a_model_that_is_there_in_part_is_served_when_the_rest_has_come(file, looked, float_model):
+    manager, look = looked
+    (partly := file.parent / "third/1").mkdir(parents=True)
+    shutil.copy(f"{float_model}/saved_model.pb", partly)
+    write(file, "third")
+    look()
+    assert served(manager) == {"first": [2]}
+    shutil.copytree(float_model, partly, dirs_exist_ok=True, ignore=shutil.ignore_patterns("saved_model.pb"))
+    look()
+    assert served(manager) == {"third": [1]}
