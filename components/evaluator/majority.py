@@ -37,7 +37,7 @@ def check(scored: Scored) -> Check:
     accuracy = right / images if images else math.nan
     interval = uncertainty.wilson(right, images, MAJORITY_LEVEL)
     passed = bool(images) and interval[0] > majority.share
-    because = f"always answering '{majority.name}' has this accuracy"
+    because = f"always answering '{majority.name}' reaches {majority.share:.4f}"
     if images and not passed:
         because += f"; {advise(accuracy, majority.share, images)}"
     return Check("accuracy", MAJORITY, majority.share, accuracy, passed, "", interval, examples=images, because=because)
@@ -51,7 +51,10 @@ def advise(accuracy: float, share: float, images: int) -> str:
     if accuracy <= share:
         return f"the model learned nothing that this answer does not know: see its most frequent mistakes, {key}"
     enough = images_needed(accuracy, share)
-    return f"with this accuracy {enough:,} images to judge on are enough, these are {images:,}: add images, {key}"
+    return (
+        f"{enough:,} images to judge on are enough for an accuracy of {accuracy:.4f}, these are {images:,}: add images, "
+        f"{key}"
+    )
 
 
 def note(scored: Scored) -> str:

@@ -63,8 +63,8 @@ def test_the_message_says_how_many_images_are_enough_and_which_key_to_change() -
     assert not verdict.blessed
     assert sentence(of_majority(verdict)) == (
         "accuracy is 0.5000 (interval 0.3315 to 0.6685); the interval must lie above 0.3333: failed (always answering "
-        "'cat' has this accuracy; with this accuracy 31 images to judge on are enough, these are 30: add images, or "
-        "set gate.accuracy.min to a number)"
+        "'cat' reaches 0.3333; 31 images to judge on are enough for an accuracy of 0.5000, these are 30: add images, "
+        "or set gate.accuracy.min to a number)"
     )
 
 

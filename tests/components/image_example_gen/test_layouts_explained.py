@@ -71,6 +71,11 @@ def test_another_cause_is_named_as_well(tmp_path: pathlib.Path, path: str, cause
     assert refusal(root).endswith(cause)
 
 
+def test_folders_that_are_left_out_are_named_where_no_other_is_there(tmp_path: pathlib.Path) -> None:
+    told = "holds no class folders besides '.ants', which is left out because of its name"
+    assert told in refusal(draw(tmp_path / "photos", ".ants", ".bees"))
+
+
 def test_the_first_missing_row_of_a_table_is_named_with_the_file_that_was_meant(tmp_path: pathlib.Path) -> None:
     root = draw(tmp_path / "photos", "ant", "bee")
     rows = ["bee/0.jpg,bee", "bee/1.jpg,bee", "ANT/0.jpg,ant", "ANT/1.jpg,ant"]
