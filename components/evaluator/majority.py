@@ -52,8 +52,8 @@ def advise(accuracy: float, share: float, images: int) -> str:
         return f"the model learned nothing that this answer does not know: see its most frequent mistakes, {key}"
     enough = images_needed(accuracy, share)
     return (
-        f"{enough:,} images to judge on are enough for an accuracy of {accuracy:.4f}, these are {images:,}: add images, "
-        f"{key}"
+        f"{enough:,} images to judge on are enough for an accuracy of {accuracy:.4f}, these are {images:,}: "
+        f"add images, {key}"
     )
 
 
