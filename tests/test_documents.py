@@ -68,3 +68,19 @@ def test_every_file_folder_and_module_that_is_named_is_there(document, files: se
 
 def test_the_readme_is_one_page() -> None:
     assert len((assets.ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_each_row_of_the_threat_model_names_tests_that_exist() -> None:
+    table = (
+        (assets.ROOT / "SECURITY.md")
+        .read_text()
+        .partition("| threat | what holds it | test |\n")[2]
+        .partition("\n\n")[0]
+    )
+    rows = [row.strip("|").split("|") for row in table.splitlines()[1:]]
+    assert len(rows) > 30
+    for threat, holds, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert bool(named) == bool(holds.strip()), threat
+        for path, name in named:
+            assert f"def {name}(" in (assets.ROOT / path).read_text(), f"{threat}: {path}::{name}"

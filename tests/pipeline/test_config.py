@@ -15,6 +15,7 @@ from graftline.components.evaluator.settings import (
     SliceThresholds,
     Threshold,
 )
+from graftline.errors import UserError
 from graftline.pipeline import config_file
 from graftline.pipeline.config import Config
 from graftline.pipeline.config_file import load
@@ -105,6 +106,12 @@ def test_a_file_is_read_with_the_scalars_of_yaml_1_2(write):
     )
     assert (read.augmentation.enabled, read.fine_tuning.learning_rate, read.backbone.weights) == (False, 1e-5, "none")
     assert read.model.name == "no"
+
+
+def test_a_tag_that_would_build_an_object_is_refused(write, tmp_path):
+    with pytest.raises(UserError, match="line 1, column 9: could not determine a constructor for the tag"):
+        load(write(f'images: !!python/object/apply:os.mkdir ["{tmp_path}/made"]'))
+    assert not (tmp_path / "made").exists()
 
 
 def test_augmentation_is_a_section_or_the_word_off_and_an_override_lies_over_either(write):
