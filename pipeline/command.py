@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from graftline import full_disk, proxies, streams
+from graftline import full_disk, masking, proxies, streams
 from graftline.errors import UserError, did_you_mean
 
 DONE, UNEXPECTED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -114,5 +114,5 @@ def _status_of(command: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
 
 def _fail(status: int, message: str) -> int:
-    click.echo(f"graftline: {message}", err=True)
+    click.echo(f"graftline: {masking.mask(message)}", err=True)  # logs of jobs are read by others
     return status

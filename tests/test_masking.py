@@ -9,7 +9,7 @@ import pytest
 from graftline import masking
 from graftline.errors import UserError
 from graftline.pipeline import compile as compiling
-from graftline.pipeline import config_file, console
+from graftline.pipeline import cli, config_file, console
 
 OPTIONS = [
     *("--s3_access_key_id=KEYKEYKEY", "--s3_secret_access_key", "SECRETSECRET", "--runner=x"),
@@ -52,6 +52,15 @@ def test_the_log_of_a_run_holds_no_secret(tmp_path: pathlib.Path) -> None:
     assert "by a child" in text
     assert "--runner=x" in text
     assert not any(secret in text for secret in ("KEYKEYKEY", "SECRETSECRET", "abc=="))
+
+
+def test_a_message_about_a_wrong_value_holds_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--images", "x", "--set", "beam.options=--s3_secret_access_key=abcdef"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "graftline: --set: beam.options is '--s3_secret_access_key=***', but must be a list\n"
+    )
 
 
 def test_a_secret_goes_into_no_compiled_pipeline(tmp_path: pathlib.Path) -> None:
