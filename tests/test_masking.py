@@ -8,8 +8,8 @@ import pytest
 
 from graftline import masking
 from graftline.errors import UserError
-from graftline.pipeline import compile as compiling
 from graftline.pipeline import cli, config_file, console
+from graftline.pipeline import compile as compiling
 
 OPTIONS = [
     *("--s3_access_key_id=KEYKEYKEY", "--s3_secret_access_key", "SECRETSECRET", "--runner=x"),
