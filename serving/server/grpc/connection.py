@@ -106,7 +106,8 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, port: Port, host: str, loop: asyncio.AbstractEventLoop) -> None:
         self.host = host
         self.peer = ""  # what grpc.aio takes for the client's address
-        self.since = loop.time()  # when a call was last answered
+        self.answered = False  # whether a call was ever answered
+        self.since = loop.time()  # when a call was last answered, or when the client came
         self.calls: dict[int, Call] = {}  # by stream, the oldest first
         self.opening: asyncio.Task[None] | None = None
         self.backend = _Backend(self, port.buffer)
@@ -285,7 +286,7 @@ class Connection(asyncio.BufferedProtocol):
             call.answered = True
             if flags & frames.END_STREAM:
                 self._end(stream)
-                self.since = self._loop.time()
+                self.answered, self.since = True, self._loop.time()
                 self._credit = min(_MOST_CREDIT, self._credit + _CREDIT)
         return True
 
