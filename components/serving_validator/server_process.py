@@ -15,6 +15,7 @@ from graftline import child, proxies
 NAME = "candidate"
 _READY = re.compile(r"serving .*rest=(?P<rest>\S+) grpc=(?P<grpc>\S+)$")
 _MAX_BYTES = 2**31 - 1  # of a gRPC message
+_MAX_PIXELS = 1_000_000_000  # of the images of a request: `validation` sends 8 at once, of 25 megapixels at most
 _STOP_SECONDS = 30.0  # after this time a server that was asked to end is killed
 
 
@@ -75,8 +76,9 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
     Raises StartError if the server ends before it answers, or does not answer within `seconds`.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    # An image of the eval split may exceed a server's default limit, which says nothing about the model.
-    options = ("--name", NAME, "--rest-port", "0", "--grpc-port", "0", "--max-request-bytes", str(_MAX_BYTES))
+    # Images of the eval split may exceed a server's default limits, which says nothing about the model.
+    limits = ("--max-request-bytes", str(_MAX_BYTES), "--max-request-pixels", str(_MAX_PIXELS))
+    options = ("--name", NAME, "--rest-port", "0", "--grpc-port", "0", *limits)
     # The Trainer's process has taken all memory of a GPU, if there is one.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     proxies.drop_settings_of_grpc(environment)

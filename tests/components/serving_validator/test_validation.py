@@ -5,13 +5,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from graftline import signatures
-from graftline.components.serving_validator import validation
+from graftline.components.serving_validator import server_process, validation
 from graftline.components.serving_validator.settings import ServingValidationSettings
 from graftline.references import Reference
+from graftline.serving.client import Client
 from tests.components.serving_validator.references import draw_references
-from tests.images import image_of
+from tests.images import encode, image_of
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +120,12 @@ def test_a_model_of_mixed_precision_is_given_more_room_unless_the_config_says_ho
     assert default.for_precision("float32").tolerance == 1e-4
     assert default.for_precision("mixed_bfloat16").tolerance == 0.05
     assert ServingValidationSettings(tolerance=0.5).for_precision("mixed_float16").tolerance == 0.5
+
+
+@pytest.mark.slow
+def test_a_batch_of_large_photos_is_answered(colours: str) -> None:
+    """The server's limit of the pixels of a request says nothing about the model."""
+    photos = [encode(Image.new("1", (5000, 4100)), "PNG")] * 5
+    with server_process.serving(colours, 60.0) as server, Client(server.grpc, server_process.NAME) as client:
+        answer = client.predict({"image_bytes": photos})
+    assert answer["probabilities"].shape[0] == 5
