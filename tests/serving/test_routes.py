@@ -90,6 +90,13 @@ def test_a_gzip_body_is_unpacked_as_tensorflow_serving_unpacks_it(body: bytes, e
     assert application.bodies == [plain]
 
 
+@pytest.mark.timeout(60)
+def test_two_members_of_gzip_end_even_when_the_first_is_unpacked_in_pieces() -> None:
+    from graftline.serving.server.http.rest import gunzip
+
+    assert gunzip(gzip.compress(b"a" * 600_000) * 2, 1 << 20) == b""
+
+
 def test_a_gzip_bomb_is_refused_by_the_size_of_its_content_and_never_unpacked_whole() -> None:
     bomb = gzip.compress(b"\0" * (50 << 20))
     assert len(bomb) < LIMIT

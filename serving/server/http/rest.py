@@ -183,7 +183,7 @@ def gunzip(body: bytes, limit: int, deadline: Deadline = NO_DEADLINE) -> bytes:
     for start in range(0, len(body), _PIECE):
         rest = body[start : start + _PIECE]
         full = False
-        while rest or full:
+        while (rest or full) and not unpacker.eof:  # after the end zlib would offer the rest of `body` for ever
             deadline.check()
             try:
                 piece = unpacker.decompress(rest, _PIECE)
