@@ -2,12 +2,13 @@
 # make demo   four nights in two minutes: a first model, a refused one, a better one, a rollback
 # make test   every test that is not marked slow
 # make slow   the tests that take minutes
+# make fuzz   malformed requests against a live server, from a new seed: make fuzz seconds=600
 # make lint   ruff, mypy, import-linter
 # make audit  the pins against the list of known vulnerabilities; needs no network
 # make docs   the documentation's site, in site/; a broken link or anchor is an error
 # make bench  the three shortest benchmarks
 # Every target first makes or updates .venv.
-.PHONY: setup run demo test slow lint audit docs format bench clean
+.PHONY: setup run demo test slow fuzz lint audit docs format bench clean
 
 setup:
 	@.ci/setup
@@ -23,6 +24,10 @@ test: setup
 
 slow: setup
 	.venv/bin/python -m pytest -m slow
+
+seconds ?= 300
+fuzz: setup
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m tests.serving.oracle --seconds $(seconds)
 
 lint: setup
 	.venv/bin/ruff format --check .

@@ -5,9 +5,10 @@ have), the server fails when
 
 - its peak memory grows by more than 8 n + 20 p bytes + 64 MiB: a pixel is 3 bytes, and 12 as float32, and the model may
   hold both twice for a moment;
-- it uses more than 0.5 s + 100 ns x (n + p) of processor time, that of its child processes included; for raw HTTP/1.1,
+- it uses more than 0.5 s + 300 ns x (n + p) of processor time, that of its child processes included; for raw HTTP/1.1,
   2 us a byte: h11 is written in Python, and takes 10 us for a line of 6 bytes;
-- a probe of /healthz, or a client that sends Predict over REST or gRPC, waits more than a second, or is refused;
+- a probe of /healthz, or a client that sends Predict over REST or gRPC, waits more than a second, or is refused (the
+  default test suite gives them longer: the machine may be busy);
 - there is no answer within `_PATIENCE` seconds, or it says that the server is at fault (5xx, INTERNAL, UNKNOWN);
 - the process ends, or logs a traceback.
 
@@ -33,10 +34,10 @@ from tests.serving.oracle.witness import Witness
 MEMORY_PER_BYTE = 8
 _MEMORY_PER_PIXEL = 20
 _MEMORY = 64 << 20
-_SECONDS_PER_BYTE = 100e-9
+_SECONDS_PER_BYTE = 300e-9
 _SECONDS_PER_FRAMED_BYTE = 2e-6
 _SECONDS = 0.5
-_LONGEST_WAIT = 1.0
+LONGEST_WAIT = 1.0
 _PATIENCE = 20.0
 _TRIES = 3
 _LEFT = 256 << 20  # bytes that a server may keep before the next case gets a new one
@@ -65,8 +66,9 @@ def make_case(seed: int, number: int, most: int, kinds: tuple[str, ...] = KINDS)
 class Oracle:
     """A live server with its honest users, and what is asked of it."""
 
-    def __init__(self, workspace: str) -> None:
+    def __init__(self, workspace: str, longest_wait: float = LONGEST_WAIT) -> None:
         self._workspace = workspace
+        self._longest_wait = longest_wait
         self._running = ExitStack()
         self.answers: dict[str, int] = {}  # how often each came
         self.most: dict[str, float] = {"memory": 0.0, "seconds": 0.0}  # the largest share of a limit that was used
@@ -96,14 +98,17 @@ class Oracle:
             faults = self._try(case)
             if not faults:
                 return []
-            self._running.close()
-            self._start()
+            if not all(" waited " in fault for fault in faults):
+                self._running.close()
+                self._start()
+            self._gauge.settle()
         return faults
 
     def _try(self, case: Case) -> list[str]:
         if self._gauge.memory() > self._memory + _LEFT:
             self._running.close()
             self._start()
+        self._witness.look()  # ends the window of the case before
         self._gauge.reset()
         began = len(self._live.said)
         faults = self._send(case)
@@ -113,8 +118,8 @@ class Oracle:
         for name, window in self._witness.look().items():
             if window.faults:
                 faults.append(f"{name}: {window.faults[0]}")
-            if window.longest > _LONGEST_WAIT:
-                faults.append(f"{name} waited {window.longest:.1f} s, more than {_LONGEST_WAIT:g}")
+            if window.longest > self._longest_wait:
+                faults.append(f"{name} waited {window.longest:.1f} s, more than {self._longest_wait:g}")
         said = "".join(self._live.said[began:])
         if "Traceback" in said:
             faults.append(f"the server logged {len(said):,} characters: {said[:500]}")
@@ -171,6 +176,7 @@ def exchange(address: str, data: bytes, seconds: float) -> bytes | None:
     """Send bytes, and read until the server closes. None when it has not closed `seconds` after they were sent."""
     host, _, port = address.rpartition(":")
     answer, rest = bytearray(), memoryview(data)
+    ended = False
     with socket.create_connection((host, int(port)), timeout=_PATIENCE) as connection:
         connection.setblocking(False)
         until = time.monotonic() + _PATIENCE
@@ -184,9 +190,10 @@ def exchange(address: str, data: bytes, seconds: float) -> bytes | None:
                     answer += piece[: max(0, 10_000 - len(answer))]
                 if writable:
                     rest = rest[connection.send(rest[: 1 << 18]) :]
-                    if not rest:
-                        connection.shutdown(socket.SHUT_WR)
-                        until = time.monotonic() + seconds
+                if not rest and not ended:
+                    ended = True
+                    connection.shutdown(socket.SHUT_WR)
+                    until = time.monotonic() + seconds
         except OSError:  # the server has closed while it was sent to
             return bytes(answer)
     return None
