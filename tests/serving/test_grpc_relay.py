@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import socket
+import tempfile
 
 import pytest
 
@@ -353,3 +355,21 @@ def test_what_is_not_http_2_is_closed_and_never_passed_on(data):
 def test_a_port_in_use_is_an_os_error():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         Relay("127.0.0.1", taken.getsockname()[1], ByteBudget(MIB), MIB)
+
+
+def test_the_folder_of_a_killed_server_is_removed_and_that_of_a_running_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folders = {}
+    for name in ("killed", "running", "young"):
+        folders[name] = tmp_path / f"graftline-grpc-{name}"
+        folders[name].mkdir()
+    with contextlib.ExitStack() as listeners:
+        for name, folder in folders.items():
+            listener = listeners.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(folder / "grpc"))
+            if name == "running":
+                listener.listen()
+            if name != "young":
+                os.utime(folder / "grpc", (0, 0))
+        with contextlib.closing(Relay("127.0.0.1", 0, ByteBudget(MIB), MIB)._socket):
+            assert [name for name, folder in folders.items() if folder.exists()] == ["running", "young"]

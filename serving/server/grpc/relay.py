@@ -7,6 +7,7 @@ its HEADERS to its end, with the bytes of its message, so that what is scarce go
 import asyncio
 import contextlib
 import errno
+import glob
 import itertools
 import logging
 import os
@@ -14,6 +15,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+import time
 from typing import Any
 
 import grpc
@@ -35,6 +37,7 @@ _FREE_BYTES, _LARGE = 64 << 10, 1 << 20
 _ACCEPT_PAUSE, _FULL_PAUSE = 0.002, 0.005
 _READ_BYTES = 256 << 10
 _BACKLOG = 1024  # beyond them the system drops a client's first packet, which comes again after 1 s
+_PREFIX, _STALE_SECONDS = "graftline-grpc-", 3600
 _MAX_FOLDER = 90  # bytes of the path of the unix sockets' folder
 _HANDSHAKE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0  # between two looks for calls and connections whose time has ended
@@ -47,12 +50,26 @@ _FLOOD_RATE, _FLOOD_BURST = 0.1, 0.02
 _MAX_HOLD = 1.0  # seconds for which a connection waits after such a frame
 
 
+def _remove_stale_folders() -> None:
+    """Remove the folders of servers that were killed: nobody listens there."""
+    for path in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), f"{_PREFIX}*", "grpc")):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            # A younger one may belong to a server that is about to listen.
+            if time.time() - os.lstat(path).st_mtime < _STALE_SECONDS:
+                continue
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                shutil.rmtree(os.path.dirname(path))
+
+
 def _make_folder() -> str:
     """Return a folder that no other user may enter. The path of a socket has at most 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="graftline-")
+    _remove_stale_folders()
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
     if len(os.fsencode(folder)) > _MAX_FOLDER:
         os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="graftline-", dir="/tmp")
+        folder = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
     return folder
 
 
