@@ -1,5 +1,6 @@
 """The REST API v1, over HTTP on loopback, as clients of images use it. The tables are in conformance/."""
 
+import gzip
 import http.client
 import json
 import math
@@ -84,6 +85,14 @@ def test_bodies_over_four_mebibytes_are_accepted(rest):
 
 
 # Errors of Predict
+
+
+def test_a_large_request_of_numbers_gets_a_large_answer(rest):
+    rows = [[place % 50, 1.5] for place in range(150_000)]
+    body = gzip.compress(json.dumps({"instances": rows}).encode(), 1)
+    status, answer = rest.predict("numbers", body, headers={"Content-Encoding": "gzip"})
+    assert status == 200
+    assert answer["predictions"] == [[first / 2 + 2, 2.75] for first, _ in rows]
 
 
 def test_bytes_that_are_not_an_image_are_refused_and_the_next_request_is_answered(rest):

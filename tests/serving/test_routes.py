@@ -81,6 +81,7 @@ class Application:
         (b"{}", b"gzip", b""),
         (gzip.compress(b"{}")[:-1], b"gzip", b""),
         (gzip.compress(b"{}") + b"{}", b"gzip", b""),
+        (gzip.compress(b"{}")[:-4] + b"\1\0\0\0", b"gzip", b""),  # it says that it is shorter
         (b"", b"gzip", b""),
     ],
 )
