@@ -20,6 +20,7 @@ from tests.serving.oracle.http2 import Http2
 _MIB = 1 << 20
 _BIG = 60 * _MIB
 _PROBE_SECONDS = 0.1
+_SO_BEFORE = " (without the attack, too)"
 _HOLD_SECONDS = 5.0  # during which clients are watched
 
 
@@ -78,14 +79,16 @@ class Attack:
         if row.growth > most:
             found.append(f"memory over {most / _MIB:,.0f} MiB")
         if row.during["probe"].longest > _PROBE_SECONDS:
-            found.append("probe over 100 ms")
+            found.append("probe over 100 ms" + _SO_BEFORE * (row.before["probe"].longest > _PROBE_SECONDS))
         if self.processor and row.processor > self.processor:
             found.append(f"processor over {self.processor:g} s")
         for name in ("rest", "grpc"):
             limit = self.longest or (self.times_median or 1e9) * row.before[name].p50
-            seen = row.during[name].longest if self.longest else row.during[name].p99
+            before, seen = (
+                (each.longest if self.longest else each.p99) for each in (row.before[name], row.during[name])
+            )
             if seen > limit:
-                found.append(f"{name} over {1e3 * limit:.0f} ms")
+                found.append(f"{name} over {1e3 * limit:.0f} ms" + _SO_BEFORE * (before > limit))
         found += [f"{name} failed" for name, window in row.during.items() if window.faults]
         if row.answer.startswith("no answer"):
             found.append(row.answer)
@@ -328,14 +331,14 @@ def _image_attack(name: str, make: Callable[[], bytes], images: int = 1, request
 
 
 ATTACKS = (
-    Attack("c1-nested-900", _nested),
-    Attack("c1-arrays", lambda: _fill(b"[]")),
-    Attack("c1-objects", lambda: _fill(b"{}")),
-    Attack("c1-members", lambda: _fill(b'{"a":0}')),
-    Attack("c1-numbers", lambda: _fill(b"1")),
-    Attack("c1-strings", lambda: _fill(b'"a"')),
-    Attack("c1-instances-of-arrays", lambda: _fill(b"[]", b'{"instances":[', b"]}")),
-    Attack("c1-instances-of-numbers", lambda: _fill(b"1", b'{"instances":[', b"]}")),
+    Attack("c1-nested-900", _nested, times_median=None),
+    Attack("c1-arrays", lambda: _fill(b"[]"), times_median=None),
+    Attack("c1-objects", lambda: _fill(b"{}"), times_median=None),
+    Attack("c1-members", lambda: _fill(b'{"a":0}'), times_median=None),
+    Attack("c1-numbers", lambda: _fill(b"1"), times_median=None),
+    Attack("c1-strings", lambda: _fill(b'"a"'), times_median=None),
+    Attack("c1-instances-of-arrays", lambda: _fill(b"[]", b'{"instances":[', b"]}"), times_median=None),
+    Attack("c1-instances-of-numbers", lambda: _fill(b"1", b'{"instances":[', b"]}"), times_median=None),
     Attack("c2-270-held-calls", lambda: _held_calls(1, 270)),
     Attack("c2-1000-held-calls", lambda: _held_calls(1, 1000)),
     Attack("c2-1000-calls-connections", lambda: _held_calls(1000, 1)),
