@@ -28,6 +28,7 @@ slow: setup
 seconds ?= 300
 fuzz: setup
 	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m tests.serving.oracle --seconds $(seconds)
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m tests.serving.oracle.coverage $(seconds)
 
 lint: setup
 	.venv/bin/ruff format --check .
