@@ -75,7 +75,8 @@ def read(path: str, wanted: Wanted, trusted: bool) -> tuple[bool, list[np.ndarra
     """Run `weights_reader.read`, in a child process with limits unless the file is trusted."""
     if trusted:
         try:
-            return weights_reader.read(path, wanted)
+            with open(path, "rb") as file:
+                return weights_reader.read(file, wanted)
         except (MisfitError, RefusedError):
             raise
         except weights_reader.DAMAGED as error:

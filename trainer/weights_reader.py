@@ -9,6 +9,7 @@ HDF5 is a library in C with a history of crashes and endless loops on crafted fi
 So `trainer.weights_loading` runs this module as a child process with limits on memory and time. It imports no Keras.
 """
 
+import codecs
 import io
 import json
 import math
@@ -63,7 +64,7 @@ class RefusedError(ValueError):
     """The file holds something that no file of weights needs, and that may do harm."""
 
 
-def read(path: str, wanted: Wanted) -> tuple[bool, list[np.ndarray]]:
+def read(file: BinaryIO, wanted: Wanted) -> tuple[bool, list[np.ndarray]]:
     """Return whether the file has the legacy layout, and its arrays as float32 in the order of `wanted`.
 
     Raises:
@@ -71,11 +72,9 @@ def read(path: str, wanted: Wanted) -> tuple[bool, list[np.ndarray]]:
       RefusedError: the file has links, external storage, unknown filters or a zip entry that is too large.
       Any of `DAMAGED`: the file is damaged.
     """
-    with open(path, "rb") as file:
-        is_archive = file.read(len(_ZIP)) == _ZIP
-        source = _extract(file, _ARCHIVE_FACTOR * wanted.size + _ARCHIVE_EXTRA) if is_archive else path
-    # Without a lock, which some network file systems do not have.
-    with h5py.File(source, "r", locking=False) as root:
+    is_archive = file.read(len(_ZIP)) == _ZIP
+    source = _extract(file, _ARCHIVE_FACTOR * wanted.size + _ARCHIVE_EXTRA) if is_archive else file
+    with h5py.File(source, "r") as root:
         legacy_root = _legacy_root(root)
         if legacy_root is None:
             datasets = list(_find(root, wanted.layers))
@@ -203,15 +202,24 @@ def _check(dataset: object, shape: Shape, name: str) -> h5py.Dataset:
 
 
 def main(path: str, memory: int, cpu_seconds: int) -> None:
-    """Read the file within limits, and write a line of JSON and the arrays' bytes to standard output."""
-    for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, cpu_seconds), (resource.RLIMIT_FSIZE, 0)):
+    """Read the file within limits, and write a line of JSON and the arrays' bytes to standard output.
+
+    The file is open before the process loses the right to open others, and to start processes (root keeps that one).
+    """
+    file = open(path, "rb")  # noqa: SIM115 - until the process ends
+    for encoding in ("ascii", "cp437"):  # of names in HDF5 and in zip archives; Python reads them from files
+        codecs.lookup(encoding)
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: cpu_seconds}
+    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
+        limits[kind] = 0
+    for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (lowest, hard if kind == resource.RLIMIT_CPU else lowest))
     request = json.load(sys.stdin)
     wanted = Wanted(*([Layer(*layer) for layer in request[layout]] for layout in Wanted._fields))
     try:
-        legacy, arrays = read(path, wanted)
+        legacy, arrays = read(file, wanted)
     except (MisfitError, RefusedError) as error:
         answer: dict[str, object] = {"error": type(error).__name__, "reason": str(error)}
         arrays = []

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import h5py
@@ -158,6 +160,25 @@ def test_the_reader_sees_no_secret_and_no_plugin_of_the_environment(
 ) -> None:
     monkeypatch.setenv("HDF5_DRIVER", "no_such_driver")  # HDF5 itself would stop
     weights_loading.load(_model(2), str(good))
+
+
+def test_the_reader_can_open_nothing_but_the_file(good: pathlib.Path) -> None:
+    code = """
+import socket, sys
+from graftline.trainer import weights_reader
+def read(file, wanted):
+    for attempt in (lambda: open("/etc/passwd"), lambda: open("made", "w"), socket.socket):
+        try:
+            attempt()
+        except OSError as error:
+            print(error.strerror)
+    return False, []
+weights_reader.read = read
+weights_reader.main(sys.argv[1], 1 << 30, 20)
+"""
+    command = [sys.executable, "-c", code, str(good)]
+    done = subprocess.run(command, input='{"layers": [], "legacy": []}', capture_output=True, text=True, check=False)
+    assert done.stdout.count("Too many open files") == 3, done.stdout + done.stderr
 
 
 def test_a_user_is_told_which_file_is_refused_and_why(tmp_path: pathlib.Path) -> None:
