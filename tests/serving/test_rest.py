@@ -102,6 +102,22 @@ def test_bytes_that_are_not_an_image_are_refused_and_the_next_request_is_answere
     assert rest.predict("colours", {"instances": [b64(image_of("red"))]})[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("classify", b'{"examples": [{"\xff": 1}]}'),
+        ("regress", b'{"examples": [{"x": 1}], "context": {"\xff": 1}}'),
+        ("classify", b'{"examples": [{"x": 1}], "signature_name": "\xff"}'),
+        ("predict", b'{"instances": [{"\xff": 1}]}'),
+        ("predict", b'{"inputs": {"\xff": 1}}'),
+        ("predict", b'{"instances": [[1, 2]], "signature_name": "\xff"}'),
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_the_clients_fault(rest, verb, body):
+    status, answer = rest.ask("POST", f"/v1/models/numbers:{verb}", body)
+    assert status == 400, answer
+
+
 def test_a_long_value_is_cut_in_the_message(rest):
     _, answer = rest.predict("numbers", {"instances": [["x" * 100_000]]})
     assert answer["error"].endswith("xxx… Type: String is not of expected type: float")

@@ -46,7 +46,10 @@ def _example(value: Any, deadline: Deadline) -> bytes:
         raise invalid(f"Example must be JSON object but got JSON {type_of(value)}")
     example = example_pb2.Example()
     for name, content in value.items():
-        feature = example.features.feature[name]
+        try:
+            feature = example.features.feature[name]
+        except UnicodeEncodeError as error:
+            raise invalid(f"Feature: {cut(name)} has a name that is not UTF-8: name it in UTF-8") from error
         for element in content if isinstance(content, list) else [content]:
             _add_to_feature(name, element, feature)
         deadline.check()
