@@ -1,9 +1,11 @@
 # ruff: noqa: E501 (a row of a table is a line)
 """Large bodies are read in pieces and within bounds, with the same result and the same words as small ones."""
 
+import gc
 import json
 import random
 import re
+import sys
 import time
 import tracemalloc
 
@@ -204,6 +206,27 @@ def test_reading_ends_at_the_deadline(body):
 def test_a_large_body_that_is_not_utf_8_is_refused():
     with pytest.raises(ServingError, match="a string is not UTF-8: send bytes as base64"):
         json_documents.parse(b'{"a":"\xff' + b"x" * json_documents.SMALL + b'"}')
+
+
+def test_a_very_long_string_must_be_ascii():
+    """Python makes a string with one emoji in one step, 4 bytes for each character."""
+    for text in ("😀" + "k" * (8 << 20), "k" * (8 << 20) + "é"):
+        with pytest.raises(
+            ServingError, match="is not ASCII, and the limit of such strings is 8 MiB: send bytes as base64"
+        ):
+            json_documents.parse(f'{{"a":["{text}"]}}'.encode())
+        assert json_documents.parse(f'{{"a":["{text[: 1 << 20]}"]}}'.encode()) == {"a": [text[: 1 << 20]]}
+
+
+def test_a_body_is_freed_as_soon_as_it_is_refused():
+    body = b'{"a":["\xff' + b"k" * (4 << 20) + b'"]}'
+    before = sys.getrefcount(body)
+    gc.disable()
+    try:
+        assert outcome(json_documents.parse, body)[0] is Code.INVALID_ARGUMENT
+        assert sys.getrefcount(body) == before
+    finally:
+        gc.enable()
 
 
 VALUES = [

@@ -98,18 +98,10 @@ class _Text:
     """The text of a body, piece by piece, with a name in the place of each list that is an array already."""
 
     def __init__(self, body: bytes, start: int, lists: Sequence[Packed], deadline: Deadline) -> None:
-        self._body, self._start, self._lists, self._deadline = body, start, lists, deadline
+        self._start, self._lists, self._deadline = start, lists, deadline
         secret = secrets.token_hex(16)  # no string of the client's is such a name
         self.names = [f"{secret}{place}" for place in range(len(lists))]
-        self._pieces = self._cut()
-
-    def _cut(self) -> Iterator[bytes]:
-        place = self._start
-        for name, packed in zip(self.names, self._lists, strict=True):
-            yield from (self._body[at : min(at + _PIECE, packed.start)] for at in range(place, packed.start, _PIECE))
-            yield f'"{name}"'.encode()
-            place = packed.end
-        yield from (self._body[at : at + _PIECE] for at in range(place, len(self._body), _PIECE))
+        self._pieces = _cut(body, start, self.names, lists)
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; none at the end. Raises DEADLINE_EXCEEDED."""
@@ -124,6 +116,15 @@ class _Text:
                 break
             place += packed.end - packed.start - len(name) - 2
         return place
+
+
+def _cut(body: bytes, start: int, names: Sequence[str], lists: Sequence[Packed]) -> Iterator[bytes]:
+    """Return the pieces of a `_Text`. A method would make a cycle, which keeps the body until it is collected."""
+    for name, packed in zip(names, lists, strict=True):
+        yield from (body[at : min(at + _PIECE, packed.start)] for at in range(start, packed.start, _PIECE))
+        yield f'"{name}"'.encode()
+        start = packed.end
+    yield from (body[at : at + _PIECE] for at in range(start, len(body), _PIECE))
 
 
 def _call(load: Callable[[], Any], offset: Callable[[int], int]) -> Any:

@@ -19,6 +19,7 @@ LONG_RUN = 256  # bytes of a list of numbers that is worth an array of its own
 # for a value, and a list holds one value more than it has commas.
 COMMA_WEIGHT, LIST_WEIGHT = 48, 160
 _BLOCK = 256 << 10
+_LONG_STRING = 8 << 20  # bytes; Python decodes longer text in one step of up to 0.3 s that lets no other thread run
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _MARKS = bytes(byte in b'"\\[]{},' for byte in range(256))
 _BARRIERS = np.array([byte in b'"{}' for byte in range(256)])
@@ -60,12 +61,22 @@ def outline(body: bytes, deadline: Deadline) -> Outline:
         begins = np.concatenate([[opens], (quotes & odd)[barriers]])
         for place in np.flatnonzero((np.diff(edges) > LONG_RUN) & ~begins[:-1]):
             result.runs.append((int(edges[place]) + 1, int(edges[place + 1])))
+        for place in np.flatnonzero((np.diff(edges) > _LONG_STRING) & begins[:-1]):
+            _check_ascii(body, int(edges[place]), int(edges[place + 1]))
         last, opens = int(edges[-1]), bool(begins[-1])
         # A backslash at the end begins the next block, which holds what it escapes.
         start += len(block) - (escapes_next and len(block) > 1)
     if len(body) - last > LONG_RUN and not opens:
         result.runs.append((last + 1, len(body)))
     return result
+
+
+def _check_ascii(body: bytes, start: int, end: int) -> None:
+    if not all(body[at : min(at + _BLOCK, end)].isascii() for at in range(start, end, _BLOCK)):
+        raise invalid(
+            f"a string in the JSON has {end - start - 1} bytes and is not ASCII, and the limit of such strings is "
+            f"{_LONG_STRING >> 20} MiB: send bytes as base64, in an object with the key b64"
+        )
 
 
 def _find_marks(block: bytes) -> tuple[np.ndarray, np.ndarray, bool]:
