@@ -46,9 +46,8 @@ MODULES = {
 # the settings are in the name of the activations' store themselves.
 ACTIVATIONS = ("components.transform.preprocessing", "trainer.inputs", "trainer.augmentation", "trainer.boundary")
 _NO_NUMBERS = ("", "errors", "faces", "settings", "trainer.settings")
-# Their versions decide which files can be decoded.
+_DECODERS = ("pillow", "pillow-heif", "tensorflow")  # their versions decide which files can be decoded
 _ATTEMPT_FILE = "attempt"  # beside the quarantine list: see `_retry`
-_DECODERS = ("pillow", "pillow-heif", "tensorflow")
 
 
 def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import pathlib
 import re
 import unicodedata
 
-from graftline import folder_name
+from graftline import disk, folder_name
 from graftline.workspace import Workspace
 
 # A name is one part of a path, and of TensorFlow Serving's URL /v1/models/NAME:predict.
@@ -69,10 +69,8 @@ def claim(workspace: Workspace, name: str, images: str) -> bool:
     owners, folder = _read(workspace), folder_name.of(images)
     if owners.get(name) == folder:
         return False
-    file = pathlib.Path(workspace.names)
-    aside = file.with_name(f"{file.name}.new")
-    aside.write_text(json.dumps({**owners, name: folder}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    aside.replace(file)
+    content = json.dumps({**owners, name: folder}, indent=1, sort_keys=True) + "\n"
+    disk.write(workspace.names, content.encode())
     return True
 
 

@@ -59,10 +59,11 @@ def mend(state: str, settings: IngestSettings) -> str:
     with gfile.GFile(path, "rb") as file:
         content = file.read()
     lines = content.rstrip(b"\0")  # some file systems fill what was not written with zeros
-    end = lines[lines.rfind(b"\n") + 1 :].decode(errors="replace")
+    whole = lines[: lines.rfind(b"\n") + 1]
+    end = lines[len(whole) :].decode(errors="replace")
     if content and lines == content and (not end or _LINE.fullmatch(end)):
         return ""
-    kept = _parse(path, lines[: len(lines) - len(end.encode())] or HEADER.encode()) if b"\n" in lines else {}
+    kept = _parse(path, whole) if whole else {}
     gfile.rename(path, f"{path}.damaged", overwrite=True)
     disk.write(path, _to_bytes(kept))
     return (

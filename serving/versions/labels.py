@@ -80,9 +80,10 @@ def relocate(folder: str, moved_from: Collection[str] | None = None) -> None:
     disk = Disk(folder)
     path = f"{disk.path}/{FILE}"
     try:
-        if (before := disk.read(path)) is None:
+        if not os.path.exists(path):
             return
         with disk.locked(disk.path):
+            before = disk.read(path)
             config = _parse(before)
             for entry in config.model_config_list.config:
                 parent, name = os.path.split(entry.base_path.rstrip("/"))

@@ -110,6 +110,7 @@ def test_a_uri_is_as_good_as_a_folder() -> None:
         (f"sha256,split\n{A},train\n{B[:40]}".encode(), {A: "train"}),
         (f"sha256,split\n{A},train\n{B},ev".encode(), {A: "train"}),
         (f"sha256,split\n{A},train\n{B},eval\n".encode() + b"\0" * 77, {A: "train", B: "eval"}),
+        (f"sha256,split\n{A},train\n".encode() + b"\xff" * 77, {A: "train"}),
     ],
 )
 def test_what_a_power_loss_cut_is_mended_with_a_warning(
