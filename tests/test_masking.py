@@ -28,6 +28,11 @@ def test_flags_that_hold_secrets_are_known_by_their_names() -> None:
     ]
 
 
+def test_a_path_in_the_environment_is_no_secret(tmp_path: pathlib.Path) -> None:
+    environment = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path), "OLDPWD": "/removed/folder", "DB_PWD": "/no/path/x"}
+    assert masking.secret_values([], environment) == ["/no/path/x"]
+
+
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
@@ -36,6 +41,18 @@ def test_flags_that_hold_secrets_are_known_by_their_names() -> None:
         ("--password abc def", "--password *** def"),
         ("http://user:pw@proxy:3128/x", "http://user:***@proxy:3128/x"),
         ("the value is tokentoken.", "the value is ***."),
+        ("amqp://user:p@ss@host/x, ftp://u:p@h", "amqp://user:***@host/x, ftp://u:***@h"),
+        ("https://ghp_0123456789abcdefghij@host/x git@host", "https://***@host/x git@host"),
+        ("https://host/b?a=1&X-Amz-Signature=0123abcdef&b=2", "https://host/b?a=1&X-Amz-Signature=***&b=2"),
+        ("https://host/b?sig=0123abcdef%3D", "https://host/b?sig=***"),
+        ("AccountName=a;AccountKey=0123abcdef==;Suffix=s", "AccountName=a;AccountKey=***;Suffix=s"),
+        ("Server=h;Password=0123abcdef;Port=1", "Server=h;Password=***;Port=1"),
+        ("{'clientSecret': '0123abcdef', \"port\": 1}", "{'clientSecret': '***', \"port\": 1}"),
+        ("Authorization: Bearer a.b-c, accept: x", "Authorization: Bearer ***, accept: x"),
+        ("{'authorization': 'Basic YTpi'}", "{'authorization': 'Basic ***'}"),
+        ("--clientPassphrase=abc --apikey abc --db-pwd=abc", "--clientPassphrase=*** --apikey *** --db-pwd=***"),
+        ("--connectionString=abc --connection-string=abc", "--connectionString=*** --connection-string=***"),
+        ("max_tokens=77, cwd: /home/token/x", "max_tokens=77, cwd: /home/token/x"),
         ("cache key: 12, tokens: 3, keys=4", "cache key: 12, tokens: 3, keys=4"),
         ("--runner=x http://host:80/a@b", "--runner=x http://host:80/a@b"),
     ],
