@@ -13,6 +13,7 @@ import re
 import unicodedata
 
 from graftline import disk, folder_name
+from graftline.uri import is_uri
 from graftline.workspace import Workspace
 
 # A name is one part of a path, and of TensorFlow Serving's URL /v1/models/NAME:predict.
@@ -48,17 +49,19 @@ def settle(workspace: Workspace, images: str) -> str:
     """Return the name in this workspace of the model that is named after the images' folder.
 
     It is that of `from_folder`, with two exceptions:
-    - a model of an earlier version keeps its name without a hash, unless another folder has that name already;
+    - a model of an earlier version keeps its name, unless another folder has that name already: it has no hash, and
+      for a link it is the name of the folder that the link leads to;
     - a name that differs from another model's by case alone gets a hash: some file systems take both for one.
     """
     folder, name = folder_name.of(images), from_folder(images)
     owners, models, plain = _read(workspace), _names(workspace.models), _plain(folder)
-    if name != plain:
-        if plain in models and name not in models and owners.get(plain, folder) == folder:
-            name = plain
-    elif owners.get(name, folder) != folder or (name not in models and name.casefold() in map(str.casefold, models)):
-        name = _with_hash(plain, folder)
-    return name
+    before = plain if is_uri(images) else _plain(os.path.basename(os.path.realpath(images)))
+    kept = [old for old in (plain, before) if old in models and owners.get(old, folder) == folder]
+    if kept and name not in models:
+        return kept[0]
+    is_taken = owners.get(name, folder) != folder
+    is_alike = name not in models and name.casefold() in map(str.casefold, models)
+    return _with_hash(plain, folder) if name == plain and (is_taken or is_alike) else name
 
 
 def claim(workspace: Workspace, name: str, images: str) -> bool:

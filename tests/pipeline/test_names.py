@@ -93,6 +93,21 @@ def test_an_old_workspace_keeps_its_model_for_the_folder_that_comes_first(tmp_pa
     assert names.settle(workspace, "/data/model") not in ("model", names.from_folder("/data/動物"))
 
 
+def test_an_old_workspace_keeps_its_model_for_a_link(tmp_path: pathlib.Path) -> None:
+    """Earlier versions named the model after the folder that a link leads to."""
+    (tmp_path / "photos-v1").mkdir()
+    (tmp_path / "photos").symlink_to("photos-v1")
+    link = str(tmp_path / "photos")
+    workspace = serve(tmp_path / "ws", "photos-v1", "a", "b")
+    assert names.settle(workspace, link) == "photos-v1"
+    names.claim(workspace, "photos-v1", link)
+    assert names.settle(workspace, link) == "photos-v1"
+    assert names.settle(workspace, str(tmp_path / "photos-v1")).startswith("photos-v1-")
+    (tmp_path / "photos").unlink()
+    (tmp_path / "photos").symlink_to("2026-11-30")
+    assert names.settle(workspace, link) == "photos"
+
+
 def test_a_name_that_differs_by_case_alone_gets_a_hash(tmp_path: pathlib.Path) -> None:
     workspace = serve(tmp_path, "Photos", "a", "b")
     assert names.settle(workspace, "/data/Photos") == "Photos"
