@@ -5,6 +5,7 @@ server reads by name are kept in memory (memfd) and stay open over the exec, so 
 TensorFlow.
 """
 
+import dataclasses
 import logging
 import math
 import os
@@ -24,16 +25,9 @@ from graftline.serving.versions.model_config import PLATFORM, VersionPolicy
 
 EXECUTABLE = "tensorflow_model_server"
 _INT32_MAX = (1 << 31) - 1
-# Options of our own. TensorFlow Serving has no such limits, so they are refused rather than ignored.
-_UNTRANSLATED = (
-    "max_request_bytes",
-    "max_image_pixels",
-    "max_in_flight",
-    "max_bytes_in_flight",
-    "allow_reload_from_anywhere",
-    "allowed_hosts",
-    "shutdown_grace_seconds",
-)
+# Options of our own, the last of the fields. TensorFlow Serving has no such limits, so they are refused, not ignored.
+_FIELDS = [field.name for field in dataclasses.fields(ServerOptions)]
+_UNTRANSLATED = _FIELDS[_FIELDS.index("max_request_bytes") :]
 
 _logger = logging.getLogger(__name__)
 

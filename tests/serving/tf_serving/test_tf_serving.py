@@ -306,10 +306,11 @@ def test_one_version_that_was_named_directly_is_served_alone(pushed):
 
 def test_what_tensorflow_serving_cannot_do_is_refused(pushed, colour_model, monkeypatch):
     models = locate.find_models(str(pushed))
-    with pytest.raises(
-        UserError, match="--max-in-flight and --engine tensorflow exclude each other: tensorflow_model_server has no"
-    ):
-        engine.command(models, ServerOptions(max_in_flight=3))
+    for name in ("max_in_flight", "max_request_bytes", "max_image_pixels", "max_request_pixels"):
+        flag = "--" + name.replace("_", "-")
+        said = f"^{flag} and --engine tensorflow exclude each other: tensorflow_model_server has no"
+        with pytest.raises(UserError, match=said):
+            engine.command(models, ServerOptions(**{name: 3}))
     with pytest.raises(UserError, match=r"serves numbered versions only: move .*/export to .*/export/1"):
         engine.command(locate.find_models(colour_model), ServerOptions())
     monkeypatch.setenv("PATH", "")
