@@ -268,7 +268,7 @@ def test_real_photos_on_real_weights_are_learned_and_served_as_trained(tmp_path:
 
     for label in ("daisy", "roses", "tulips"):
         (tmp_path / "flowers" / label).mkdir(parents=True)
-        for path in sorted((assets.FLOWERS / label).iterdir())[:40]:
+        for path in sorted((assets.FLOWERS / label).iterdir())[:60]:
             shutil.copy(path, tmp_path / "flowers" / label)
     settings = [
         f"backbone.weights={assets.MOBILENET_V2_035}",

@@ -106,15 +106,11 @@ def test_a_transparent_png_is_on_white_when_it_is_shrunk_or_turned() -> None:
         assert verdict.transcoded and (served(stored(data, max_side))[0, -1] > 250).all()
 
 
-@pytest.mark.parametrize("order", ["<u2", ">u2"])
-@pytest.mark.parametrize("image_format", ["TIFF", "PNG"])
+# A PNG has one byte order; Pillow takes the numbers in the machine's.
+@pytest.mark.parametrize(("image_format", "order"), [("TIFF", "<u2"), ("TIFF", ">u2"), ("PNG", "<u2")])
 @pytest.mark.parametrize(("bits", "few"), [(10, True), (12, True), (14, True), (15, False), (16, False)])
-def test_images_that_use_few_of_16_bits_are_known(order: str, image_format: str, bits: int, few: bool) -> None:
-    if image_format == "PNG" and order == "<u2":
-        pytest.skip("a PNG has one byte order")
+def test_images_that_use_few_of_16_bits_are_known(image_format: str, order: str, bits: int, few: bool) -> None:
     ramp = (np.arange(65536).reshape(256, 256) >> (16 - bits)).astype(order)
-    if image_format == "PNG":
-        ramp = ramp.astype("<u2")
     verdict = good(encode(Image.fromarray(ramp), image_format))
     assert verdict.few_levels == few
 
