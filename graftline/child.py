@@ -4,10 +4,16 @@
 The command made here never looks in the current folder.
 """
 
+import os
 import pathlib
 import sys
 
 _ROOT = str(pathlib.Path(__file__).parents[1])
+# Variables that Python may need to start and to find its packages. All others may hold secrets, or plugins of HDF5.
+_BARE = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH"),
+)
 # `os.read`, not `sys.stdin`: a daemon thread inside `sys.stdin` would hold its lock while Python shuts down.
 _CODE = """
 import sys
@@ -29,3 +35,9 @@ def command(module: str, *arguments: str, ends_with_parent: bool = False) -> lis
     so that a killed parent leaves no child behind.
     """
     return [sys.executable, "-c", _CODE, _ROOT, "1" if ends_with_parent else "0", module, *arguments]
+
+
+def bare_environment() -> dict[str, str]:
+    """Return the environment of a child that reads a stranger's file: what Python needs, and no secrets."""
+    kept = {name: os.environ[name] for name in _BARE if name in os.environ}
+    return {**kept, "MALLOC_ARENA_MAX": "1"}  # an arena takes 64 MiB of the address space, which is limited

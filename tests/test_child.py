@@ -16,3 +16,11 @@ def test_a_child_looks_in_every_folder_but_the_current_one(paths: list[str], kep
     as_started = f"import sys; sys.path[0:1] = {paths}; sys.path.append({str(tmp_path)!r})"
     done = subprocess.run([python, option, as_started + code, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout == f"{kept}\n"
+
+
+def test_a_bare_environment_finds_packages_and_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONUSERBASE", "LD_LIBRARY_PATH", "AWS_SECRET_ACCESS_KEY", "HDF5_PLUGIN_PATH"):
+        monkeypatch.setenv(name, name)
+    kept = child.bare_environment()
+    assert {"PYTHONUSERBASE", "LD_LIBRARY_PATH"} <= set(kept)
+    assert not {"AWS_SECRET_ACCESS_KEY", "HDF5_PLUGIN_PATH"} & set(kept)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras.src.utils.naming import to_snake_case
 
-from graftline.child import command
+from graftline.child import bare_environment, command
 from graftline.trainer import weights_reader
 from graftline.trainer.weights_reader import Layer, MisfitError, RefusedError, Wanted
 
@@ -20,8 +20,6 @@ _MEMORY, _MEMORY_FACTOR = 512 << 20, 8
 # Seconds of processor time, and the bytes of weights that get one second more. An idle core reads 1 GB in a second.
 _CPU_SECONDS, _BYTES_PER_SECOND = 20, 50_000_000
 _WALL_SECONDS = 600  # for a slow disk
-# What the child keeps of the environment: how it finds Python's modules. HDF5 takes plugins and drivers from there.
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 
 
 class DamagedError(ValueError):
@@ -83,14 +81,12 @@ def read(path: str, wanted: Wanted, trusted: bool) -> tuple[bool, list[np.ndarra
             raise DamagedError(_reason(f"{type(error).__name__}: {error}")) from error
     memory = _MEMORY + _MEMORY_FACTOR * wanted.size
     seconds = _CPU_SECONDS + wanted.size // _BYTES_PER_SECOND
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     try:
         child = subprocess.run(
             command(weights_reader.__name__, os.path.abspath(path), str(memory), str(seconds)),
             input=json.dumps(wanted._asdict()).encode(),
             capture_output=True,
-            # An arena takes 64 MiB of the address space, a thread of BLAS more.
-            env={**environment, "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**bare_environment(), "OPENBLAS_NUM_THREADS": "1"},  # a thread of BLAS takes more than an arena
             timeout=_WALL_SECONDS,
         )
     except subprocess.TimeoutExpired:

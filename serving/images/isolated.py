@@ -24,18 +24,13 @@ from typing import IO, Any
 
 from PIL import Image
 
-from graftline.child import command
+from graftline.child import bare_environment, command
 from graftline.serving.images import formats, headers, transcoding
 from graftline.serving.images.trust import Refused
 
 CPU_SECONDS = 20  # for one file; 100 megapixels take 3 s, as JPEG, AVIF or WebP
 WALL_SECONDS = 60  # for one file; the machine may be busy
 MEMORY = 5 << 29  # bytes of address space; 100 megapixels take 0.4 to 1.7 GB by format, and 0.4 more to be rotated
-# Variables that Python may need to start and to find its packages. All others stay out: they may hold secrets.
-_VARIABLES = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
-    *("PYTHONHOME", "PYTHONPATH", "PYTHONPLATLIBDIR", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH"),
-)
 # Signals with which somebody else ends a child. The kernel sends SIGKILL when the machine has no memory left.
 _SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS of Linux' prctl
@@ -105,7 +100,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # messages of C libraries about damaged files
-            env=_environment(),
+            env=bare_environment(),
             start_new_session=True,  # so that Ctrl-C ends the parent alone
         )
         assert self._process.stdin and self._process.stdout
@@ -154,12 +149,6 @@ class _Child:
         for pipe in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):  # there may be bytes to flush that nobody reads
                 pipe.close()
-
-
-def _environment() -> dict[str, str]:
-    """Return the variables of a child."""
-    kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    return {**kept, "MALLOC_ARENA_MAX": "1"}  # an arena takes 64 MiB of the address space
 
 
 def _send(pipe: IO[bytes], data: bytes, fields: dict[str, Any]) -> None:
