@@ -151,9 +151,9 @@ def check_served_classes(config: "Config", classes: Sequence[str]) -> str:
         if not (served := versions.served_version(base_path)):
             return ""
         data, _ = files.read(uri.join(served, "assets", features.LABELS_FILE), _MAX_LABELS)
-    except OSError:
+        served_classes = features.parse_labels(data)
+    except (OSError, UnicodeDecodeError):
         return ""
-    served_classes = features.parse_labels(data)
     if reason := explain_other_classes(classes, served_classes):
         raise UserError(
             f"the model '{config.model_name}' is served from {served}, and {reason}. If this is another model, name it "

@@ -40,6 +40,7 @@ class _Model(NamedTuple):
 
     directory: str
     labels: Sequence[str]
+    name: str = ""  # its path for messages, where `directory` is a temporary copy or link
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -69,7 +70,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         served, notes = _baseline(input_dict, exec_properties)
         checks = _serving_validation(input_dict)
         with _readable(served) as directory:
-            baseline = _Model(directory, _served_labels(directory)) if served else None
+            baseline = _Model(directory, _served_labels(directory, served), served) if served else None
             if baseline is not None and (note := _class_note(candidate.labels, baseline.labels)):
                 notes.append(note)
                 checks += _check_served_classes(candidate.labels, baseline.labels)
@@ -103,11 +104,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         models = [tfma.default_eval_shared_model(candidate.directory, model_name=CANDIDATE, eval_config=config)]
         separate = None
         if baseline is not None and together:
-            models.append(_served_model(baseline.directory, config))
+            models.append(_served_model(baseline, config))
         elif baseline is not None:
             # TFMA would compare different classes under the same index, or crash (tfx issue 4390).
             own_config = eval_config([BASELINE], classes[BASELINE])
-            separate = (_served_model(baseline.directory, own_config)._replace(model_name=""), own_config)
+            separate = (_served_model(baseline, own_config)._replace(model_name=""), own_config)
         splits = artifact_utils.decode_split_names(artifact_utils.get_single_instance(examples).split_names)
         split = features.TEST if features.TEST in splits else features.EVAL
         source = tfxio_utils.get_tfxio_factory_from_artifact(
@@ -153,32 +154,32 @@ def _readable(served: str) -> Iterator[str]:
         yield served
 
 
-def _served_model(path: str, config: tfma.EvalConfig) -> tfma.types.EvalSharedModel:
+def _served_model(served: _Model, config: tfma.EvalConfig) -> tfma.types.EvalSharedModel:
     """Return TFMA's handle of the served SavedModel; it raises UserError when the model cannot be loaded."""
     try:
-        shared = tfma.default_eval_shared_model(path, model_name=BASELINE, eval_config=config)
+        shared = tfma.default_eval_shared_model(served.directory, model_name=BASELINE, eval_config=config)
     except (OSError, ValueError, tf.errors.OpError) as error:
-        raise _unusable(path, error) from error
+        raise _unusable(served.name, served.directory, error) from error
     load = shared.model_loader.construct_fn
 
     def load_or_explain() -> Any:
         try:
             model = load()
         except Exception as error:
-            raise _unusable(path, error) from error
+            raise _unusable(served.name, served.directory, error) from error
         missing = {signatures.SERVING_EXAMPLES, signatures.TRANSFORM_FEATURES} - set(model.signatures)
         if missing:
-            raise _unusable(path, f"it has no signature {', '.join(sorted(missing))}")
+            raise _unusable(served.name, served.directory, f"it has no signature {', '.join(sorted(missing))}")
         return model
 
     loader = tfma.types.ModelLoader(construct_fn=load_or_explain, tags=shared.model_loader.tags)
     return shared._replace(model_loader=loader)
 
 
-def _unusable(path: str, why: object) -> UserError:
-    reason = str(why).strip().split("\n")[0][:200]
+def _unusable(served: str, directory: str, why: object) -> UserError:
+    reason = str(why).replace(directory, served).strip().split("\n")[0][:200]
     return UserError(
-        f"{path}: the served model cannot be loaded, so the new one cannot be compared with it ({reason}). Repair or "
+        f"{served}: the served model cannot be loaded, so the new one cannot be compared with it ({reason}). Repair or "
         "remove that version, or set it aside with `graftline run --reset-baseline`"
     )
 
@@ -188,11 +189,11 @@ def _labels(directory: str) -> list[str]:
         return features.parse_labels(file.read())
 
 
-def _served_labels(directory: str) -> list[str]:
+def _served_labels(directory: str, served: str) -> list[str]:
     try:
         return _labels(directory)
-    except (tf.errors.OpError, OSError) as error:
-        raise _unusable(directory, error) from error
+    except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
+        raise _unusable(served, directory, error) from error
 
 
 def _comparable(labels: Sequence[str], served_labels: Sequence[str]) -> bool:

@@ -153,3 +153,13 @@ def test_served_classes_that_look_alike_are_named(tmp_path: pathlib.Path) -> Non
         UserError, match=r"look alike and are not the same: 'cafe\u0301' \(cafe\\u0301\) and 'café' \(caf\\xe9\)"
     ):
         preflight.check_served_classes(config, ["cafe\u0301", "the\u0301"])
+
+
+def test_served_classes_that_cannot_be_read_are_left_to_the_gate(tmp_path: pathlib.Path) -> None:
+    serve(tmp_path, "photos", "rose", "tulip")
+    config = load(None, ["images=/data/photos", f"workspace={tmp_path}"])
+    labels = tmp_path / "models" / "photos" / "1" / "assets" / "labels.txt"
+    labels.write_bytes(b"\xff\xfe\n")  # a model of other software, in another encoding
+    assert preflight.check_served_classes(config, ["cat", "dog"]) == ""
+    labels.unlink()
+    assert preflight.check_served_classes(config, ["cat", "dog"]) == ""

@@ -95,15 +95,16 @@ def test_a_refused_serving_validation_leaves_no_blessing_and_a_reset_baseline_is
     assert "the serving validation refused the model" in (folder / VERDICT_TEXT).read_text()
 
 
-@pytest.mark.parametrize("broken", ["no labels", "garbage"])
+@pytest.mark.parametrize("broken", ["no labels", "labels in another encoding", "garbage"])
 def test_a_served_model_that_is_broken_is_one_message_that_says_what_to_do(
     place: Place, broken: str, tmp_path: pathlib.Path
 ) -> None:
-    served = tmp_path / "5"
+    served = tmp_path / "m [x]" / "5"  # a path that TensorFlow takes for a pattern: it loads a temporary link
     (served / "assets").mkdir(parents=True)
     (served / "saved_model.pb").write_bytes(b"\x0a\xffno SavedModel")
+    encoding = "utf-16" if broken == "labels in another encoding" else "utf-8"
     if broken != "no labels":
-        (served / "assets" / features.LABELS_FILE).write_text("\n".join(CHANNELS) + "\n")
+        (served / "assets" / features.LABELS_FILE).write_text("\n".join(CHANNELS) + "\n", encoding)
     with pytest.raises(Exception, match="the served model cannot be loaded") as caught:
         place.run(broken, settings(), served=str(served))
     error: BaseException | None = caught.value
@@ -111,6 +112,7 @@ def test_a_served_model_that_is_broken_is_one_message_that_says_what_to_do(
         error = error.__cause__ or error.__context__
     assert error is not None, "cli looks for a UserError behind what Beam raises"
     assert str(served) in str(error)
+    assert "/graftline-" not in str(error), "the temporary link is gone when the message is read"
     assert "graftline run --reset-baseline" in str(error)
 
 
