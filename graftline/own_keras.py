@@ -2,8 +2,8 @@
 
 Keras reads them from `~/.keras/keras.json` and from the environment. Training needs the TensorFlow backend, images with
 their channels last, and float32 (keras issues 7106 and 18955). The rooms that train call `set_environment` when they
-are imported, so before Keras is, and child processes inherit the result. The client and the server do not: they need no
-Keras, and a program that uses the client may need its own.
+are imported, so before Keras is, and child processes inherit the result. The client and `ModelServer` do not: they need
+no Keras, and a program that uses the client may need its own.
 """
 
 import json

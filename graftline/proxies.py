@@ -14,7 +14,10 @@ from typing import NamedTuple
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # What gRPC's http_proxy_mapper.cc reads, in its order. gRPC ignores the names in upper case.
 _GRPC = ("grpc_proxy", "https_proxy", "http_proxy")
-_HARMLESS = ("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "GRPC_SSL_CIPHER_SUITES")
+_HARMLESS = (
+    *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_DNS_RESOLVER"),
+    *("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "GRPC_SSL_CIPHER_SUITES"),
+)
 _NO_GRPC = ("no_grpc_proxy", "no_proxy")
 
 
@@ -51,9 +54,9 @@ def of_http(scheme: str, host: str, environment: Mapping[str, str] = os.environ)
 
 
 def drop_settings_of_grpc(environment: MutableMapping[str, str]) -> None:
-    """Remove what tells gRPC how to work: with GRPC_POLL_STRATEGY=none no server answers.
+    """Remove what tells gRPC how to work: with GRPC_POLL_STRATEGY=none clients and servers abort.
 
-    Variables about logs and about TLS stay.
+    A program of Graftline calls it before it uses gRPC. Variables about logs, names of hosts and TLS stay.
     """
     for name in [name for name in environment if name.startswith("GRPC_") and name not in _HARMLESS]:
         del environment[name]

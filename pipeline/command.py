@@ -35,6 +35,7 @@ class Command(click.Command):
         streams.prepare()
         _drop_python_settings()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # users do not need the messages of TensorFlow's C++ side
+        proxies.drop_settings_of_grpc(os.environ)
         if note := proxies.drop_unusable_key_log(os.environ):
             click.echo(f"graftline: note: {note}", err=True)
         kwargs["standalone_mode"] = False

@@ -41,7 +41,6 @@ def run(
     if config.push.vertex.project is not None:
         raise UserError("push.vertex.project is set, but only a cluster's run deploys to Vertex: see graftline compile")
     proxies.exempt_loopback(os.environ)  # TFX's InfraValidator asks a server on this machine
-    proxies.drop_settings_of_grpc(os.environ)
     with imports.exempt_from_gc():
         from absl import logging as absl_logging
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner

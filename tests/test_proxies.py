@@ -1,11 +1,14 @@
 """Which proxy the environment names for a host: none for this machine, in every spelling of it."""
 
 import pathlib
+import subprocess
+import sys
 import urllib.request
 
 import pytest
 
 from graftline import proxies
+from tests import images
 
 EVERY = dict.fromkeys(("grpc_proxy", "http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"), "http://proxy:9")
 
@@ -92,9 +95,21 @@ def test_libraries_are_kept_from_asking_a_proxy_for_this_machine(monkeypatch: py
 
 
 def test_what_tells_grpc_how_to_work_is_dropped_and_its_logs_stay() -> None:
-    environment = {"GRPC_POLL_STRATEGY": "none", "GRPC_DNS_RESOLVER": "x", "GRPC_VERBOSITY": "debug", "PATH": "/bin"}
+    environment = {"GRPC_POLL_STRATEGY": "none", "GRPC_EXPERIMENTS": "x", "GRPC_VERBOSITY": "debug", "PATH": "/bin"}
     proxies.drop_settings_of_grpc(environment)
     assert environment == {"GRPC_VERBOSITY": "debug", "PATH": "/bin"}
+
+
+def test_a_command_asks_a_server_whatever_tells_grpc_how_to_work(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With this variable gRPC aborts the process."""
+    monkeypatch.setenv("GRPC_POLL_STRATEGY", "none")
+    (tmp_path / "a.png").write_bytes(images.encode(images.draw_scene(), "PNG"))
+    command = [sys.executable, "-m", "tests.graftline", "predict", tmp_path / "a.png", "--server", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("graftline: no model server answers at 127.0.0.1:1 (gRPC)")
 
 
 def test_a_log_of_keys_that_cannot_be_written_is_passed_over_with_a_note(tmp_path: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 
-from graftline import child, proxies
+from graftline import child
 
 NAME = "candidate"
 _READY = re.compile(r"serving .*rest=(?P<rest>\S+) grpc=(?P<grpc>\S+)$")
@@ -79,9 +79,6 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
     # Images of the eval split may exceed a server's default limits, which says nothing about the model.
     limits = ("--max-request-bytes", str(_MAX_BYTES), "--max-request-pixels", str(_MAX_PIXELS))
     options = ("--name", NAME, "--rest-port", "0", "--grpc-port", "0", *limits)
-    # The Trainer's process has taken all memory of a GPU, if there is one.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    proxies.drop_settings_of_grpc(environment)
     process = subprocess.Popen(
         child.command("graftline.serving.server", saved_model_dir, *options, ends_with_parent=True),
         stdin=subprocess.PIPE,
@@ -89,7 +86,8 @@ def serving(saved_model_dir: str, seconds: float) -> Iterator[ServerProcess]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=environment,
+        # The Trainer's process has taken all memory of a GPU, if there is one.
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
     )
     reader = threading.Thread(target=_drain, args=(process, lines), daemon=True)
     reader.start()

@@ -5,12 +5,13 @@ It imports nothing of the pipeline. It logs to standard error, and writes one li
 Exit status: 0 after SIGTERM or SIGINT, 2 for a UserError.
 """
 
+import os
 import sys
 from typing import Any
 
 import click
 
-from graftline import own_keras, streams
+from graftline import own_keras, proxies, streams
 from graftline.errors import UserError
 from graftline.serving.server import ModelServer, serve
 from graftline.serving.server.flags import CONTEXT, log_to_stderr, refuse_path_and_config, server_flags, to_options
@@ -32,6 +33,7 @@ def _announce(server: ModelServer) -> None:
 def main(context: click.Context, path: str | None, name: str | None, **flags: Any) -> None:
     """Serve the models of a workspace, a TF Serving base path or a SavedModel by the TF Serving API."""
     own_keras.set_environment()
+    proxies.drop_settings_of_grpc(os.environ)
     log_to_stderr()
     try:
         options = to_options(context, flags)
