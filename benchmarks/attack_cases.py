@@ -21,6 +21,7 @@ _MIB = 1 << 20
 _BIG = 60 * _MIB
 _PROBE_SECONDS = 0.1
 _SO_BEFORE = " (without the attack, too)"
+_ACCEPT_SECONDS = 1.0
 _HOLD_SECONDS = 5.0  # during which clients are watched
 
 
@@ -32,11 +33,18 @@ class Server:
     grpc: str
     pid: int
     until: float
+    opened: Callable[[], None]  # called when all connections and calls are there
 
     @property
     def left(self) -> float:
         """Seconds until the attack is given up."""
         return max(0.1, self.until - time.monotonic())
+
+    def hold(self) -> None:
+        """Keep what was opened. The clients' targets count from when the server has accepted all of it."""
+        time.sleep(_ACCEPT_SECONDS)
+        self.opened()
+        time.sleep(min(_HOLD_SECONDS, self.left))
 
     def connect(self, address: str) -> socket.socket:
         """Open a TCP connection."""
@@ -78,7 +86,8 @@ class Attack:
         most = 8 * (row.unpacked if self.unit is None else self.unit) + 64 * _MIB
         if row.growth > most:
             found.append(f"memory over {most / _MIB:,.0f} MiB")
-        if row.during["probe"].longest > _PROBE_SECONDS:
+        windows = [row.opening, row.during] if row.opening else [row.during]
+        if any(window["probe"].longest > _PROBE_SECONDS for window in windows):
             found.append("probe over 100 ms" + _SO_BEFORE * (row.before["probe"].longest > _PROBE_SECONDS))
         if self.processor and row.processor > self.processor:
             found.append(f"processor over {self.processor:g} s")
@@ -89,7 +98,7 @@ class Attack:
             )
             if seen > limit:
                 found.append(f"{name} over {1e3 * limit:.0f} ms" + _SO_BEFORE * (before > limit))
-        found += [f"{name} failed" for name, window in row.during.items() if window.faults]
+        found += [f"{name} failed" for name in row.during if any(window[name].faults for window in windows)]
         if row.answer.startswith("no answer"):
             found.append(row.answer)
         return found
@@ -144,7 +153,7 @@ def _held_calls(connections: int, each: int) -> Send:
                     connection.open_call()
             except OSError:
                 refused += 1
-        time.sleep(_HOLD_SECONDS)
+        server.hold()
         closed = sum(connection.closed.is_set() for connection in opened)
         size = sum(connection.sent for connection in opened)
         for connection in opened:
@@ -231,7 +240,7 @@ def _raw_connections(count: int, data: bytes, port: str = "rest") -> Send:
                 size += len(data)
             except OSError:
                 refused += 1
-        time.sleep(min(_HOLD_SECONDS, server.left))
+        server.hold()
         closed = sum(_is_closed(connection) for connection in opened)
         for connection in opened:
             connection.close()

@@ -6,7 +6,8 @@ Each attack goes to a server in a process of its own, which serves two small mod
 /healthz every 20 ms, and two clients send Predict for the other model, over REST (a new connection each time) and over
 gRPC. They, too, have a process of their own. For each attack the program prints what was sent, by how much the server's
 peak memory (VmHWM, with its child processes) grew, its processor seconds, the longest wait of the probe, and the
-clients' p50 and p99 before and during the attack. A figure over its target has the target behind it.
+clients' p50 and p99 before and during the attack; of an attack that holds connections or calls also while it opens
+them, which has no target for the clients. A figure over its target has the target behind it.
 
 An attack that has no answer after `--seconds` is given up. After an attack that left its mark the next one gets a new
 server. Names may be the beginnings of names: `c1` runs all attacks of that kind. A missed target makes the status 1.
@@ -51,6 +52,7 @@ class Row:
     seconds: float
     before: dict[str, Window]
     during: dict[str, Window]
+    opening: dict[str, Window] | None  # while an attack opened what it then held
     load: str
     missed: list[str] = field(default_factory=list)
 
@@ -65,7 +67,8 @@ def measure(attack: Attack, live: Live, witness: Witness, seconds: float) -> Row
     before = witness.look()
     gauge.reset()
     began = time.monotonic()
-    server = Server(live.rest, live.grpc, live.pid, began + seconds)
+    opening: list[dict[str, Window]] = []
+    server = Server(live.rest, live.grpc, live.pid, began + seconds, lambda: opening.append(witness.look()))
     sent = send(server)
     taken = time.monotonic() - began
     time.sleep(max(0.2, _SHORTEST - taken))
@@ -80,6 +83,7 @@ def measure(attack: Attack, live: Live, witness: Witness, seconds: float) -> Row
         taken,
         before,
         during,
+        opening[0] if opening else None,
         load(),
     )
     row.missed = attack.missed(row)
@@ -104,6 +108,8 @@ def show(row: Row) -> None:
         f"{1e3 * row.before[name].longest:,.0f} -> {1e3 * row.during[name].longest:,.0f} ms"
         for name in row.during
     ]
+    if row.opening:
+        users.append("while opening " + ", ".join(f"{name} {of(window)}" for name, window in row.opening.items()))
     print("    " + "; ".join(users))
     for name, window in row.during.items():
         if window.faults:

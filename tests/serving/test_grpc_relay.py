@@ -352,6 +352,16 @@ def test_what_is_not_http_2_is_closed_and_never_passed_on(data):
     run(test)
 
 
+def test_no_frame_waits_for_the_acknowledgement_of_the_one_before():
+    async def test(running, backend, connect):
+        await (await connect()).ping()
+        (passed,) = running._connections
+        accepted = passed._transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(test)
+
+
 def test_a_port_in_use_is_an_os_error():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         Relay("127.0.0.1", taken.getsockname()[1], ByteBudget(MIB), MIB)

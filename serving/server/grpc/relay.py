@@ -109,6 +109,9 @@ class Relay:
         family, address = resolve(host, port)
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: stands for every address
         self._socket = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        # Accepted connections inherit it. asyncio sets it only where a socket knows that its protocol is TCP, and an
+        # answer of two frames then waits 40 ms for the client's acknowledgement of the first.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
         self._folder = _make_folder()
