@@ -163,7 +163,7 @@ def test_the_gate_finds_and_reads_the_served_model_where_tensorflow_has_no_file_
     served, notes = evaluator._baseline({}, {"served_base_path": BASE})
     assert (served, notes) == (f"{BASE}/2", [])
     with evaluator._readable(served) as directory:
-        assert evaluator._served_labels(directory) == ["cat", "b"]
+        assert evaluator._served_labels(directory, served) == ["cat", "b"]
     assert not pathlib.Path(directory).exists()
     with evaluator._readable(str(tmp_path)) as directory:
         assert directory == str(tmp_path), "no copy of what can be read"
