@@ -61,7 +61,7 @@ def transform(way: str, folder: str, size: str) -> None:
     examples.uri, schema.uri = str(root / "examples"), str(root / "schema")
     graph.uri, written.uri = str(root / way / "graph"), str(root / way / "written")
     examples.split_names = json.dumps(list(features.SPLITS))
-    custom = {"backbone": "MobileNetV2", "input_size": int(size), "materialize": way == "uint8"}
+    custom = {"preprocessing": "tf", "input_size": int(size), "materialize": way == "uint8"}
     properties = {
         "preprocessing_fn": "graftline.components.transform.preprocessing.preprocessing_fn",
         "custom_config": json.dumps(custom),

@@ -75,7 +75,7 @@ def main() -> None:
             write_records(folder / features.EVAL, range(count // 5))
             write_records(folder / features.TRAIN, range(count // 5, count))
             records = str(folder / features.TRAIN)
-            transform = transform or artifacts.write_transform(records, folder, "MobileNetV2", arguments.size)
+            transform = transform or artifacts.write_transform(records, folder, "tf", arguments.size)
             for memory_mb in arguments.memory_mb:
                 args = {
                     "custom_config": settings(arguments, memory_mb),

@@ -40,13 +40,14 @@ def _section(section: type[BaseModel], name: str, shared: list[type[BaseModel]])
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             inner[full_key] = field.annotation
             continue
-        default = yaml12.flow(to_plain(field.get_default(call_default_factory=True)))
+        value = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else f"`{yaml12.flow(to_plain(value))}`"
         meaning = (field.description or "").replace("|", "\\|")
         if keys := _section_type(field.annotation):
             meaning += f". Its keys: [{keys.__name__}](#{keys.__name__.lower()})"
             if keys not in shared:
                 shared.append(keys)
-        yield f"| `{full_key}` | `{default}` | {meaning} |"
+        yield f"| `{full_key}` | {default} | {meaning} |"
     yield ""
     for full_key, child in inner.items():
         yield from _section(child, full_key, shared)

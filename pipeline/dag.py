@@ -64,7 +64,7 @@ def create_pipeline(config: Config, site: Site, reset_baseline: bool = False, **
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        backbone=config.backbone.name,
+        preprocessing=config.backbone.mode,
         input_size=config.backbone.size,
         settings=config.data,
         **keys["Transform"],

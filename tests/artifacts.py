@@ -20,7 +20,7 @@ def example(image: bytes, label: str, filename: str, sha256: str | None = None) 
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
-def write_transform(records: str, folder: pathlib.Path, backbone: str, input_size: int) -> str:
+def write_transform(records: str, folder: pathlib.Path, preprocessing: str, input_size: int) -> str:
     """The real preprocessing_fn, analysed by TFT on Beam over a TFRecord; the output directory, below `folder`."""
     import apache_beam as beam
     import tensorflow as tf
@@ -33,7 +33,7 @@ def write_transform(records: str, folder: pathlib.Path, backbone: str, input_siz
     spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in (features.IMAGE, features.LABEL)}
     metadata = tft.DatasetMetadata.from_feature_spec(spec)
     source = tfxio.TFExampleRecord(records, schema=metadata.schema)
-    config = {"backbone": backbone, "input_size": input_size}
+    config = {"preprocessing": preprocessing, "input_size": input_size}
     output = folder / "transform"
     with beam.Pipeline("DirectRunner") as pipeline, tft_beam.Context(temp_dir=str(folder / "tmp")):
         transform_fn = (

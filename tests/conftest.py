@@ -60,7 +60,7 @@ def transformed(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
                 for label in images.CLASSES:
                     image = images.encode(images.draw(label, seed), orientation=seed % 8 + 1)
                     writer.write(artifacts.example(image, label, f"{label}/{seed}.jpg"))
-    directory = artifacts.write_transform(paths[features.TRAIN], root, "MobileNetV2", 32)
+    directory = artifacts.write_transform(paths[features.TRAIN], root, "tf", 32)
     return Transformed(directory, paths[features.TRAIN], paths[features.EVAL])
 
 
@@ -91,7 +91,7 @@ def materialized(transformed: Transformed, tmp_path_factory: pytest.TempPathFact
     shutil.copy(pathlib.Path(transformed.directory, "metadata", "schema.pbtxt"), root / "schema")
     graph, resized = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
     graph.uri, resized.uri = str(root / "transform"), str(root / "resized")
-    custom = {"backbone": "MobileNetV2", "input_size": 32, "resize": "pad", "materialize": True}
+    custom = {"preprocessing": "tf", "input_size": 32, "resize": "pad", "materialize": True}
     Executor(Executor.Context(beam_pipeline_args=[*BEAM_OPTIONS], tmp_dir=str(root), unique_id="1")).Do(
         {"examples": [examples], "schema": [schema]},
         {"transform_graph": [graph], "transformed_examples": [resized]},

@@ -72,24 +72,26 @@ def _layers(settings: AugmentationSettings, size: int) -> list[keras.Layer]:
     return layers
 
 
-def _normalisation(backbone: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return scale and offset, float32 [3], that turn 0..255 into the backbone's input, for each input channel."""
+def _normalisation(mode: backbones.Mode) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return scale and offset, float32 [3], that turn 0..255 into the trunk's input, for each input channel."""
     ends = np.stack([np.full([1, 1, 3], end, np.float32) for end in _RANGE])
-    low, high = np.asarray(backbones.get(backbone).preprocess_input(ends), np.float64).reshape(2, 3)
+    low, high = np.asarray(backbones.preprocess_input(mode)(ends), np.float64).reshape(2, 3)
     return tf.constant((high - low) / 255, tf.float32), tf.constant(low, tf.float32)
 
 
-def build(settings: AugmentationSettings, size: int, backbone: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def build(
+    settings: AugmentationSettings, size: int, mode: backbones.Mode
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return the augmentation of a batch, for a tf.data map (also a parallel one) or a direct call.
 
-    It is a function from pixels float32 [b, size, size, 3], normalised for the backbone, and their seeds int32 [b, 2]
+    It is a function from pixels float32 [b, size, size, 3], preprocessed in that mode, and their seeds int32 [b, 2]
     to changed pixels of the same shape. Each image is changed by its own seed. The same image and seed always give the
     same result. Call `build` once, outside of the map, because it creates layers.
     """
     if not settings.enabled:
         return lambda pixels, seeds: pixels
     layers = _layers(settings, size)
-    scale, offset = _normalisation(backbone)
+    scale, offset = _normalisation(mode)
 
     def augment_image(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = _Draws(seed)

@@ -4,9 +4,10 @@
 calls its builder. An entry holds everything about a backbone: no other code compares a backbone's name.
 """
 
+import functools
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,12 @@ from graftline.errors import UserError, did_you_mean
 #   torch  (x / 255 - mean) / std, ImageNet's mean and deviation
 #   caffe  RGB to BGR, ImageNet's mean subtracted, not scaled
 #   none   unchanged: the model holds its own rescaling layer
-Preprocessing = Literal["tf", "torch", "caffe", "none"]
+# A user may also choose, in place of the backbone's own:
+#   rescale                   x / 255
+#   {mean: m, variance: v}    (x - m) / sqrt(v), as keras.layers.Normalization has it; each one number, or one for each
+#                             of R, G and B
+Preprocessing = Literal["tf", "torch", "caffe", "rescale", "none"]
+Mode = Preprocessing | Mapping[str, Any]
 Resize = Literal["stretch", "crop", "pad"]  # how an image becomes square before the preprocessing
 
 
@@ -85,6 +91,19 @@ _ENTRIES = (
     Backbone("ConvNeXtXLarge", "convnext", "none", 224),
 )
 BACKBONES: dict[str, Backbone] = {entry.name: entry for entry in _ENTRIES}
+
+
+def preprocess_input(mode: Mode) -> Callable[..., Any]:
+    """Return Keras' own function from RGB in 0..255, float32 [..., 3], to the pixels of a mode; imports Keras."""
+    keras = importlib.import_module("keras")
+    if isinstance(mode, Mapping):
+        return keras.layers.Normalization(mean=mode["mean"], variance=mode["variance"])
+    if mode == "rescale":
+        return lambda pixels: pixels / 255.0
+    if mode == "none":
+        return lambda pixels: pixels
+    return functools.partial(keras.applications.imagenet_utils.preprocess_input, mode=mode)
+
 
 # The values of `backbone.weights` that are not a file's path.
 WEIGHTS = ("imagenet", "procedural", "none")

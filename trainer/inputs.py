@@ -120,7 +120,7 @@ class Resized(Shards):
         with tf.io.gfile.GFile(os.path.join(transform_output, materialized.POINTER)) as file:
             uri = file.read()
         super().__init__([os.path.join(uri, "Split-*", "*")])
-        self._size, self._preprocess = backbone.size, backbones.get(backbone.name).preprocess_input
+        self._size, self._preprocess = backbone.size, backbones.preprocess_input(backbone.mode)
         self._rows = {_sha256(feature): row for row, feature in enumerate(self.scan())}
         for records in splits:
             for key, filename in zip(records.keys, records.filenames, strict=True):

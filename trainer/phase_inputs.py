@@ -118,7 +118,7 @@ class PhaseInputs:
     def _identity(self, make_seeds: MakeSeeds | None) -> str:
         """Return everything except the weights that decides what the frozen part gives for an image."""
         settings, backbone = self._settings, self._settings.backbone
-        parts = [settings.preprocessing, tft.__version__, backbone.name, backbone.size, backbone.options]
+        parts = [settings.preprocessing, tft.__version__, backbone.name, backbone.mode, backbone.size, backbone.options]
         parts.append(settings.training.precision)
         if make_seeds is not None:
             parts += [settings.seed, settings.augmentation.model_dump(exclude={"views"})]

@@ -83,7 +83,7 @@ def _full_float32() -> Iterator[None]:
 
 def compute(predict: Predict, settings: TrainerSettings, records: inputs.Records) -> list[Reference]:
     """Return references for COUNT records that the run's seed draws, or for all records if there are fewer."""
-    preprocess_input = backbones.get(settings.backbone.name).preprocess_input
+    preprocess_input = backbones.preprocess_input(settings.backbone.mode)
     names, files, batch = [], [], []
     rows = random.Random(settings.seed).sample(range(len(records)), min(COUNT, len(records)))
     for record in records.read(sorted(rows)):

@@ -3,7 +3,8 @@
 `pipeline.config` puts them into the one typed config, and `trainer.run_fn` reads them back. Imports no Keras.
 """
 
-from typing import Annotated, Any, Literal
+import contextlib
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -52,6 +53,15 @@ _MIN_DELTA = "decrease of the validation loss that counts as better"
 _PATIENCE = "stop after this many epochs without a better validation loss, and keep the best weights"
 
 
+class NormalizationSettings(Settings):
+    """Pixels are (x - mean) / sqrt(variance), as keras.layers.Normalization has it; x is RGB in 0..255."""
+
+    mean: float | tuple[float, float, float] = Field(description="of all channels, or of red, green and blue")
+    variance: _Positive | tuple[_Positive, _Positive, _Positive] = Field(
+        description="of all channels, or of red, green and blue"
+    )
+
+
 class BackboneSettings(Settings):
     """The pretrained trunk."""
 
@@ -65,6 +75,12 @@ class BackboneSettings(Settings):
     input_size: int | None = Field(
         None, ge=1, description="side of the square input in pixels; the backbone's native size when null"
     )
+    preprocessing: backbones.Preprocessing | NormalizationSettings | None = Field(
+        None,
+        description="how RGB in 0..255 becomes the trunk's input: null for what the backbone was trained with, or tf "
+        "(x / 127.5 - 1), torch, caffe, rescale (x / 255), none (as it is), or {mean: m, variance: v}; other pixels "
+        "than those of its training make a pretrained trunk worse",
+    )
     options: dict[str, Any] = Field(
         {}, description="keyword arguments of the backbone's builder, for example {alpha: 0.35}"
     )
@@ -74,6 +90,19 @@ class BackboneSettings(Settings):
     def _require_backbone(cls, name: str) -> str:
         backbones.get(name)
         return name
+
+    @field_validator("preprocessing", mode="before")
+    @classmethod
+    def _check_preprocessing(cls, value: Any) -> Any:
+        """Explain the key's three kinds of value in one sentence; pydantic would write one for each kind."""
+        with contextlib.suppress(ValidationError):
+            if isinstance(value, dict):
+                return NormalizationSettings.model_validate(value)
+            return value if value is None else TypeAdapter(backbones.Preprocessing).validate_python(value)
+        raise ValueError(
+            f"null, {', '.join(get_args(backbones.Preprocessing))}, or {{mean: m, variance: v}} with a number or three "
+            "(red, green, blue) for each, and a variance above 0"
+        )
 
     @field_validator("options")
     @classmethod
@@ -102,6 +131,13 @@ class BackboneSettings(Settings):
                     f"leave out backbone.{key}, or give other weights"
                 )
         return self
+
+    @property
+    def mode(self) -> backbones.Mode:
+        """How RGB in 0..255 becomes the trunk's input: `preprocessing`, or what the backbone was trained with."""
+        if isinstance(self.preprocessing, NormalizationSettings):
+            return self.preprocessing.model_dump()
+        return self.preprocessing or backbones.get(self.name).preprocessing
 
     @property
     def size(self) -> int:

@@ -117,7 +117,7 @@ def prepare(
     `base_model` is the directory or URI of the last blessed SavedModel, for a warm start. Raise UserError if the model
     cannot be built, there is nothing to train, or the disk is full.
     """
-    augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.name)
+    augment = augmentation.build(settings.augmentation, settings.backbone.size, settings.backbone.mode)
     pixels = Pixels(dataset.transform, augment, dataset.resized)
     grafted = _build_model(settings, dataset, pixels)
     start = warm_start.begin(grafted, dataset.labels, base_model, settings.served) if base_model else None

@@ -23,6 +23,7 @@ from tfx.types import Artifact, BaseChannel, artifact_utils, standard_component_
 
 from graftline import features, materialized
 from graftline.components.transform.settings import TransformSettings
+from graftline.trainer.backbones import Mode
 
 # Images in one call of the Transform's graph; calls run in parallel.
 _GRAPH_BATCH = 16
@@ -123,15 +124,15 @@ class Transform(TfxTransform):
         self,
         examples: BaseChannel,
         schema: BaseChannel,
-        backbone: str,
+        preprocessing: Mode,
         input_size: int,
         settings: TransformSettings,
         code: str = "",
     ) -> None:
         """Make the node, which analyses only the split "train" of the examples.
 
-        The backbone decides the preprocessing. `input_size` is the side of the square image in pixels. `code`, a hash
-        of the sources, is only for the cache key.
+        `preprocessing` is a mode of `trainer.backbones`. `input_size` is the side of the square image in pixels.
+        `code`, a hash of the sources, is only for the cache key.
         """
         super().__init__(
             examples=examples,
@@ -140,7 +141,7 @@ class Transform(TfxTransform):
             materialize=settings.materialize,
             disable_statistics=True,
             custom_config={
-                "backbone": backbone,
+                "preprocessing": preprocessing,
                 "input_size": input_size,
                 "resize": settings.resize,
                 "materialize": settings.materialize,

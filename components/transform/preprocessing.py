@@ -19,11 +19,15 @@ _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
-def preprocess(image: tf.Tensor, mode: backbones.Preprocessing) -> tf.Tensor:
-    """Preprocess RGB in 0..255, float32 [..., 3], as `keras.applications.<family>.preprocess_input` does.
+def preprocess(image: tf.Tensor, mode: backbones.Mode) -> tf.Tensor:
+    """Preprocess RGB in 0..255, float32 [..., 3], as `trainer.backbones` defines the modes.
 
     The result has the same shape; for the mode "caffe" its channels are BGR.
     """
+    if isinstance(mode, Mapping):
+        return (image - tf.constant(mode["mean"], tf.float32)) / tf.sqrt(tf.constant(mode["variance"], tf.float32))
+    if mode == "rescale":
+        return image / 255.0
     if mode == "tf":
         return image / 127.5 - 1.0
     if mode == "torch":
@@ -67,7 +71,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
 
     Args:
         inputs: raw features by name; `image/encoded` and `image/class/text` are used, string [N] or [N, 1].
-        custom_config: `backbone` (a name in the registry) and `input_size` (pixels); optionally `resize` ("stretch" by
+        custom_config: `preprocessing` (a mode) and `input_size` (pixels); optionally `resize` ("stretch" by
             default, see `pixels.to_square`) and `materialize` (false by default).
 
     Returns:
@@ -75,7 +79,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         With `materialize` the pixels are rounded before the backbone's preprocessing, and are also returned as they are
         stored: `image/resized` float32 [N, size, size, 3], 0..255 (TFT has no uint8).
     """
-    size, mode = int(custom_config["input_size"]), backbones.get(custom_config["backbone"]).preprocessing
+    size, mode = int(custom_config["input_size"]), custom_config["preprocessing"]
     image = pixels.decode_batch(tf.reshape(inputs[features.IMAGE], [-1]), size, custom_config.get("resize", "stretch"))
     stored = {}
     if custom_config.get("materialize", False):

@@ -21,7 +21,7 @@ def analyse(tmp_path_factory: pytest.TempPathFactory, transformed: Transformed) 
     def directory(labels: tuple[str, ...] = images.CLASSES, backbone: str = "MobileNetV2", size: int = 32) -> str:
         key = (labels, backbones.get(backbone).preprocessing, size)
         if key not in directories:
-            directories[key] = write_transform(tmp_path_factory.mktemp("analysed"), labels, backbone, size)
+            directories[key] = write_transform(tmp_path_factory.mktemp("analysed"), *key)
         return directories[key]
 
     return directory

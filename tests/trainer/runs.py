@@ -32,10 +32,10 @@ def write_records(path: pathlib.Path, photos: Iterable[Photo]) -> str:
     return str(path)
 
 
-def write_transform(root: pathlib.Path, labels: Sequence[str], backbone: str, size: int) -> str:
+def write_transform(root: pathlib.Path, labels: Sequence[str], preprocessing: str, size: int) -> str:
     """Write a Transform's output directory: the real preprocessing_fn, analysed by TFT on Beam."""
     path = write_records(root / "analysed", [(label, images.CLASSES[0], 0) for label in labels])
-    return artifacts.write_transform(path, root, backbone, size)
+    return artifacts.write_transform(path, root, preprocessing, size)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class ShortTrunk:
     def _make_inputs(self, cached: bool, **augmented: object) -> PhaseInputs:
         """Make inputs from the cache, or inputs that are computed in each epoch. `inputs` makes each once."""
         settings = _settings(boundary_cache={"enabled": cached}, augmentation=augmented or "off")
-        augment = augmentation.build(settings.augmentation, 32, settings.backbone.name)
+        augment = augmentation.build(settings.augmentation, 32, settings.backbone.mode)
         pixels = Pixels(self._transform, augment)
         tensors = [self.cut, self.pooled]
         return PhaseInputs(settings, self._grafted.model, tensors, self.train, self.val, pixels, self._scratch)

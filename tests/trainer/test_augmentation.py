@@ -46,7 +46,7 @@ def _seeds(count: int = COUNT, run: int = 0, view: int = 0) -> tf.Tensor:
 
 
 def _build(backbone: str = "MobileNetV2", **amounts: str | float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    return augmentation.build(AugmentationSettings.model_validate(amounts), SIZE, backbone)
+    return augmentation.build(AugmentationSettings.model_validate(amounts), SIZE, backbones.get(backbone).preprocessing)
 
 
 def _close(one: np.ndarray, other: np.ndarray) -> bool:
@@ -160,19 +160,19 @@ def _pictures() -> np.ndarray:
 
 
 def test_a_picture_is_the_same_in_any_batch_and_order() -> None:
-    augment = augmentation.build(EVERYTHING, SIZE, "MobileNetV2")
+    augment = augmentation.build(EVERYTHING, SIZE, "tf")
     pixels, seeds = _pictures(), _seeds().numpy()
     whole = augment(pixels, seeds).numpy()
     assert _close(augment(pixels, seeds).numpy(), whole)
     order = np.random.default_rng(2).permutation(COUNT)
     assert _close(augment(pixels[order], seeds[order]).numpy(), whole[order])
     assert _close(augment(pixels[5:6], seeds[5:6]).numpy(), whole[5:6])
-    again = augmentation.build(EVERYTHING, SIZE, "MobileNetV2")
+    again = augmentation.build(EVERYTHING, SIZE, "tf")
     assert _close(again(pixels, seeds).numpy(), whole)
 
 
 def test_a_parallel_map_gives_the_same_pictures_with_any_threads() -> None:
-    augment = augmentation.build(EVERYTHING, SIZE, "MobileNetV2")
+    augment = augmentation.build(EVERYTHING, SIZE, "tf")
     pixels, seeds = _pictures(), _seeds().numpy()
     whole = augment(pixels, seeds).numpy()
     numbered = tf.data.Dataset.from_tensor_slices((np.arange(COUNT), pixels, seeds)).repeat(4)
@@ -196,7 +196,7 @@ def test_a_parallel_map_gives_the_same_pictures_with_any_threads() -> None:
 
 
 def test_another_seed_is_another_picture() -> None:
-    augment = augmentation.build(EVERYTHING, SIZE, "MobileNetV2")
+    augment = augmentation.build(EVERYTHING, SIZE, "tf")
     one = augment(_many(_raw()), _seeds(view=0)).numpy()
     other = augment(_many(_raw()), _seeds(view=1)).numpy()
     assert len(_distinct(np.concatenate([one, other]))) == 2 * COUNT

@@ -1,5 +1,6 @@
 """Tests of the materialized Transform and of training on its images."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -22,6 +23,7 @@ from graftline.trainer import backbones, inputs
 from graftline.trainer.settings import BackboneSettings
 from graftline.workspace import Workspace
 from tests import images
+from tests.components.transform import preprocessing_modes
 from tests.components.transform.squares import make_square
 from tests.conftest import Materialized
 
@@ -78,13 +80,11 @@ def test_training_reads_the_stored_images_and_gets_what_the_served_graph_makes_o
     np.testing.assert_allclose(np.concatenate([x for x, _ in got]), served, atol=2e-7)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "VGG16", "DenseNet121", "MobileNetV3Large"])
-def test_the_rest_of_the_graph_is_the_same_for_stored_images(name: str) -> None:
-    """One backbone of each mode: tf, caffe, torch, none."""
-    row = backbones.get(name)
+@pytest.mark.parametrize("mode", preprocessing_modes.ALL)
+def test_the_rest_of_the_graph_is_the_same_for_stored_images(mode: backbones.Mode) -> None:
     image = tf.constant(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)), tf.float32)
-    rest = tf.function(row.preprocess_input)(image)
-    np.testing.assert_array_equal(rest, tf.function(preprocessing.preprocess)(image, row.preprocessing))
+    rest = tf.function(backbones.preprocess_input(mode))(image)
+    np.testing.assert_array_equal(rest, tf.function(functools.partial(preprocessing.preprocess, mode=mode))(image))
 
 
 def test_an_image_that_is_not_among_the_stored_ones_is_named(

@@ -10,6 +10,7 @@ from graftline import features
 from graftline.components.transform import pixels, preprocessing
 from graftline.trainer import backbones
 from tests import images
+from tests.components.transform import preprocessing_modes
 from tests.conftest import Transformed
 
 
@@ -19,6 +20,22 @@ def test_preprocessing_is_that_of_the_backbones_own_family(name: str) -> None:
     image = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
     expected = keras.ops.convert_to_numpy(row.preprocess_input(image.copy()))
     np.testing.assert_allclose(preprocessing.preprocess(tf.constant(image), row.preprocessing), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", preprocessing_modes.ALL)
+def test_the_trainer_and_the_transform_make_the_same_pixels(mode: backbones.Mode) -> None:
+    image = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(backbones.preprocess_input(mode)(image.copy()))
+    np.testing.assert_allclose(preprocessing.preprocess(tf.constant(image), mode), expected, atol=1e-4)
+
+
+def test_chosen_modes_mean_what_they_say() -> None:
+    image = tf.constant([[[0.0, 51.0, 255.0]]])
+    np.testing.assert_allclose(preprocessing.preprocess(image, "rescale")[0, 0], [0, 0.2, 1])
+    got = preprocessing.preprocess(image, {"mean": [0.0, 1.0, 255.0], "variance": [1.0, 100.0, 4.0]})
+    np.testing.assert_allclose(got[0, 0], [0, 5, 0])
+    as_tf = preprocessing.preprocess(image, {"mean": 127.5, "variance": 127.5**2})
+    np.testing.assert_allclose(as_tf, preprocessing.preprocess(image, "tf"), atol=1e-6)
 
 
 def test_all_four_preprocessing_modes_are_in_the_registry() -> None:
