@@ -53,6 +53,11 @@ class TrainedPart:
     train: Batches
     val: Batches
 
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """All weights that training changes: also the moving statistics of a BatchNormalization in the head."""
+        return [weight for layer in self.layers for weight in layer.weights]
+
 
 def plan(
     grafted: models.Grafted, feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings
@@ -181,7 +186,7 @@ class _PhaseMonitor(keras.callbacks.Callback):
         """Set the model's metrics before the phase, which an epoch must beat."""
         self._baseline = dict(metrics)
         if math.isfinite(metrics["loss"]):
-            self._best_loss, self._best_weights = metrics["loss"], self._values(self._part.model.trainable_variables)
+            self._best_loss, self._best_weights = metrics["loss"], self._values(self._part.weights)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Set the order of the batches."""
@@ -204,7 +209,7 @@ class _PhaseMonitor(keras.callbacks.Callback):
             self.history.setdefault(key, []).append(float(value))
         if logs["val_loss"] < self._best_loss - self._settings.min_delta:
             self._best_loss, self._best_epoch = logs["val_loss"], epoch
-            self._best_weights = self._values(self.model.trainable_variables)
+            self._best_weights = self._values(self._part.weights)
         elif epoch - self._best_epoch >= max(self._settings.patience, 1):
             self._ended = "plateau"
             self.model.stop_training = True
@@ -224,8 +229,7 @@ class _PhaseMonitor(keras.callbacks.Callback):
 
     def result(self) -> PhaseResult:
         """Restore the best weights and return how the phase went."""
-        variables = self._part.model.trainable_variables
-        for variable, value in zip(variables, self._best_weights, strict=True):
+        for variable, value in zip(self._part.weights, self._best_weights, strict=True):
             variable.assign(value)
         best, history = self._best_epoch, self.history
         return PhaseResult(
@@ -235,7 +239,7 @@ class _PhaseMonitor(keras.callbacks.Callback):
             accuracy=history["accuracy"][best] if best >= 0 else math.nan,
             val_accuracy=history["val_accuracy"][best] if best >= 0 else self._baseline["accuracy"],
             val_loss=self._best_loss,
-            trainable_weights=sum(math.prod(variable.shape) for variable in variables),
+            trainable_weights=sum(math.prod(variable.shape) for variable in self._part.model.trainable_variables),
             best_epoch=best,
             kept=best >= 0,
             history=history,
@@ -247,7 +251,7 @@ class _PhaseMonitor(keras.callbacks.Callback):
         model = self._part.model
         weights = set(map(id, model.weights))
         seeds = [variable for variable in model.variables if id(variable) not in weights]
-        return {"weights": model.trainable_variables, "optimizer": model.optimizer.variables, "seeds": seeds}
+        return {"weights": self._part.weights, "optimizer": model.optimizer.variables, "seeds": seeds}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return a checkpoint's metadata and arrays."""
@@ -277,7 +281,7 @@ class _PhaseMonitor(keras.callbacks.Callback):
                 variable.assign(arrays[f"{kind}.{number}"])
         self.history = {key: list(values) for key, values in meta["history"].items()}
         self._best_loss, self._best_epoch = meta["best_loss"], meta["best_epoch"]
-        self._best_weights = [arrays[f"best.{number}"] for number in range(len(model.trainable_variables))]
+        self._best_weights = [arrays[f"best.{number}"] for number in range(len(self._part.weights))]
         self._baseline, self._ended = dict(meta["before"]), meta["ended"]
 
     @staticmethod
