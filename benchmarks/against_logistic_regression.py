@@ -44,7 +44,7 @@ def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.n
     import keras
     import tensorflow_transform as tft
 
-    from graftline.trainer import boundary, export, models
+    from graftline.trainer import boundary, export, heads, models
     from graftline.trainer.inputs import Pixels, Records
     from graftline.trainer.settings import BackboneSettings, HeadSettings
 
@@ -53,8 +53,8 @@ def pooled_features(pair: Pair, workspace: pathlib.Path) -> dict[str, tuple[np.n
     (graph,) = (artifacts / "Transform" / "transform_graph").iterdir()
     transform = tft.TFTransformOutput(str(graph))
     settings = BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options)
-    grafted = models.graft_head(models.build_trunk(settings), HeadSettings(), 2)
-    frozen, pixels = boundary.FrozenPart(grafted.model, [grafted.pooled]), Pixels(transform)
+    grafted = heads.graft(models.build_trunk(settings), HeadSettings(), 2)
+    frozen, pixels = boundary.FrozenPart(grafted.model, [grafted.embedding]), Pixels(transform)
     data = {}
     for split in features.SPLITS:
         records = Records([str(examples / f"Split-{split}" / "*")], export.read_labels(transform))

@@ -18,7 +18,7 @@ import tensorflow as tf
 from benchmarks import commands
 from benchmarks.against_logistic_regression import PAIRS, Pair, logistic
 from graftline.components.transform import pixels, preprocessing
-from graftline.trainer import backbones, boundary, models, phases, settings
+from graftline.trainer import backbones, boundary, heads, models, phases, settings
 from graftline.trainer.activations import CachedBatches
 
 _SIZE = 224
@@ -69,16 +69,16 @@ def load(pair: Pair) -> Data:
             chunk = [tf.io.read_file(path) for path, _ in files[start : start + 32]]
             yield preprocessing.preprocess(pixels.decode_batch(tf.stack(chunk), _SIZE), mode)
 
-    frozen = boundary.FrozenPart(grafted.model, [grafted.pooled, cut])
+    frozen = boundary.FrozenPart(grafted.model, [grafted.embedding, cut])
     pooled, at_cut = (np.concatenate(parts) for parts in zip(*map(frozen, batches()), strict=True))
     return Data(pooled, at_cut, np.array([label for _, label in files], np.int64), len(classes))
 
 
-def _graft(pair: Pair, classes: int, dropout: float) -> models.Grafted:
+def _graft(pair: Pair, classes: int, dropout: float) -> heads.Grafted:
     trunk = models.build_trunk(
         settings.BackboneSettings(name=pair.backbone, weights=str(pair.weights), options=pair.options)
     )
-    return models.graft_head(trunk, settings.HeadSettings(dropout=dropout), classes)
+    return heads.graft(trunk, settings.HeadSettings(dropout=dropout), classes)
 
 
 def split(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ def split(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[len(order) // 5 :]), np.sort(order[: len(order) // 5])
 
 
-def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[models.Grafted, phases.PhaseResult]:
+def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[heads.Grafted, phases.PhaseResult]:
     """Train a head. The grafted model holds its weights."""
     keras.utils.set_random_seed(seed)
     grafted = _graft(pair, data.classes, candidate.dropout)
@@ -98,26 +98,26 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[mo
     return grafted, _train(grafted, [], phase, data, seed)
 
 
-def phase_2(data: Data, grafted: models.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
+def phase_2(data: Data, grafted: heads.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
     """Train the upper trunk, from a trained head on."""
     unfrozen = models.layers_to_unfreeze(grafted.trunk, -30)
     phases.freeze_trunk(grafted, unfrozen)
     return _train(grafted, unfrozen, settings.FineTuningSettings(learning_rate=learning_rate), data, seed)
 
 
-def _cut(grafted: models.Grafted) -> keras.KerasTensor:
+def _cut(grafted: heads.Grafted) -> keras.KerasTensor:
     return phases.find_boundary(grafted, models.layers_to_unfreeze(grafted.trunk, -30))
 
 
 def _train(
-    grafted: models.Grafted,
+    grafted: heads.Grafted,
     unfrozen: list[keras.Layer],
     phase: settings.FeatureExtractionSettings | settings.FineTuningSettings,
     data: Data,
     seed: int,
 ) -> phases.PhaseResult:
     train, held_back = split(data, seed)
-    cut, x = (_cut(grafted), data.at_cut) if unfrozen else (grafted.pooled, data.pooled)
+    cut, x = (_cut(grafted), data.at_cut) if unfrozen else (grafted.embedding, data.pooled)
     head = [layer for layer in grafted.head_layers if layer.weights]
     part = phases.TrainedPart(
         boundary.part_above(grafted.model, cut),

@@ -20,12 +20,12 @@ _Outputs = dict[str, tf.Tensor]
 class Served(tf.Module):
     """The exported module. Every signature calls one traced function, so the model is traced once."""
 
-    def __init__(self, model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput) -> None:
+    def __init__(self, model: keras.Model, embedding: keras.KerasTensor, transform: tft.TFTransformOutput) -> None:
         """Combine the Transform's graph with the model; see `export`."""
         super().__init__()
-        self._width = int(pooled.shape[-1])
+        self._width = int(embedding.shape[-1])
         # One graph with both outputs; it shares the model's layers.
-        both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(pooled, [-1, self._width])])
+        both = keras.Model(model.inputs[0], [model.output, keras.ops.reshape(embedding, [-1, self._width])])
         # A tracked Keras 3 model saves each variable twice. TensorFlow Serving runs a model in a TF1 session, which
         # restores one copy and reads the other (tensorflow issue 72963). So the module tracks the variables only.
         self._model, self._variables = models.inference(both)
@@ -96,7 +96,7 @@ class Served(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=signatures.IMAGE_BYTES)])
     def embedding(self, image_bytes: tf.Tensor) -> _Outputs:
-        """Compute the pooled feature vector, float32 [N, D], from the bytes of image files, string [N]."""
+        """Compute the feature vector under the head, float32 [N, D], from the bytes of image files, string [N]."""
         return {signatures.EMBEDDING_OUTPUT: self._forward(image_bytes)[1]}
 
 
@@ -107,9 +107,9 @@ def read_labels(transform: tft.TFTransformOutput) -> list[str]:
         return features.parse_labels(file.read())
 
 
-def export(model: keras.Model, pooled: keras.KerasTensor, transform: tft.TFTransformOutput, directory: str) -> None:
-    """Write the SavedModel of a model from pixels to probabilities, whose `embedding` serves the tensor `pooled`."""
-    served = Served(model, pooled, transform)
+def export(model: keras.Model, embedding: keras.KerasTensor, transform: tft.TFTransformOutput, directory: str) -> None:
+    """Write the SavedModel of a model from pixels to probabilities; a signature serves the tensor `embedding`."""
+    served = Served(model, embedding, transform)
     functions = {
         signatures.SERVING_DEFAULT: served.serving_default,
         signatures.SERVING_EXAMPLES: served.serving_examples,

@@ -297,6 +297,10 @@ def model_overview(data: Data, folder: pathlib.Path) -> None:
     figure.savefig(folder / "model.png")
 
 
+# Layers of the head that make one vector of feature maps.
+_POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "Flatten")
+
+
 def _boxes(model: Data) -> list[tuple[str, list[str], str | None]]:
     """Return title, lines and colour of each box; the colour is None for a tensor that is computed once."""
     trunk, boundary, unfrozen = model["trunk"], model["boundary"], model["unfrozen"]
@@ -308,15 +312,17 @@ def _boxes(model: Data) -> list[tuple[str, list[str], str | None]]:
     if unfrozen:
         trained = [f"trained: {unfrozen['trained_layers']:,} layers,", f"{unfrozen['trained_parameters']:,} parameters"]
         boxes.append(("Upper trunk", [*_amount(unfrozen), *trained], _ORANGE))
-    boxes.append(("Pooling", [model["pooling"]["kind"], _shape(model["pooling"]["shape"])], "white"))
-    dropout: list[str] = []
+    without_weights: list[str] = []
     for layer in model["head"]:
-        if not layer["parameters"]:
-            dropout.append(f"{layer['kind']} {layer['rate']:g}" if layer["rate"] is not None else layer["kind"])
-            continue
         kind = f"{layer['kind']} {_shape(layer['shape'])}"
-        boxes.append((layer["name"], [*dropout, kind, _parameters(layer)], _BLUE))
-        dropout = []
+        if layer["parameters"]:
+            boxes.append((layer["name"], [*without_weights, kind, _parameters(layer)], _BLUE))
+            without_weights = []
+        elif layer["kind"] in _POOLING:
+            boxes.append(("Pooling", [*without_weights, layer["kind"], _shape(layer["shape"])], "white"))
+            without_weights = []
+        else:
+            without_weights.append(f"{layer['kind']} {layer['rate']:g}" if layer["rate"] is not None else layer["kind"])
     return boxes
 
 

@@ -2,8 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from graftline.errors import UserError
-from graftline.trainer import backbones, keras_settings, unfreezing, weights_loading
+from graftline.trainer import backbones, heads, keras_settings, unfreezing, weights_loading
 from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
 from graftline.trainer.weights_reader import MisfitError, RefusedError
 
@@ -20,31 +19,17 @@ from graftline.trainer.weights_reader import MisfitError, RefusedError
 _MAX_CONSTANTS = 1 << 30
 
 
-@dataclass(frozen=True)
-class Grafted:
-    """A trunk with a head. `trunk` and `model` share layers."""
+def build_trunk(settings: BackboneSettings, cuts: Sequence[str] = (), precision: str = "float32") -> keras.Model:
+    """Build the trunk, without its classifier, up to the layers `cuts`, and load its weights.
 
-    model: keras.Model  # from pixels [N, size, size, 3] to probabilities [N, C]; the trunk's layers, then the head's
-    trunk: keras.Model
-    pooled: keras.KerasTensor  # under the head's trainable part, [N, D]
-
-    @property
-    def head_layers(self) -> list[keras.Layer]:
-        """The layers above `pooled`."""
-        trunk = set(map(id, self.trunk.layers))
-        pooling = self.pooled._keras_history.operation
-        return [layer for layer in self.model.layers if id(layer) not in trunk and layer is not pooling]
-
-
-def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision: str = "float32") -> keras.Model:
-    """Build the trunk, without its classifier, up to the layer `cut_at` (None for the last), and load its weights.
+    It has an output for each of them, in that order; without any, one output of the last layer.
 
     `precision` is Keras' dtype policy of the layers. In "mixed_bfloat16" and "mixed_float16" they compute in 16 bits.
     The weights are float32 variables in any case (Micikevicius et al., https://arxiv.org/abs/1710.03740).
 
     Raises:
       UserError: the builder does not take an option, the weights cannot be downloaded or read or do not fit, or there
-        is no layer `cut_at`.
+        is no layer of `cuts`.
     """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)  # Keras' builders take no dtype
@@ -54,14 +39,16 @@ def build_trunk(settings: BackboneSettings, cut_at: str | None = None, precision
         keras.config.set_dtype_policy(policy)
     if (file := backbones.weights_file(settings.weights)) is not None:
         _load_weights(trunk, settings, str(file))
-    if cut_at is None:
+    if not cuts:
         return trunk
     names = [layer.name for layer in trunk.layers]
-    if cut_at not in names:
-        raise UserError(
-            f"head.cut_at: {trunk.name} has no layer '{cut_at}'{unfreezing.name_near_layers(cut_at, names)}"
-        )
-    return keras.Model(trunk.input, trunk.get_layer(cut_at).output, name=trunk.name)
+    for name in cuts:
+        if name not in names:
+            raise UserError(
+                f"head.cut_at: {trunk.name} has no layer '{name}'{unfreezing.name_near_layers(name, names)}"
+            )
+    outputs = [trunk.get_layer(name).output for name in cuts]
+    return keras.Model(trunk.input, outputs[0] if len(outputs) == 1 else outputs, name=trunk.name)
 
 
 def _build(settings: BackboneSettings) -> keras.Model:
@@ -146,31 +133,6 @@ def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
     trunk._run_through_graph(pixels, operation_fn=calibrated)
 
 
-def graft_head(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
-    """Graft a new head onto a trunk that leads from pixels [N, size, size, 3] to a feature map [N, h, w, D]."""
-    pooling = {
-        "avg": keras.layers.GlobalAveragePooling2D,
-        "max": keras.layers.GlobalMaxPooling2D,
-        "flatten": keras.layers.Flatten,
-    }[head.pooling](name="head_pooling")
-    pooled = x = pooling(trunk.output)
-    for number, units in enumerate([*head.dense, classes]):
-        if head.dropout:
-            x = keras.layers.Dropout(head.dropout, name=f"head_dropout_{number}")(x)
-        last = number == len(head.dense)
-        name = "probabilities" if last else f"head_dense_{number}"
-        # The last layer starts at zero, as in Kolesnikov et al. (https://arxiv.org/abs/1912.11370). With fewer images
-        # than features a random start is never unlearned: it changed the accuracy on 109 flowers by 4 points.
-        x = keras.layers.Dense(
-            units,
-            activation="softmax" if last else "relu",
-            kernel_initializer="zeros" if last else "glorot_uniform",
-            dtype="float32",  # whatever the trunk computes in, because the softmax decides the answer
-            name=name,
-        )(x)
-    return Grafted(keras.Model(trunk.input, x, name="graftline"), trunk, pooled)
-
-
 def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[keras.Layer]:
     """Return the trunk's layers from `unfreeze_from` on, as `trainer.unfreezing.first_layer` finds it.
 
@@ -183,7 +145,8 @@ def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[ker
 def check_trunk(backbone: BackboneSettings, head: HeadSettings, fine_tuning: FineTuningSettings) -> None:
     """Build the trunk and find the layers to unfreeze, to raise early the UserError that the Trainer would raise."""
     keras_settings.set_keras()
-    trunk = build_trunk(backbone, head.cut_at)
+    trunk = build_trunk(backbone, head.cuts)
+    heads.graft(trunk, head, classes=2)
     if fine_tuning.epochs > 0:
         layers_to_unfreeze(trunk, fine_tuning.unfreeze_from)
     # Keras numbers the layers that it names itself. The Trainer, in this process, must find the same names.

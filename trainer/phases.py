@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from graftline.errors import UserError
-from graftline.trainer import boundary, losses, models, optimizers
+from graftline.trainer import boundary, heads, losses, models, optimizers
 from graftline.trainer.activations import Batches
 from graftline.trainer.checkpoints import Checkpoint, Checkpoints
 from graftline.trainer.settings import FeatureExtractionSettings, FineTuningSettings, PhaseSettings, TrainingSettings
@@ -60,7 +60,7 @@ class TrainedPart:
 
 
 def plan(
-    grafted: models.Grafted, feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings
+    grafted: heads.Grafted, feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings
 ) -> list[Phase]:
     """Return the phases that the settings ask for, in the order in which they run.
 
@@ -69,7 +69,7 @@ def plan(
     unfrozen = models.layers_to_unfreeze(grafted.trunk, fine_tuning.unfreeze_from)
     phases = []
     if feature_extraction.epochs > 0:
-        phases.append(Phase("feature_extraction", feature_extraction, grafted.pooled, []))
+        phases.append(Phase("feature_extraction", feature_extraction, find_boundary(grafted, []), []))
     if fine_tuning.epochs > 0 and trainable_layers(unfrozen):
         phases.append(Phase("fine_tuning", fine_tuning, find_boundary(grafted, unfrozen), unfrozen))
     if not phases:
@@ -82,12 +82,12 @@ def trainable_layers(unfrozen: list[keras.Layer]) -> list[keras.Layer]:
     return [layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def find_boundary(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> keras.KerasTensor:
-    """Return the last single tensor under all layers that either phase trains."""
-    return boundary.find_cut(grafted.model, [*trainable_layers(unfrozen), *grafted.head_layers])
+def find_boundary(grafted: heads.Grafted, unfrozen: list[keras.Layer]) -> keras.KerasTensor:
+    """Return the last single tensor under the unfrozen layers and those of the head that change in training."""
+    return boundary.find_cut(grafted.model, [*trainable_layers(unfrozen), *grafted.changing_head_layers])
 
 
-def freeze_trunk(grafted: models.Grafted, unfrozen: list[keras.Layer]) -> None:
+def freeze_trunk(grafted: heads.Grafted, unfrozen: list[keras.Layer]) -> None:
     """Freeze the trunk except `unfrozen`; the head stays trainable. Compile the model again after it.
 
     BatchNormalization in the trunk is always frozen. In Keras 3 only that makes it use (and keep) its moving

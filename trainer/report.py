@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from graftline import child
 from graftline.jsonable import finite
-from graftline.trainer import boundary, models, phases
+from graftline.trainer import boundary, heads, phases
 
 MISTAKES = 24
 
@@ -97,7 +97,7 @@ def start(
     results: Sequence[Mapping[str, Any]],
     predictions: Predictions,
     images: Callable[[Sequence[int]], Mapping[int, bytes]],
-    grafted: models.Grafted,
+    grafted: heads.Grafted,
     unfrozen: list[keras.Layer],
     cut: keras.KerasTensor,
 ) -> PendingReport:
@@ -146,7 +146,7 @@ def start(
     return pending
 
 
-def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
+def describe(grafted: heads.Grafted, unfrozen: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
     """Describe the model's parts from pixels to probabilities, for `model.png`.
 
     `unfrozen` are the trunk's layers that phase 2 unfroze, none when it did not run; `cut` is the boundary under them.
@@ -155,14 +155,13 @@ def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.Ke
       A dict without the batch in its shapes. `input` is a shape. `trunk` has name, layers and parameters of the frozen
       part under the boundary. `boundary` has layer and shape, or is None when phase 2 did not run or trains all.
       `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are trained, or is
-      None. `pooling` has kind and shape. `head` is a list of its layers.
+      None. `head` is a list of its layers.
     """
     trained = phases.trainable_layers(unfrozen)
     upper_ids = set(map(id, boundary.part_above(grafted.model, cut).layers)) if trained else set()
     hidden = [layer for layer in grafted.trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
     upper = [layer for layer in hidden if id(layer) in upper_ids]
     lower = [layer for layer in hidden if id(layer) not in upper_ids]
-    pooling = grafted.pooled._keras_history.operation
     return {
         "input": list(grafted.model.inputs[0].shape[1:]),
         "trunk": {"name": grafted.trunk.name, **_amount(lower)},
@@ -176,7 +175,6 @@ def describe(grafted: models.Grafted, unfrozen: list[keras.Layer], cut: keras.Ke
         }
         if upper
         else None,
-        "pooling": {"kind": type(pooling).__name__, "shape": list(grafted.pooled.shape[1:])},
         "head": [
             {
                 "name": layer.name,

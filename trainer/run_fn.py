@@ -47,7 +47,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
         pending_report = _start_report(os.path.join(directory, REPORT), prepared, outcome)
         references = reference.compute(training.predictor(prepared, outcome.part), settings, dataset.val)
         grafted = prepared.grafted
-        export.export(grafted.model, grafted.pooled, dataset.transform, fn_args.serving_model_dir)
+        export.export(grafted.model, grafted.embedding, dataset.transform, fn_args.serving_model_dir)
         _save_keras(grafted.model, settings, os.path.join(directory, KERAS_FILE))
         write_references(references, os.path.join(directory, signatures.REFERENCES_FILE))
 

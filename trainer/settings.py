@@ -6,11 +6,19 @@
 import contextlib
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from graftline.errors import UserError, did_you_mean
 from graftline.settings import Settings
-from graftline.trainer import backbones
+from graftline.trainer import backbones, head_layers
 
 # Arguments of the builders that would change the model's inputs, outputs or weights.
 NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
@@ -145,11 +153,18 @@ class BackboneSettings(Settings):
         return self.input_size or backbones.get(self.name).input_size
 
 
+def _check_layer(item: Any) -> Any:
+    head_layers.parse(item)
+    return item
+
+
 class HeadSettings(Settings):
     """The head that is grafted onto the trunk."""
 
-    cut_at: str | None = Field(
-        None, description="layer of the trunk that the head is grafted onto; null for the last layer"
+    cut_at: str | list[str] | None = Field(
+        None,
+        description="layer of the trunk that the head is grafted onto; null for the last layer. With a list of layers "
+        "the feature map of each is pooled, and the vectors are joined",
     )
     pooling: Literal["avg", "max", "flatten"] = Field(
         "avg", description="how the trunk's last feature map becomes a vector"
@@ -158,6 +173,45 @@ class HeadSettings(Settings):
         [], description="units of the hidden dense layers (ReLU), in order; empty for a linear head"
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout rate before each dense layer, in training only")
+    layers: list[Annotated[Any, AfterValidator(_check_layer)]] | None = Field(
+        None,
+        description="the head's layers below its output, lower to upper, in place of pooling, dense and dropout: "
+        "layers of Keras by name with their arguments, for example [GlobalAveragePooling2D, Dense: {units: 256, "
+        "activation: relu}, Dropout: 0.2]; they end in one vector",
+    )
+    output: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="softmax (a logit for each class), or sigmoid (one logit, for two classes); both give a "
+        "probability for each class",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_both_forms(cls, section: Any) -> Any:
+        """Refuse `layers` next to the keys that it replaces, unless they have their defaults."""
+        if not isinstance(section, dict) or section.get("layers") is None:
+            return section
+        short = ["dense", "dropout", *([] if isinstance(section.get("cut_at"), list) else ["pooling"])]
+        for key in short:
+            default = cls.model_fields[key].default
+            if section.get(key, default) != default:
+                raise UserError(
+                    f"head.layers: it lists all layers of the head, but head.{key} is {section[key]}, too: write it as "
+                    f"a layer of head.layers, or leave out head.layers"
+                )
+        return section
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The layers of `cut_at`; empty for the trunk's last layer."""
+        return (self.cut_at,) if isinstance(self.cut_at, str) else tuple(self.cut_at or ())
+
+    @field_validator("cut_at")
+    @classmethod
+    def _check_cuts(cls, cut_at: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(cut_at, list) and len(set(cut_at)) != max(len(cut_at), 1):
+            raise ValueError("a layer's name or a list of different ones")
+        return cut_at
 
 
 class PhaseSettings(Settings):

@@ -18,6 +18,7 @@ from graftline.trainer import (
     augmentation,
     boundary,
     export,
+    heads,
     keras_settings,
     models,
     optimizers,
@@ -62,7 +63,7 @@ class PreparedTraining:
     settings: TrainerSettings
     dataset: Dataset
     pixels: Pixels
-    grafted: models.Grafted  # holds the trained weights afterwards
+    grafted: heads.Grafted  # holds the trained weights afterwards
     head_is_trained: bool  # by a warm start, for every class
     phases: Sequence[Phase]  # at least one, in the order in which they run
     inputs: PhaseInputs
@@ -130,10 +131,10 @@ def prepare(
     return PreparedTraining(settings, dataset, pixels, grafted, head_is_trained, planned, inputs, notes)
 
 
-def _build_model(settings: TrainerSettings, dataset: Dataset, pixels: Pixels) -> models.Grafted:
+def _build_model(settings: TrainerSettings, dataset: Dataset, pixels: Pixels) -> heads.Grafted:
     """Build the trunk with its head; a random trunk is scaled by the first images of the train split."""
-    trunk = models.build_trunk(settings.backbone, settings.head.cut_at, settings.training.precision)
-    grafted = models.graft_head(trunk, settings.head, len(dataset.labels))
+    trunk = models.build_trunk(settings.backbone, settings.head.cuts, settings.training.precision)
+    grafted = heads.graft(trunk, settings.head, len(dataset.labels))
     if settings.backbone.weights == "none":
         rows = np.arange(min(_CALIBRATION, len(dataset.train)))
         ((images, _),) = pixels.batches(dataset.train, lambda: rows, _CALIBRATION)

@@ -13,13 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from graftline import withdrawn
-from graftline.trainer import models, weights_loading
+from graftline.trainer import heads, weights_loading
 from graftline.trainer.weights_reader import Layer, MisfitError, Wanted
 
 KERAS_FILE = "model.keras"  # the model as Keras saves it, next to its SavedModel
 TRAINING_FILE = "training.json"  # the labels and how training went, in the same folder
 
-PROBABILITIES = "probabilities"  # the last layer
 _LAST = 2  # the arrays of the last layer: its kernel and its bias
 # Layers that are not compared. Keras numbers inputs in each model anew, and dropout may come and go.
 _PASSING = ("InputLayer", "Dropout")
@@ -33,14 +32,14 @@ class Start(NamedTuple):
     note: str  # a sentence that says what was taken over, or why nothing was
 
 
-def begin(grafted: models.Grafted, labels: Sequence[str], base_model: str, served: str) -> Start:
+def begin(grafted: heads.Grafted, labels: Sequence[str], base_model: str, served: str) -> Start:
     """Load the weights of the blessed SavedModel at `base_model`, unless it was rolled back from; see `load`."""
     directory = os.path.dirname(base_model.rstrip("/"))
     files = [os.path.join(directory, name) for name in (KERAS_FILE, TRAINING_FILE)]
     return refuse_withdrawn(base_model, served) or load(grafted, labels, *files)
 
 
-def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, training_file: str) -> Start:
+def load(grafted: heads.Grafted, labels: Sequence[str], keras_file: str, training_file: str) -> Start:
     """Load the weights of the trunk and the head from the blessed model; a new class starts at zero.
 
     The model keeps its own weights when the blessed model has another trunk or head, or when its files are missing or
@@ -63,7 +62,8 @@ def load(grafted: models.Grafted, labels: Sequence[str], keras_file: str, traini
     gone = [label for label in old_labels if label not in set(labels)]
     changes = [f"{kind}: {', '.join(names)}" for kind, names in (("new", new), ("gone", gone)) if names]
     note = "warm start from the last blessed model" + (f" ({'; '.join(changes)})" if changes else "")
-    return Start(not new, note)
+    one_logit = arrays[-1].shape == (1,)
+    return Start(not new and (not one_logit or list(labels) == list(old_labels)), note)
 
 
 def refuse_withdrawn(saved_model: str, served: str) -> Start | None:
@@ -111,7 +111,8 @@ def _read(
         labels: list[str] = json.loads(file.read())["labels"]
     wanted = [Layer(path, [tuple(variable.shape) for variable in variables]) for path, variables in own]
     path, shapes = wanted[-1]
-    wanted[-1] = Layer(path, [(*shape[:-1], len(labels)) for shape in shapes])
+    if shapes[-1] != (1,):  # one logit stands for two classes
+        wanted[-1] = Layer(path, [(*shape[:-1], len(labels)) for shape in shapes])
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, KERAS_FILE)
         tf.io.gfile.copy(keras_file, local)
@@ -125,7 +126,12 @@ def _read(
 
 
 def _reorder_classes(weight: np.ndarray, old: Sequence[str], new: Sequence[str]) -> np.ndarray:
-    """Return a kernel [D, C] or bias [C] with its columns in the order of the new labels; a new class has zeros."""
+    """Return a kernel [D, C] or bias [C] with its columns in the order of the new labels; a new class has zeros.
+
+    A single logit's column is kept for the same two classes and is zero for others.
+    """
+    if weight.shape[-1] == 1:  # one logit, whose sign means these two classes in this order
+        return weight if list(old) == list(new) else np.zeros_like(weight)
     index = {label: number for number, label in enumerate(old)}
     return np.stack(
         [weight[..., index[label]] if label in index else np.zeros_like(weight[..., 0]) for label in new], axis=-1

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from graftline.trainer import augmentation, models
+from graftline.trainer import augmentation, heads, models
 from graftline.trainer.activations import Batches, CachedBatches, StreamedBatches
 from graftline.trainer.inputs import Pixels, Records
 from graftline.trainer.phase_inputs import PhaseInputs
@@ -50,12 +50,12 @@ def _differ(ours: Sequence[Batch], theirs: Sequence[Batch]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def grafted(transformed: Transformed) -> models.Grafted:
+def grafted(transformed: Transformed) -> heads.Grafted:
     """A short trunk with random weights, and a head."""
     keras.utils.set_random_seed(0)
-    trunk = models.build_trunk(_settings().backbone, "block_2_add")
+    trunk = models.build_trunk(_settings().backbone, ["block_2_add"])
     models.calibrate(trunk, np.random.default_rng(0).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32))
-    return models.graft_head(trunk, _settings().head, 3)
+    return heads.graft(trunk, _settings().head, 3)
 
 
 def _settings(**changed: object) -> TrainerSettings:
@@ -75,26 +75,26 @@ def _settings(**changed: object) -> TrainerSettings:
 class ShortTrunk:
     """The inputs of phases for a short trunk, and the tensors that phases begin at."""
 
-    def __init__(self, transformed: Transformed, grafted: models.Grafted, scratch: pathlib.Path) -> None:
+    def __init__(self, transformed: Transformed, grafted: heads.Grafted, scratch: pathlib.Path) -> None:
         self.inputs = functools.cache(self._make_inputs)
         self._transform = tft.TFTransformOutput(transformed.directory)
         self._grafted, self._scratch = grafted, scratch
         self.train, self.val = (Records([path], images.CLASSES) for path in (transformed.train, transformed.eval))
         self.cut: keras.KerasTensor = grafted.trunk.get_layer("block_1_project_BN").output
-        self.pooled, self.input = grafted.pooled, grafted.model.inputs[0]
+        self.embedding, self.input = grafted.embedding, grafted.model.inputs[0]
 
     def _make_inputs(self, cached: bool, **augmented: object) -> PhaseInputs:
         """Make inputs from the cache, or inputs that are computed in each epoch. `inputs` makes each once."""
         settings = _settings(boundary_cache={"enabled": cached}, augmentation=augmented or "off")
         augment = augmentation.build(settings.augmentation, 32, settings.backbone.mode)
         pixels = Pixels(self._transform, augment)
-        tensors = [self.cut, self.pooled]
+        tensors = [self.cut, self.embedding]
         return PhaseInputs(settings, self._grafted.model, tensors, self.train, self.val, pixels, self._scratch)
 
 
 @pytest.fixture(scope="module")
 def short_trunk(
-    transformed: Transformed, grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory
+    transformed: Transformed, grafted: heads.Grafted, tmp_path_factory: pytest.TempPathFactory
 ) -> ShortTrunk:
     return ShortTrunk(transformed, grafted, tmp_path_factory.mktemp("scratch"))
 
@@ -103,7 +103,7 @@ def test_streamed_batches_are_those_of_the_cache_in_every_epoch(short_trunk: Sho
     cached, streamed = short_trunk.inputs(True), short_trunk.inputs(False)
     for tensor, split, epochs in (
         (short_trunk.cut, "train", 3),
-        (short_trunk.pooled, "train", 1),
+        (short_trunk.embedding, "train", 1),
         (short_trunk.cut, "val", 1),
     ):
         ours, theirs = cached.batches(split, tensor), streamed.batches(split, tensor)
@@ -118,7 +118,7 @@ def test_an_epoch_is_the_same_with_or_without_the_epochs_before_it(short_trunk: 
     """A run that resumes after its third epoch sees the same as an unbroken run."""
     for cached in (True, False):
         inputs = short_trunk.inputs(cached, **_TURNED)
-        one, other = (inputs.batches("train", short_trunk.pooled) for _ in range(2))
+        one, other = (inputs.batches("train", short_trunk.embedding) for _ in range(2))
         unbroken = [_batches(one, epoch) for epoch in range(4)]
         _assert_same(_batches(other, 3), unbroken[3])
         assert _differ(unbroken[2], unbroken[3])
@@ -126,7 +126,7 @@ def test_an_epoch_is_the_same_with_or_without_the_epochs_before_it(short_trunk: 
 
 def test_the_eval_split_keeps_the_order_of_its_records_in_every_epoch(short_trunk: ShortTrunk) -> None:
     for cached in (True, False):
-        batches = short_trunk.inputs(cached).batches("val", short_trunk.pooled)
+        batches = short_trunk.inputs(cached).batches("val", short_trunk.embedding)
         for epoch in (0, 1):
             labels = np.concatenate([labels for _, labels in _batches(batches, epoch)])
             np.testing.assert_array_equal(labels, short_trunk.val.labels)
@@ -167,7 +167,7 @@ def test_the_order_follows_from_the_seed_and_the_epoch_alone() -> None:
 def test_streamed_views_are_those_of_the_cache_in_every_epoch(short_trunk: ShortTrunk) -> None:
     cached, streamed = short_trunk.inputs(True, **_TURNED), short_trunk.inputs(False, **_TURNED)
     assert cached.computed + cached.reused == 72 * 2 + 18
-    ours, theirs = cached.batches("train", short_trunk.pooled), streamed.batches("train", short_trunk.pooled)
+    ours, theirs = cached.batches("train", short_trunk.embedding), streamed.batches("train", short_trunk.embedding)
     for epoch in range(4):  # the third starts with the first view again
         _assert_same(_batches(ours, epoch), _batches(theirs, epoch))
 
@@ -195,21 +195,22 @@ def test_without_cached_views_each_epoch_makes_new_ones_and_only_the_eval_split_
 ) -> None:
     inputs = short_trunk.inputs(True, **{**_TURNED, "views": 0})
     assert inputs.computed + inputs.reused == 18
-    train, val = inputs.batches("train", short_trunk.pooled), inputs.batches("val", short_trunk.pooled)
+    train, val = inputs.batches("train", short_trunk.embedding), inputs.batches("val", short_trunk.embedding)
     assert (type(train), type(val)) == (StreamedBatches, CachedBatches)
-    twice = short_trunk.inputs(False, **_TURNED).batches("train", short_trunk.pooled)  # two views, in turn
+    twice = short_trunk.inputs(False, **_TURNED).batches("train", short_trunk.embedding)  # two views, in turn
     for epoch in (0, 1):
         _assert_same(_batches(train, epoch), _batches(twice, epoch))
     assert _differ(_batches(train, 2), _batches(twice, 2))
 
 
 def test_the_eval_split_is_never_augmented(short_trunk: ShortTrunk) -> None:
-    plain = _batches(short_trunk.inputs(False).batches("val", short_trunk.pooled), 0)
+    plain = _batches(short_trunk.inputs(False).batches("val", short_trunk.embedding), 0)
     for cached in (True, False):
         augmented = short_trunk.inputs(cached, **_TURNED)
-        _assert_same(_batches(augmented.batches("val", short_trunk.pooled), 1), plain)
+        _assert_same(_batches(augmented.batches("val", short_trunk.embedding), 1), plain)
     train = [
-        _batches(short_trunk.inputs(True, **turned).batches("train", short_trunk.pooled), 1) for turned in (_TURNED, {})
+        _batches(short_trunk.inputs(True, **turned).batches("train", short_trunk.embedding), 1)
+        for turned in (_TURNED, {})
     ]
     assert _differ(*train), "augmentation that changes nothing would prove nothing"
 
@@ -233,7 +234,7 @@ def test_pixels_for_a_phase_that_trains_the_whole_model_are_augmented_as_well(sh
 @pytest.mark.parametrize("cached", [True, False])
 def test_fit_gets_the_order_of_each_epoch_and_no_batch_of_another(short_trunk: ShortTrunk, cached: bool) -> None:
     """Keras reads ahead, and a batch that it holds at the end of an epoch must not enter the next."""
-    batches = short_trunk.inputs(cached).batches("train", short_trunk.pooled)
+    batches = short_trunk.inputs(cached).batches("train", short_trunk.embedding)
     expected = [labels for epoch in (2, 3, 4) for _, labels in _batches(batches, epoch)]
     seen: list[int] = []
 
@@ -252,7 +253,9 @@ def test_fit_gets_the_order_of_each_epoch_and_no_batch_of_another(short_trunk: S
         def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
             batches.epoch = epoch
 
-    model = keras.Sequential([keras.Input(short_trunk.pooled.shape[1:]), keras.layers.Dense(3, activation="softmax")])
+    model = keras.Sequential(
+        [keras.Input(short_trunk.embedding.shape[1:]), keras.layers.Dense(3, activation="softmax")]
+    )
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=[Watch()], jit_compile=False)
     model.fit(batches.for_fit, shuffle=False, initial_epoch=2, epochs=5, callbacks=[SetEpoch()], verbose=0)
     assert seen == np.concatenate(expected).tolist()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graftline.trainer import backbones, boundary, models
+from graftline.trainer import backbones, boundary, heads, models
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 
 
@@ -15,18 +15,18 @@ def _pixels(name: str, count: int, size: int) -> np.ndarray:
     return np.asarray(backbones.get(name).preprocess_input(noise), np.float32)
 
 
-def _grafted(name: str = "MobileNetV2", size: int = 32, cut_at: str | None = None) -> models.Grafted:
+def _grafted(name: str = "MobileNetV2", size: int = 32, cut_at: str | None = None) -> heads.Grafted:
     keras.utils.set_random_seed(0)
-    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size), cut_at)
+    trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size), [cut_at] if cut_at else [])
     models.calibrate(trunk, _pixels(name, 16, size))
-    grafted = models.graft_head(trunk, HeadSettings(), 3)
+    grafted = heads.graft(trunk, HeadSettings(), 3)
     kernel = grafted.model.get_layer("probabilities").kernel
     kernel.assign(np.random.default_rng(2).normal(0, 0.01, kernel.shape))  # the kernel starts at zero
     return grafted
 
 
 @pytest.fixture(scope="module")
-def mobilenet() -> models.Grafted:
+def mobilenet() -> heads.Grafted:
     return _grafted()
 
 
@@ -39,7 +39,7 @@ def mobilenet() -> models.Grafted:
     ],
 )
 def test_the_cut_is_the_last_single_tensor_under_the_lowest_layer(
-    mobilenet: models.Grafted, lowest: str, cut_after: str
+    mobilenet: heads.Grafted, lowest: str, cut_after: str
 ) -> None:
     cut = boundary.find_cut(mobilenet.model, [mobilenet.model.get_layer(lowest)])
     assert cut._keras_history.operation.name == cut_after
@@ -88,12 +88,12 @@ def test_every_path_from_the_input_passes_the_cut_and_no_higher_tensor_is_a_cut(
     assert not any(separates(tensor) for tensor in higher if tensor is not trunk.outputs[0])
 
 
-def test_with_nothing_frozen_the_cut_is_the_input(mobilenet: models.Grafted) -> None:
+def test_with_nothing_frozen_the_cut_is_the_input(mobilenet: heads.Grafted) -> None:
     assert boundary.find_cut(mobilenet.model, mobilenet.trunk.layers) is mobilenet.model.inputs[0]
 
 
-def test_with_all_frozen_the_cut_is_under_the_head(mobilenet: models.Grafted) -> None:
-    assert boundary.find_cut(mobilenet.model, mobilenet.head_layers) is mobilenet.pooled
+def test_with_all_frozen_the_cut_is_under_the_head(mobilenet: heads.Grafted) -> None:
+    assert boundary.find_cut(mobilenet.model, mobilenet.changing_head_layers) is mobilenet.embedding
 
 
 @pytest.mark.parametrize(
@@ -105,16 +105,16 @@ def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int) -> No
     cut = boundary.find_cut(grafted.model, [lowest])
     assert cut is not grafted.model.inputs[0]
     pixels = _pixels(name, 5, size)
-    pooled, at_cut = boundary.FrozenPart(grafted.model, [grafted.pooled, cut])(tf.constant(pixels))
+    pooled, at_cut = boundary.FrozenPart(grafted.model, [grafted.embedding, cut])(tf.constant(pixels))
     whole = keras.ops.convert_to_numpy(grafted.model(pixels, training=False))
     assert whole.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
-    for tensor, values in ((grafted.pooled, pooled), (cut, at_cut)):
+    for tensor, values in ((grafted.embedding, pooled), (cut, at_cut)):
         above = boundary.part_above(grafted.model, tensor)
         np.testing.assert_allclose(above(values, training=False), whole, rtol=3e-5, atol=1e-6)
 
 
-def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: models.Grafted) -> None:
-    above = boundary.part_above(mobilenet.model, mobilenet.pooled)
+def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: heads.Grafted) -> None:
+    above = boundary.part_above(mobilenet.model, mobilenet.embedding)
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
 
 
@@ -133,7 +133,7 @@ def test_the_frozen_part_drops_nothing() -> None:
 
 @pytest.mark.parametrize("folded", [True, False])
 def test_the_frozen_part_gives_the_same_with_constants_and_with_variables(
-    mobilenet: models.Grafted, monkeypatch: pytest.MonkeyPatch, folded: bool
+    mobilenet: heads.Grafted, monkeypatch: pytest.MonkeyPatch, folded: bool
 ) -> None:
     if not folded:
         monkeypatch.setattr(models, "_MAX_CONSTANTS", 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from graftline.trainer import models
+from graftline.trainer import heads, models
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import assets
 
@@ -30,9 +30,15 @@ def test_backbones_build_by_name_without_their_classifier(name: str) -> None:
 
 
 def test_the_head_is_grafted_as_set(trunk: keras.Model) -> None:
-    grafted = models.graft_head(trunk, HeadSettings(pooling="max", dense=[7], dropout=0.5), 3)
-    assert [type(layer).__name__ for layer in grafted.head_layers] == ["Dropout", "Dense", "Dropout", "Dense"]
-    assert grafted.pooled.shape == (None, 1280)
+    grafted = heads.graft(trunk, HeadSettings(pooling="max", dense=[7], dropout=0.5), 3)
+    assert [type(layer).__name__ for layer in grafted.head_layers] == [
+        "GlobalMaxPooling2D",
+        "Dropout",
+        "Dense",
+        "Dropout",
+        "Dense",
+    ]
+    assert grafted.embedding.shape == (None, 1280)
     assert grafted.model.output_shape == (None, 3)
 
 
@@ -127,10 +133,10 @@ def test_a_random_trunk_is_calibrated_so_that_the_signal_does_not_vanish(name: s
 
 
 def test_the_trunk_ends_where_it_is_cut() -> None:
-    cut = models.build_trunk(_SMALL, "block_2_add")
+    cut = models.build_trunk(_SMALL, ["block_2_add"])
     assert cut.layers[-1].name == "block_2_add"
     with pytest.raises(UserError, match=r"head.cut_at: .* no layer 'Block_2_ad'; did you mean 'block_2_add' or .* or "):
-        models.build_trunk(_SMALL, "Block_2_ad")
+        models.build_trunk(_SMALL, ["Block_2_ad"])
 
 
 @assets.needs_assets

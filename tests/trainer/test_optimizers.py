@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from graftline.trainer import models, optimizers, phases
+from graftline.trainer import heads, models, optimizers, phases
 from graftline.trainer.settings import (
     NOT_OPTIMIZER_OPTIONS,
     OPTIMIZER_OPTIONS,
@@ -152,7 +152,7 @@ def test_all_layers_of_the_head_have_the_full_rate_and_frozen_layers_do_not_coun
 
 def test_the_lowest_layers_of_a_real_trunk_are_twelve_blocks_down() -> None:
     trunk = models.build_trunk(BackboneSettings(name="MobileNetV2", weights="none", input_size=32))
-    grafted = models.graft_head(trunk, HeadSettings(dense=[8]), 3)
+    grafted = heads.graft(trunk, HeadSettings(dense=[8]), 3)
     phases.freeze_trunk(grafted, trunk.layers)
     layers = [*phases.trainable_layers(trunk.layers), *grafted.head_layers]
     factors = optimizers.rate_factors(layers, 0.5, grafted.head_layers)

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from graftline import features, signatures
 from graftline.errors import UserError
-from graftline.trainer import boundary, export, models, optimizers, phases
+from graftline.trainer import boundary, export, heads, models, optimizers, phases
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import images
 from tests.conftest import Transformed
@@ -26,9 +26,9 @@ def _pixels(count: int = 12) -> np.ndarray:
     return np.stack([np.asarray(image, np.float32) for image in drawn]) / 127.5 - 1
 
 
-def _grafted(precision: str, like: keras.Model | None = None) -> models.Grafted:
+def _grafted(precision: str, like: keras.Model | None = None) -> heads.Grafted:
     keras.utils.set_random_seed(0)
-    grafted = models.graft_head(models.build_trunk(_SMALL, _CUT_AT, precision), HeadSettings(dropout=0), 3)
+    grafted = heads.graft(models.build_trunk(_SMALL, [_CUT_AT], precision), HeadSettings(dropout=0), 3)
     if like is not None:
         grafted.model.set_weights(like.get_weights())
         return grafted
@@ -39,21 +39,21 @@ def _grafted(precision: str, like: keras.Model | None = None) -> models.Grafted:
 
 
 @pytest.fixture(scope="module")
-def full() -> models.Grafted:
+def full() -> heads.Grafted:
     return _grafted("float32")
 
 
 @pytest.fixture(scope="module")
-def half(full: models.Grafted) -> models.Grafted:
+def half(full: heads.Grafted) -> heads.Grafted:
     """The same weights, computed in bfloat16."""
     return _grafted("mixed_bfloat16", like=full.model)
 
 
-def test_the_trunk_computes_in_16_bits_with_weights_in_32(half: models.Grafted) -> None:
+def test_the_trunk_computes_in_16_bits_with_weights_in_32(half: heads.Grafted) -> None:
     assert {layer.compute_dtype for layer in half.trunk.layers if layer.weights} == {"bfloat16"}
     assert {variable.dtype for variable in half.model.weights} == {"float32"}
     assert half.trunk.output.dtype == "bfloat16"
-    assert half.pooled.dtype == half.model.output.dtype == "float32"
+    assert half.embedding.dtype == half.model.output.dtype == "float32"
 
 
 def test_the_policy_is_put_back_even_where_the_trunk_cannot_be_built() -> None:
@@ -70,7 +70,7 @@ def test_trunks_with_layers_of_their_own_run_in_16_bits(name: str) -> None:
 
 
 def test_a_random_trunk_is_calibrated_in_float16_without_overflow() -> None:
-    trunk = models.build_trunk(_SMALL, _CUT_AT, "mixed_float16")
+    trunk = models.build_trunk(_SMALL, [_CUT_AT], "mixed_float16")
     loud = _pixels() * 500  # float16 cannot hold the squares
     models.calibrate(trunk, loud)
     values = keras.ops.convert_to_numpy(trunk(loud, training=False))
@@ -78,7 +78,7 @@ def test_a_random_trunk_is_calibrated_in_float16_without_overflow() -> None:
     assert 0.01 < values.astype(np.float32).std(axis=0).mean() < 10
 
 
-def test_answers_in_bfloat16_are_near_those_in_float32(full: models.Grafted, half: models.Grafted) -> None:
+def test_answers_in_bfloat16_are_near_those_in_float32(full: heads.Grafted, half: heads.Grafted) -> None:
     expected, answers = (
         keras.ops.convert_to_numpy(grafted.model(_pixels(), training=False)) for grafted in (full, half)
     )
@@ -87,7 +87,7 @@ def test_answers_in_bfloat16_are_near_those_in_float32(full: models.Grafted, hal
     assert (answers != expected).any()
 
 
-def test_training_from_activations_at_the_boundary_is_training_the_whole_in_bfloat16(full: models.Grafted) -> None:
+def test_training_from_activations_at_the_boundary_is_training_the_whole_in_bfloat16(full: heads.Grafted) -> None:
     """The cache holds float32, which keeps bfloat16 numbers unchanged."""
     labels = np.arange(12) % 3
     results = []
@@ -114,10 +114,10 @@ def test_training_from_activations_at_the_boundary_is_training_the_whole_in_bflo
 
 
 def test_a_model_in_bfloat16_is_exported_with_float32_weights_and_answers(
-    half: models.Grafted, full: models.Grafted, transformed: Transformed, tmp_path: pathlib.Path
+    half: heads.Grafted, full: heads.Grafted, transformed: Transformed, tmp_path: pathlib.Path
 ) -> None:
     transform = tft.TFTransformOutput(transformed.directory)
-    export.export(half.model, half.pooled, transform, str(tmp_path))
+    export.export(half.model, half.embedding, transform, str(tmp_path))
     files = tf.constant([images.encode(images.draw(label, seed)) for label in images.CLASSES for seed in range(2)])
     answers = tf.saved_model.load(str(tmp_path)).signatures[signatures.SERVING_DEFAULT](image_bytes=files)
     pixels = transform.transform_features_layer()({features.IMAGE: files[:, tf.newaxis]})[features.PIXELS]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graftline.trainer import models, phases, report
+from graftline.trainer import heads, models, phases, report
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import images
 from tests.trainer.phase_results import TWO_PHASES, phase_result
@@ -30,17 +30,17 @@ _EVERYTHING = _PICTURES | {
 }
 
 
-def _grafted(classes: int, dense: tuple[int, ...] = ()) -> models.Grafted:
+def _grafted(classes: int, dense: tuple[int, ...] = ()) -> heads.Grafted:
     backbone = BackboneSettings(name="MobileNetV2", weights="none", input_size=32, options={"alpha": 0.35})
-    return models.graft_head(models.build_trunk(backbone), HeadSettings(dense=dense), classes)
+    return heads.graft(models.build_trunk(backbone), HeadSettings(dense=dense), classes)
 
 
 @pytest.fixture(scope="module")
-def grafted() -> models.Grafted:
+def grafted() -> heads.Grafted:
     return _grafted(len(_HOSTILE))
 
 
-def _parts(grafted: models.Grafted, unfreeze_from: str = "block_16_expand") -> tuple[Any, Any, Any]:
+def _parts(grafted: heads.Grafted, unfreeze_from: str = "block_16_expand") -> tuple[Any, Any, Any]:
     unfrozen = models.layers_to_unfreeze(grafted.trunk, unfreeze_from)
     phases.freeze_trunk(grafted, unfrozen)
     return grafted, unfrozen, phases.find_boundary(grafted, unfrozen)
@@ -78,7 +78,7 @@ class _Drawn:
 
 
 @pytest.fixture(scope="module")
-def hostile(grafted: models.Grafted, tmp_path_factory: pytest.TempPathFactory) -> _Drawn:
+def hostile(grafted: heads.Grafted, tmp_path_factory: pytest.TempPathFactory) -> _Drawn:
     """A report with hostile names and two phases; the files of the first two mistakes are damaged and missing."""
     folder = tmp_path_factory.mktemp("hostile") / "report"
     predictions = _predictions(len(_HOSTILE), len(_HOSTILE) - 1, 150, 0.7)
@@ -185,7 +185,7 @@ def test_rows_of_mistakes() -> None:
     assert report.most_confident_mistakes(nobody).tolist() == []
 
 
-def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: models.Grafted, tmp_path: pathlib.Path) -> None:
+def test_one_phase_of_nan_with_many_classes_and_no_mistakes(grafted: heads.Grafted, tmp_path: pathlib.Path) -> None:
     labels = [f"class {index}" for index in range(120)]  # too many for names on the axes
     nan = math.nan
     phase = phase_result("feature_extraction", [0.5, nan, math.inf], 1)
@@ -229,14 +229,19 @@ def test_the_model_is_described_part_by_part() -> None:
     assert content["unfrozen"]["trained_parameters"] == trained
     assert content["trunk"]["parameters"] + content["unfrozen"]["parameters"] == grafted.trunk.count_params()
     assert content["trunk"]["layers"] + 11 + 1 == len(grafted.trunk.layers)  # and the InputLayer
-    assert content["pooling"] == {"kind": "GlobalAveragePooling2D", "shape": [1280]}
     kinds = [(layer["kind"], layer["shape"], layer["parameters"]) for layer in content["head"]]
     dense = [("Dense", [8], 1280 * 8 + 8), ("Dense", [3], 8 * 3 + 3)]
-    assert kinds == [("Dropout", [1280], 0), dense[0], ("Dropout", [8], 0), dense[1]]
+    assert kinds == [
+        ("GlobalAveragePooling2D", [1280], 0),
+        ("Dropout", [1280], 0),
+        dense[0],
+        ("Dropout", [8], 0),
+        dense[1],
+    ]
 
 
 @pytest.mark.parametrize("unfreeze_from", ["none", "all"])
-def test_a_model_without_a_boundary(grafted: models.Grafted, unfreeze_from: str) -> None:
+def test_a_model_without_a_boundary(grafted: heads.Grafted, unfreeze_from: str) -> None:
     content = report.describe(*_parts(grafted, unfreeze_from))
     assert content["boundary"] is None
     assert (content["unfrozen"] is None) == (unfreeze_from == "none")
@@ -244,7 +249,7 @@ def test_a_model_without_a_boundary(grafted: models.Grafted, unfreeze_from: str)
 
 
 def test_the_summary_names_every_layer_on_any_terminal(
-    grafted: models.Grafted, hostile: _Drawn, monkeypatch: pytest.MonkeyPatch
+    grafted: heads.Grafted, hostile: _Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (hostile.folder / "model.txt").read_text(encoding="utf-8")
     for layer in grafted.model.layers:
@@ -264,7 +269,7 @@ def test_the_program_imports_no_tensorflow() -> None:
 
 
 def test_a_program_that_is_killed_is_a_warning(
-    grafted: models.Grafted,
+    grafted: heads.Grafted,
     tmp_path: pathlib.Path,
     tmp_path_factory: pytest.TempPathFactory,
     caplog: pytest.LogCaptureFixture,
@@ -285,7 +290,7 @@ def test_a_program_that_is_killed_is_a_warning(
 
 
 def test_the_other_figures_are_made_when_one_fails(
-    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    grafted: heads.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = {**TWO_PHASES[0], "ended": "plateau", "history": {"loss": ["no number"]}, "epochs": 1}
     predictions = _predictions(len(_HOSTILE), 3, 20, 1.1)
@@ -297,7 +302,7 @@ def test_the_other_figures_are_made_when_one_fails(
 
 
 def test_a_directory_that_cannot_be_written_is_a_warning(
-    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    grafted: heads.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
@@ -309,7 +314,7 @@ def test_a_directory_that_cannot_be_written_is_a_warning(
 
 
 def test_a_directory_that_is_lost_while_figures_are_drawn_is_a_warning(
-    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    grafted: heads.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "report"
     predictions = _predictions(len(_HOSTILE), 3, 20, 0.5)
@@ -322,7 +327,7 @@ def test_a_directory_that_is_lost_while_figures_are_drawn_is_a_warning(
 
 
 def test_images_that_cannot_be_read_are_a_warning(
-    grafted: models.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    grafted: heads.Grafted, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def files(rows: Sequence[int]) -> Mapping[int, bytes]:
         raise OSError("the bucket is gone")

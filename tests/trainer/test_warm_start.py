@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from graftline.trainer import models, run_fn, warm_start
+from graftline.trainer import heads, run_fn, warm_start
 from graftline.trainer.settings import HeadSettings
 from tests.conftest import Transformed
 
@@ -18,13 +18,13 @@ OLD = ["daisy", "rose", "tulip"]
 
 def _grafted(
     classes: int, seed: int, units: int = 4, convolution: str = "convolution", **head: object
-) -> models.Grafted:
+) -> heads.Grafted:
     """Return a small trunk with random weights and BatchNormalization statistics, and a head that is not zero."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input([6, 6, 3])
     x = keras.layers.Conv2D(units, 3, name=convolution)(inputs)
     x = keras.layers.BatchNormalization(name="norm")(x)
-    grafted = models.graft_head(keras.Model(inputs, x, name="trunk"), HeadSettings(**head), classes)  # type: ignore[arg-type]
+    grafted = heads.graft(keras.Model(inputs, x, name="trunk"), HeadSettings(**head), classes)  # type: ignore[arg-type]
     random = np.random.default_rng(seed)
     grafted.model.set_weights([random.uniform(0.1, 1, w.shape).astype(np.float32) for w in grafted.model.weights])
     return grafted
@@ -38,7 +38,7 @@ def blessed(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def _load(grafted: models.Grafted, labels: list[str], blessed: pathlib.Path) -> warm_start.Start:
+def _load(grafted: heads.Grafted, labels: list[str], blessed: pathlib.Path) -> warm_start.Start:
     return warm_start.load(grafted, labels, str(blessed / run_fn.KERAS_FILE), str(blessed / run_fn.TRAINING_FILE))
 
 
@@ -68,7 +68,7 @@ def test_a_class_keeps_its_weights_and_a_new_class_starts_at_zero(
     new = _grafted(len(labels), 2)
     start = _load(new, labels, blessed)
     assert start == ("new" not in changes, f"warm start from the last blessed model{changes}")
-    old_layer, new_layer = (grafted.model.get_layer(warm_start.PROBABILITIES) for grafted in (_grafted(3, 1), new))
+    old_layer, new_layer = (grafted.model.get_layer(heads.PROBABILITIES) for grafted in (_grafted(3, 1), new))
     for ours, theirs in zip(new_layer.get_weights(), old_layer.get_weights(), strict=True):
         for column, label in enumerate(labels):
             expected = theirs[..., OLD.index(label)] if label in OLD else np.zeros_like(theirs[..., 0])
