@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from graftline.trainer import models, run_fn
+from graftline.trainer import models, row_store, run_fn
 from graftline.trainer.settings import BackboneSettings
 from graftline.trainer.training import PreparedTraining
 from tests.trainer import disks
@@ -315,7 +315,9 @@ def test_activations_of_past_runs_are_removed_before_new_ones_are_computed(
         run = prepare(data, tmp_path, state=str(small_disk), preprocessing=sources)
         assert activation_counts(run) == {"computed": 31, "reused": 0}
         assert not run.notes
-        assert len(list((small_disk / "cache" / "boundary").iterdir())) == 2
+        # Which store of the past run goes first depends on their names; the pooled features alone may stay.
+        stores = (small_disk / "cache" / "boundary").iterdir()
+        assert sum(row_store.size(str(store)) > 100_000 for store in stores) == 1
 
 
 def test_activations_on_disk_for_one_run_only_give_the_same_weights_to_the_last_bit(
