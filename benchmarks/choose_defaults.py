@@ -100,13 +100,13 @@ def phase_1(pair: Pair, data: Data, candidate: Candidate, seed: int) -> tuple[he
 
 def phase_2(data: Data, grafted: heads.Grafted, learning_rate: float, seed: int) -> phases.PhaseResult:
     """Train the upper trunk, from a trained head on."""
-    unfrozen = models.layers_to_unfreeze(grafted.trunk, -30)
+    unfrozen = phases.trainable_layers(models.layers_to_unfreeze(grafted.trunk, -30))
     phases.freeze_trunk(grafted, unfrozen)
     return _train(grafted, unfrozen, settings.FineTuningSettings(learning_rate=learning_rate), data, seed)
 
 
 def _cut(grafted: heads.Grafted) -> keras.KerasTensor:
-    return phases.find_boundary(grafted, models.layers_to_unfreeze(grafted.trunk, -30))
+    return phases.find_boundary(grafted, phases.trainable_layers(models.layers_to_unfreeze(grafted.trunk, -30)))
 
 
 def _train(
@@ -121,7 +121,7 @@ def _train(
     head = [layer for layer in grafted.head_layers if layer.weights]
     part = phases.TrainedPart(
         boundary.part_above(grafted.model, cut),
-        [*phases.trainable_layers(unfrozen), *head],
+        [*unfrozen, *head],
         head,
         CachedBatches(x[train], data.labels[train], 32, seed),
         CachedBatches(x[held_back], data.labels[held_back], 32),

@@ -12,6 +12,8 @@ import csv
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import os
 import pathlib
 import sys
 import uuid
@@ -45,7 +47,7 @@ MODULES = {
 # What makes pixels of an image's bytes, and activations of pixels. The modules left out change no number: the values of
 # the settings are in the name of the activations' store themselves.
 ACTIVATIONS = ("components.transform.preprocessing", "trainer.inputs", "trainer.augmentation", "trainer.boundary")
-_NO_NUMBERS = ("", "errors", "faces", "settings", "trainer.settings")
+_NO_NUMBERS = ("", "errors", "faces", "settings", "trainer.settings", "trainer.model_settings", "trainer.head_layers")
 _DECODERS = ("pillow", "pillow-heif", "tensorflow")  # their versions decide which files can be decoded
 _ATTEMPT_FILE = "attempt"  # beside the quarantine list: see `_retry`
 
@@ -75,6 +77,7 @@ def cache_keys(config: Config, site: Site) -> dict[str, dict[str, Any]]:
             "code": code["Trainer"] + (withdrawn if config.training.warm_start else ""),
             "preprocessing": f"{config.data.resize} {stored} {code_hash(*ACTIVATIONS, without=_NO_NUMBERS)}",
             "weights_sha256": _weights_hash(config.backbone.weights),
+            "callbacks_sha256": _callbacks_hash(config.training.callbacks),
         },
         "ServingValidator": {"code": code["ServingValidator"], "withdrawn": withdrawn},
         "Evaluator": {"code": code["Evaluator"] + served},
@@ -224,6 +227,19 @@ def _served_digest(base_path: str, served: str | None) -> str:
         return ""
     base = destination(base_path)
     return next((base.digest(version) for version, path in base.versions().items() if path == served), "")
+
+
+def _callbacks_hash(paths: Sequence[str]) -> str:
+    """Return a digest of the sources of the modules of `training.callbacks`; what they import is not looked at."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            spec = importlib.util.find_spec(path.partition(":")[0])
+        except (ImportError, ValueError):  # the cluster may have the module
+            spec = None
+        if spec is not None and spec.origin is not None and os.path.isfile(spec.origin):
+            digest.update(pathlib.Path(spec.origin).read_bytes())
+    return digest.hexdigest() if paths else ""
 
 
 def _weights_hash(weights: str) -> str:

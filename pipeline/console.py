@@ -194,12 +194,16 @@ def _training(run: RunSummary) -> Iterator[str]:
     if run.report_dir is not None:
         yield _row("", f"curves, confusion matrix and mistakes: {run.report_dir}")
     if run.transfer is not None:
-        transfer = run.transfer
+        transfer, most = run.transfer, run.transfer["images_per_class"]
+        if most == "all":
+            images, other = f"on all {transfer['images']:,.0f} images", "from scratch, with every layer trained"
+        else:
+            images = f"on up to {most:,.0f} images of each class, {transfer['images']:,.0f} in all"
+            other = "with a random trunk and the same settings"
         yield _row(
             "Transfer",
-            f"on up to {transfer['images_per_class']:,.0f} images of each class, {transfer['images']:,.0f} in all: "
-            f"accuracy {transfer['pretrained']:.4f} with the backbone's weights, {transfer['random']:.4f} with a "
-            "random trunk and the same settings",
+            f"{images}: accuracy {transfer['pretrained']:.4f} with the backbone's weights, "
+            f"{transfer['random']:.4f} {other}",
         )
 
 

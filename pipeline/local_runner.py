@@ -49,11 +49,12 @@ def run(
         from graftline.components.image_example_gen import mend_splits
         from graftline.pipeline import durable, housekeeping
         from graftline.pipeline.dag import RUN_FN, create_pipeline
-        from graftline.trainer import check_trunk
+        from graftline.trainer import check_training
 
         importlib.import_module(RUN_FN.rpartition(".")[0])  # by its name, as the Trainer does
     # Wrong weights are reported in seconds, not after ingest.
-    check_trunk(config.backbone, config.head, config.fine_tuning)
+    for warning in check_training(config.backbone, config.head, config.fine_tuning, config.training):
+        progress(Event("Trainer", "finished", 0.0, f"WARNING: {warning}"))
 
     workspace = Workspace(str(pathlib.Path(config.workspace).resolve()))
     _recover(workspace, progress)

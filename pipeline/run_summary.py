@@ -74,7 +74,7 @@ class RunSummary:
     verdict_file: str | None = None  # the verdict as a person reads it
     # With `training.transfer_images_per_class`: `images_per_class`, all `images`, and the accuracies `pretrained` and
     # `random`.
-    transfer: dict[str, float] | None = None
+    transfer: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields as values that JSON can hold."""

@@ -15,10 +15,10 @@ from graftline.errors import UserError
 _SHOW = """
 import sys
 if sys.argv[1:] == ["Keras first"]: import keras
-from graftline.trainer import models
-from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
+from graftline.trainer import checks, models
+from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings, TrainingSettings
 backbone = BackboneSettings(weights="none", input_size=32, options={"alpha": 0.35})
-models.check_trunk(backbone, HeadSettings(), FineTuningSettings())
+checks.check(backbone, HeadSettings(), FineTuningSettings(), TrainingSettings())
 import keras
 trunk = models.build_trunk(backbone)
 config = keras.config

@@ -8,7 +8,7 @@ from graftline.faces import face
 if TYPE_CHECKING:
     from graftline.trainer.backbones import WEIGHTS, weights_file
     from graftline.trainer.backbones import get as get_backbone
-    from graftline.trainer.models import check_trunk
+    from graftline.trainer.checks import check as check_training
     from graftline.trainer.run_fn import REPORT, TRAINING_FILE
     from graftline.trainer.settings import (
         AugmentationSettings,

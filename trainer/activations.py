@@ -37,29 +37,63 @@ class Batches(Protocol):
     labels: np.ndarray
 
     @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+
+    @property
     def for_fit(self) -> object:
         """The argument of `keras.Model.fit`: batches of inputs float32 [b, …] and label index int64 [b]."""
 
 
-def epoch_order(count: int, seed: int | None, epoch: int) -> np.ndarray:
-    """Return the rows of an epoch, shuffled by the seed and the epoch alone; in their own order when `seed` is None."""
-    return np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
+@dataclass(frozen=True)
+class EpochOrder:
+    """Which rows of a split make an epoch, and in which order."""
+
+    count: int  # rows of the split
+    batch_size: int
+    seed: int | None = None  # None: in their own order
+    steps_asked: int | None = None  # batches in an epoch; None: until each row was there once
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+        return self.steps_asked or -(-self.count // self.batch_size)
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """Return the rows of an epoch, int64, shuffled by the seed and the epoch alone; they repeat where too few."""
+        most = self.count if self.steps_asked is None else self.steps_asked * self.batch_size
+        passes = max(1, -(-most // max(self.count, 1)))
+        random = None if self.seed is None else np.random.default_rng([self.seed, epoch])
+        orders = [np.arange(self.count) if random is None else random.permutation(self.count) for _ in range(passes)]
+        return np.concatenate(orders)[:most]
 
 
 class CachedBatches(keras.utils.PyDataset):
     """Batches of cached activations."""
 
     def __init__(
-        self, rows: Rows, labels: np.ndarray, batch_size: int, seed: int | None = None, views: int = 1
+        self,
+        rows: Rows,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        views: int = 1,
+        steps: int | None = None,
     ) -> None:
         """Create the batches of a split from the activations of all its images and label index int64 [n].
 
         With several augmented views, the rows of the second view follow those of the first. Epoch e trains on view e
-        modulo `views`. Without a seed the order is that of the rows.
+        modulo `views`. Without a seed the order is that of the rows. An epoch has `steps` batches; None: all images.
         """
         super().__init__()
-        self._rows, self.labels, self._batch_size, self._seed, self._views = rows, labels, batch_size, seed, views
+        self._rows, self.labels, self._batch_size, self._views = rows, labels, batch_size, views
+        self._epoch_order = EpochOrder(len(labels), batch_size, seed, steps)
         self.epoch = 0
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+        return self._epoch_order.steps
 
     @property
     def for_fit(self) -> keras.utils.PyDataset:
@@ -73,11 +107,11 @@ class CachedBatches(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._epoch, self._order = epoch, epoch_order(len(self.labels), self._seed, epoch)
+        self._epoch, self._order = epoch, self._epoch_order.rows(epoch)
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self.labels) // self._batch_size)
+        return self.steps
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a batch: activations float32 [b, …] and label index int64 [b]."""
@@ -97,16 +131,19 @@ class StreamedBatches:
         seed: int | None = None,
         views: int = 0,
         make_seeds: MakeSeeds | None = None,
+        steps: int | None = None,
     ) -> None:
         """Create the batches of a split. `below` computes the trained part's inputs; None trains the whole model.
 
         Epoch e trains on view e modulo `views`, or on a new view when `views` is 0. Without a seed the order is that of
-        the records. Without `make_seeds` nothing is augmented.
+        the records. Without `make_seeds` nothing is augmented. An epoch has `steps` batches; None: all images.
         """
         self.labels, self.epoch = records.labels, 0
+        order = EpochOrder(len(records), batch_size, seed, steps)
+        self.steps = order.steps
 
         def rows() -> np.ndarray:
-            return epoch_order(len(records), seed, self.epoch)
+            return order.rows(self.epoch)
 
         def seeds() -> np.ndarray:
             assert make_seeds is not None
@@ -120,7 +157,7 @@ class StreamedBatches:
                 lambda: ((below(batch)[0], labels) for batch, labels in images),
                 output_signature=(tf.TensorSpec([None, *tensor.shape[1:]]), tf.TensorSpec([None], tf.int64)),
             ).prefetch(2)
-        self._dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-len(records) // batch_size)))
+        self._dataset = dataset.apply(tf.data.experimental.assert_cardinality(self.steps))
 
     @property
     def for_fit(self) -> tf.data.Dataset:

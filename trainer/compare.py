@@ -1,7 +1,8 @@
-"""Measures what transfer is worth: trains on few images, from the backbone's weights and from a random trunk."""
+"""Measures what transfer is worth: trains again, from the backbone's weights and from a random trunk."""
 
 import pathlib
 from collections.abc import Collection
+from typing import Any
 
 from graftline.errors import UserError
 from graftline.trainer import training
@@ -11,8 +12,10 @@ from graftline.trainer.settings import TrainerSettings
 
 def measure_transfer(
     settings: TrainerSettings, dataset: training.Dataset, scratch: pathlib.Path, run_notes: Collection[str] = ()
-) -> tuple[dict[str, float] | None, list[str]]:
-    """Train on few images from the backbone's weights, then from a random trunk; all other settings are the same.
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Train from the backbone's weights, then from a random trunk; all other settings are the same.
+
+    With "all" images the random trunk trains from scratch: every layer, and BatchNormalization in training mode.
 
     The two trainings leave no checkpoints and no logs. Models that were built before cannot be used afterwards,
     because Keras' session ends here.
@@ -22,7 +25,8 @@ def measure_transfer(
       None when one of the two could not be trained. And notes about both, without those of the run itself.
     """
     per_class = settings.training.transfer_images_per_class
-    accuracies: dict[str, float] = {"images_per_class": per_class}
+    few = dataset if per_class == "all" else dataset.few(per_class)
+    accuracies: dict[str, Any] = {"images_per_class": per_class}
     notes: list[str] = []
     for name, weights in (("pretrained", settings.backbone.weights), ("random", "none")):
         changed = settings.model_copy(
@@ -33,13 +37,20 @@ def measure_transfer(
                 "state": settings.state if name == "pretrained" else "",
             }
         )
+        if name == "random" and per_class == "all":
+            scratch_settings = {"unfreeze_from": "all", "batch_norm": "training"}
+            changed = changed.model_copy(
+                update={"fine_tuning": changed.fine_tuning.model_copy(update=scratch_settings)}
+            )
         training.reset_keras(settings.seed)
         try:
-            prepared = training.prepare(changed, dataset.few(per_class), scratch)
+            prepared = training.prepare(changed, few, scratch)
             outcome = training.train(prepared, Checkpoints("", ""))
         except UserError as error:  # the run's own model is trained and must not be lost
             return None, [*notes, f"the value of transfer could not be measured: with {name} weights, {error}"]
         own_notes = [note for note in (*prepared.notes, *outcome.notes) if note not in run_notes]
-        notes += [f"with few images and {name} weights: {note}" for note in own_notes]
+        notes += [
+            f"with {per_class if per_class == 'all' else 'few'} images and {name} weights: {note}" for note in own_notes
+        ]
         accuracies |= {name: outcome.results[-1].val_accuracy, "images": len(prepared.dataset.train)}
     return accuracies, notes

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from graftline.errors import UserError
-from graftline.trainer import backbones, heads, keras_settings, unfreezing, weights_loading
-from graftline.trainer.settings import BackboneSettings, FineTuningSettings, HeadSettings
+from graftline.trainer import backbones, unfreezing, weights_loading
+from graftline.trainer.settings import BackboneSettings
 from graftline.trainer.weights_reader import MisfitError, RefusedError
 
 # Bytes of weights that become constants; a graph holds at most 2 GB.
@@ -140,17 +140,6 @@ def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[ker
     """
     names = [layer.name for layer in trunk.layers]
     return list(trunk.layers[unfreezing.first_layer(unfreeze_from, names, trunk.name) :])
-
-
-def check_trunk(backbone: BackboneSettings, head: HeadSettings, fine_tuning: FineTuningSettings) -> None:
-    """Build the trunk and find the layers to unfreeze, to raise early the UserError that the Trainer would raise."""
-    keras_settings.set_keras()
-    trunk = build_trunk(backbone, head.cuts)
-    heads.graft(trunk, head, classes=2)
-    if fine_tuning.epochs > 0:
-        layers_to_unfreeze(trunk, fine_tuning.unfreeze_from)
-    # Keras numbers the layers that it names itself. The Trainer, in this process, must find the same names.
-    keras.utils.clear_session()
 
 
 def inference(model: keras.Model) -> tuple[Callable[[tf.Tensor], list[tf.Tensor]], list[tf.Variable]]:

@@ -15,7 +15,7 @@ from graftline.trainer import augmentation
 from graftline.trainer.activations import ActivationCache, Batches, CachedBatches, MakeSeeds, StreamedBatches
 from graftline.trainer.boundary import FrozenPart
 from graftline.trainer.inputs import Pixels, Records
-from graftline.trainer.row_store import prune, size
+from graftline.trainer.row_store import Rows, prune, size
 from graftline.trainer.settings import TrainerSettings
 from graftline.uri import is_uri
 from graftline.workspace import Workspace
@@ -49,7 +49,7 @@ class PhaseInputs:
         self._augmented = settings.augmentation.enabled
         longest = max(settings.feature_extraction.epochs, settings.fine_tuning.epochs)
         self._views = min(settings.augmentation.views, longest) if self._augmented else 1
-        self._cached: dict[tuple[str, int], CachedBatches] = {}
+        self._cached: dict[tuple[str, int], tuple[Rows, int]] = {}  # the rows of a split and a tensor, and their views
         self._frozen: FrozenPart | None = None
         self._fill_cache([tensor for tensor in tensors if tensor is not model.inputs[0]], scratch)
 
@@ -78,20 +78,21 @@ class PhaseInputs:
             activations = cache.fill(records, self._pixels, views, self._make_seeds(split))
             self.computed, self.reused = self.computed + activations.computed, self.reused + activations.reused
             for tensor, rows in zip(tensors, activations.rows, strict=True):
-                self._cached[split, id(tensor)] = CachedBatches(
-                    rows, records.labels, settings.training.batch_size, self._seed(split), views
-                )
+                self._cached[split, id(tensor)] = rows, views
         logging.info("activations: %d computed, %d from earlier runs", self.computed, self.reused)
 
-    def batches(self, split: str, tensor: keras.KerasTensor) -> Batches:
-        """Return the batches of the split, "train" or "val", for a phase whose part begins at `tensor`."""
-        cached = self._cached.get((split, id(tensor)))
-        if cached is not None:
-            return cached
+    def batches(self, split: str, tensor: keras.KerasTensor, steps: int | None = None) -> Batches:
+        """Return the batches of the split, "train" or "val", for a phase whose part begins at `tensor`.
+
+        An epoch has `steps` of them; None: all images.
+        """
+        records, batch_size, seed = self._records[split], self._settings.training.batch_size, self._seed(split)
+        if cached := self._cached.get((split, id(tensor))):
+            rows, views = cached
+            return CachedBatches(rows, records.labels, batch_size, seed, views, steps)
         below = None if tensor is self._model.inputs[0] else FrozenPart(self._model, [tensor])
-        batch_size = self._settings.training.batch_size
-        records, seed = self._records[split], self._seed(split)
-        return StreamedBatches(records, self._pixels, batch_size, below, seed, self._views, self._make_seeds(split))
+        make_seeds = self._make_seeds(split)
+        return StreamedBatches(records, self._pixels, batch_size, below, seed, self._views, make_seeds, steps)
 
     def frozen_part(self, tensor: keras.KerasTensor) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return the frozen part up to `tensor`: where the cache was filled, the function that is traced already."""

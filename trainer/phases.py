@@ -23,7 +23,7 @@ class Phase:
     name: str  # its section of the config
     settings: PhaseSettings
     boundary: keras.KerasTensor  # where the part of the model begins that the phase trains
-    unfrozen: list[keras.Layer]  # of the trunk, with BatchNormalization among them
+    trained: list[keras.Layer]  # of the trunk
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class PhaseResult:
 
     name: str
     epochs: int  # that were finished
-    ended: str  # "plateau" (the validation loss stopped falling), "epochs", or "nan" (the loss was NaN or infinite)
+    ended: str  # "plateau" (no epoch was better for long), "epochs", or "nan" (the loss was NaN or infinite)
     accuracy: float  # in training; NaN when no epoch was better than the start
     val_accuracy: float
     val_loss: float
     trainable_weights: int
-    best_epoch: int  # from 0, whose weights were kept; -1 for the weights from before the phase
-    kept: bool = True  # False when no epoch lowered the validation loss, so that the phase's weights were discarded
+    best_epoch: int  # from 0, the one whose weights were kept; -1 for the weights from before the phase
+    kept: bool = True  # False when no epoch was better than the start, so that the phase's weights were discarded
     history: dict[str, list[float]] = field(default_factory=dict)  # each of Keras' logs, epoch by epoch
     note: str = ""  # what went wrong
 
@@ -70,31 +70,34 @@ def plan(
     phases = []
     if feature_extraction.epochs > 0:
         phases.append(Phase("feature_extraction", feature_extraction, find_boundary(grafted, []), []))
-    if fine_tuning.epochs > 0 and trainable_layers(unfrozen):
-        phases.append(Phase("fine_tuning", fine_tuning, find_boundary(grafted, unfrozen), unfrozen))
+    if fine_tuning.epochs > 0 and (trained := trainable_layers(unfrozen, fine_tuning.batch_norm)):
+        phases.append(Phase("fine_tuning", fine_tuning, find_boundary(grafted, trained), trained))
     if not phases:
         raise UserError("feature_extraction.epochs is 0 and nothing is fine-tuned: there is nothing to train")
     return phases
 
 
-def trainable_layers(unfrozen: list[keras.Layer]) -> list[keras.Layer]:
-    """Return the unfrozen layers that training changes: those with weights, except BatchNormalization."""
-    return [layer for layer in unfrozen if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)]
+def trainable_layers(unfrozen: list[keras.Layer], batch_norm: str = "inference") -> list[keras.Layer]:
+    """Return the unfrozen layers that training changes: those with weights, and BatchNormalization in "training" only.
 
-
-def find_boundary(grafted: heads.Grafted, unfrozen: list[keras.Layer]) -> keras.KerasTensor:
-    """Return the last single tensor under the unfrozen layers and those of the head that change in training."""
-    return boundary.find_cut(grafted.model, [*trainable_layers(unfrozen), *grafted.changing_head_layers])
-
-
-def freeze_trunk(grafted: heads.Grafted, unfrozen: list[keras.Layer]) -> None:
-    """Freeze the trunk except `unfrozen`; the head stays trainable. Compile the model again after it.
-
-    BatchNormalization in the trunk is always frozen. In Keras 3 only that makes it use (and keep) its moving
-    statistics inside `fit`, where `trunk(x, training=False)` is ignored (keras issue 20285).
+    In Keras 3 only a frozen BatchNormalization uses (and keeps) its moving statistics inside `fit`, where
+    `trunk(x, training=False)` is ignored (keras issue 20285). Its scale and offset are then frozen, too.
     """
+    with_weights = [layer for layer in unfrozen if layer.weights]
+    if batch_norm == "training":
+        return with_weights
+    return [layer for layer in with_weights if not isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def find_boundary(grafted: heads.Grafted, trained: list[keras.Layer]) -> keras.KerasTensor:
+    """Return the last single tensor under the layers of the trunk that train and those of the head that change."""
+    return boundary.find_cut(grafted.model, [*trained, *grafted.changing_head_layers])
+
+
+def freeze_trunk(grafted: heads.Grafted, trained: list[keras.Layer]) -> None:
+    """Freeze the trunk except the layers `trained`; the head stays trainable. Compile the model again after it."""
     grafted.model.trainable = True
-    trainable = set(map(id, trainable_layers(unfrozen)))
+    trainable = set(map(id, trained))
     for layer in grafted.trunk.layers:
         layer.trainable = id(layer) in trainable
 
@@ -110,19 +113,18 @@ def train_phase(
     finished: Sequence[PhaseResult] = (),
     may_discard: bool = True,
 ) -> PhaseResult:
-    """Compile and train until the validation loss stops falling or the epochs are over; keep the best weights.
+    """Compile and train until the monitored value stops improving or the epochs are over; keep the best weights.
 
     The `trainable` flags of the part are set. `checkpoints` save the state after each epoch, with the phases that
     `finished` before; `resume` is a state that an earlier run of this phase saved. `may_discard` says whether the
-    weights from before the phase are restored when no epoch lowers the validation loss; it is False for a head that has
+    weights from before the phase are restored when no epoch is better; it is False for a head that has
     not learned anything yet.
 
     Raises:
       UserError: the loss was NaN or infinite before any epoch was finished.
     """
     model = part.model
-    steps_per_epoch = -(-len(part.train.labels) // training.batch_size)
-    optimizer = optimizers.build(settings, steps_per_epoch, part.layers, part.head)
+    optimizer = optimizers.build(settings, part.train.steps, part.layers, part.head)
     # XLA on CPU made a MobileNetV2 forward pass 15-20 times slower than the oneDNN path, so jit_compile is off.
     model.compile(
         optimizer=optimizer,
@@ -152,7 +154,7 @@ def train_phase(
 
 
 class _PhaseMonitor(keras.callbacks.Callback):
-    """Keeps the best weights, stops on a plateau or a NaN loss, and saves the state after each epoch."""
+    """Keeps the best or the last weights, stops on a plateau or a NaN loss, and saves the state after each epoch."""
 
     def __init__(
         self,
@@ -166,8 +168,9 @@ class _PhaseMonitor(keras.callbacks.Callback):
         self._name, self._part, self._settings = name, part, settings
         self._checkpoints, self._finished = checkpoints, finished
         self.history: dict[str, list[float]] = {}
-        self._best_loss, self._best_epoch = math.inf, -1
-        self._best_weights: list[np.ndarray] = []
+        self._best_score, self._best_epoch = -math.inf, -1
+        self._kept_epoch = -1  # whose weights are kept: the best one, or the last
+        self._kept_weights: list[np.ndarray] = []
         self._baseline: dict[str, float] = {}
         self._ended, self._note = "", ""
         self._failed_step: int | None = None
@@ -184,9 +187,14 @@ class _PhaseMonitor(keras.callbacks.Callback):
 
     def set_baseline(self, metrics: Mapping[str, float]) -> None:
         """Set the model's metrics before the phase, which an epoch must beat."""
-        self._baseline = dict(metrics)
+        self._baseline = {f"val_{key}": value for key, value in metrics.items()}
         if math.isfinite(metrics["loss"]):
-            self._best_loss, self._best_weights = metrics["loss"], self._values(self._part.weights)
+            self._best_score, self._kept_weights = self._score(self._baseline), self._values(self._part.weights)
+
+    def _score(self, logs: Mapping[str, float]) -> float:
+        """Return the monitored value so that more is better."""
+        value = logs[self._settings.monitor]
+        return -value if self._settings.monitor == "val_loss" else value
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Set the order of the batches."""
@@ -207,41 +215,44 @@ class _PhaseMonitor(keras.callbacks.Callback):
             return
         for key, value in {**logs, "learning_rate": float(self.model.optimizer.learning_rate)}.items():
             self.history.setdefault(key, []).append(float(value))
-        if logs["val_loss"] < self._best_loss - self._settings.min_delta:
-            self._best_loss, self._best_epoch = logs["val_loss"], epoch
-            self._best_weights = self._values(self._part.weights)
-        elif epoch - self._best_epoch >= max(self._settings.patience, 1):
+        patience = math.inf if self._settings.patience is None else max(self._settings.patience, 1)
+        if self._score(logs) > self._best_score + self._settings.min_delta:
+            self._best_score, self._best_epoch = self._score(logs), epoch
+        elif epoch - self._best_epoch >= patience:
             self._ended = "plateau"
             self.model.stop_training = True
+        if self._best_epoch == epoch or not self._settings.restore_best_weights:
+            self._kept_epoch, self._kept_weights = epoch, self._values(self._part.weights)
         if self._checkpoints is not None:
             self._checkpoints.save(*self._state())
 
     def _stop_at_nan(self, place: str) -> None:
         name, rate = self._name, self._settings.learning_rate
         advice = f"lower {name}.learning_rate (now {rate:g}) or set {name}.clip_norm"
-        if not self._best_weights:
+        if not self._kept_weights:
             raise UserError(f"{name}: the loss was no longer a number at {place}, and nothing is trained yet; {advice}")
-        origin = f"of epoch {self._best_epoch + 1}" if self._best_epoch >= 0 else "from before the phase"
+        origin = f"of epoch {self._kept_epoch + 1}" if self._kept_epoch >= 0 else "from before the phase"
         self._ended = "nan"
         self._note = f"the loss was no longer a number at {place}; the weights {origin} were kept; {advice}"
         logging.warning("%s: %s", name, self._note)
         self.model.stop_training = True
 
     def result(self) -> PhaseResult:
-        """Restore the best weights and return how the phase went."""
-        for variable, value in zip(self._part.weights, self._best_weights, strict=True):
+        """Restore the weights that are kept and return how the phase went."""
+        for variable, value in zip(self._part.weights, self._kept_weights, strict=True):
             variable.assign(value)
-        best, history = self._best_epoch, self.history
+        kept, history = self._kept_epoch, self.history
+        val = {key: values[kept] for key, values in history.items()} if kept >= 0 else self._baseline
         return PhaseResult(
             name=self._name,
             epochs=self.epochs,
             ended=self._ended or "epochs",
-            accuracy=history["accuracy"][best] if best >= 0 else math.nan,
-            val_accuracy=history["val_accuracy"][best] if best >= 0 else self._baseline["accuracy"],
-            val_loss=self._best_loss,
+            accuracy=val.get("accuracy", math.nan),
+            val_accuracy=val["val_accuracy"],
+            val_loss=val["val_loss"],
             trainable_weights=sum(math.prod(variable.shape) for variable in self._part.model.trainable_variables),
-            best_epoch=best,
-            kept=best >= 0,
+            best_epoch=kept,
+            kept=kept >= 0,
             history=history,
             note=self._note,
         )
@@ -260,13 +271,14 @@ class _PhaseMonitor(keras.callbacks.Callback):
             for kind, variables in self._changing_variables().items()
             for number, value in enumerate(self._values(variables))
         }
-        arrays |= {f"best.{number}": value for number, value in enumerate(self._best_weights)}
+        arrays |= {f"kept.{number}": value for number, value in enumerate(self._kept_weights)}
         meta = {
             "phase": self._name,
             "finished": [asdict(result) for result in self._finished],
             "history": self.history,
-            "best_loss": self._best_loss,
+            "best_score": self._best_score,
             "best_epoch": self._best_epoch,
+            "kept_epoch": self._kept_epoch,
             "before": self._baseline,
             "ended": self._ended,
         }
@@ -280,8 +292,9 @@ class _PhaseMonitor(keras.callbacks.Callback):
             for number, variable in enumerate(variables):
                 variable.assign(arrays[f"{kind}.{number}"])
         self.history = {key: list(values) for key, values in meta["history"].items()}
-        self._best_loss, self._best_epoch = meta["best_loss"], meta["best_epoch"]
-        self._best_weights = [arrays[f"best.{number}"] for number in range(len(self._part.weights))]
+        self._best_score, self._best_epoch = meta["best_score"], meta["best_epoch"]
+        self._kept_epoch = meta["kept_epoch"]
+        self._kept_weights = [arrays[f"kept.{number}"] for number in range(len(self._part.weights))]
         self._baseline, self._ended = dict(meta["before"]), meta["ended"]
 
     @staticmethod

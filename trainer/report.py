@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from graftline import child
 from graftline.jsonable import finite
-from graftline.trainer import boundary, heads, phases
+from graftline.trainer import boundary, heads
 
 MISTAKES = 24
 
@@ -98,7 +98,7 @@ def start(
     predictions: Predictions,
     images: Callable[[Sequence[int]], Mapping[int, bytes]],
     grafted: heads.Grafted,
-    unfrozen: list[keras.Layer],
+    trained: list[keras.Layer],
     cut: keras.KerasTensor,
 ) -> PendingReport:
     """Write `history.csv`, `history.json` and `model.txt`, and start to draw the rest. Raise nothing.
@@ -130,7 +130,7 @@ def start(
             # The shortest decimal number that gives this float32: 0.9, not 0.8999999761581421.
             "scores": [finite(float(str(score))) for score in predictions.scores],
             "mistakes": [{"row": row, "file": f"{row}.image" if row in files else None} for row in rows],
-            "model": describe(grafted, unfrozen, cut),
+            "model": describe(grafted, trained, cut),
         }
         (inputs / "report.json").write_text(json.dumps(data))
         with (inputs / "stderr").open("wb") as stderr:
@@ -146,10 +146,10 @@ def start(
     return pending
 
 
-def describe(grafted: heads.Grafted, unfrozen: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
+def describe(grafted: heads.Grafted, trained: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
     """Describe the model's parts from pixels to probabilities, for `model.png`.
 
-    `unfrozen` are the trunk's layers that phase 2 unfroze, none when it did not run; `cut` is the boundary under them.
+    `trained` are the trunk's layers that phase 2 trained, none when it did not run; `cut` is the boundary under them.
 
     Returns:
       A dict without the batch in its shapes. `input` is a shape. `trunk` has name, layers and parameters of the frozen
@@ -157,7 +157,6 @@ def describe(grafted: heads.Grafted, unfrozen: list[keras.Layer], cut: keras.Ker
       `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are trained, or is
       None. `head` is a list of its layers.
     """
-    trained = phases.trainable_layers(unfrozen)
     upper_ids = set(map(id, boundary.part_above(grafted.model, cut).layers)) if trained else set()
     hidden = [layer for layer in grafted.trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
     upper = [layer for layer in hidden if id(layer) in upper_ids]

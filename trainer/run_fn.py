@@ -16,7 +16,7 @@ import tensorflow as tf
 from graftline import signatures
 from graftline.jsonable import finite
 from graftline.references import write as write_references
-from graftline.trainer import compare, export, reference, report, training
+from graftline.trainer import compare, export, optimizers, reference, report, training
 from graftline.trainer.settings import TrainerSettings
 from graftline.trainer.warm_start import KERAS_FILE, TRAINING_FILE
 from graftline.uri import is_uri
@@ -51,7 +51,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
         _save_keras(grafted.model, settings, os.path.join(directory, KERAS_FILE))
         write_references(references, os.path.join(directory, signatures.REFERENCES_FILE))
 
-        transfer: dict[str, float] | None = None
+        transfer: dict[str, Any] | None = None
         if settings.training.transfer_images_per_class:
             transfer, transfer_notes = compare.measure_transfer(settings, dataset, scratch, notes)
             notes += transfer_notes
@@ -96,7 +96,7 @@ def _start_report(
         outcome.predictions,
         lambda rows: dict(zip(rows, val.images(rows), strict=True)),
         prepared.grafted,
-        prepared.phases[-1].unfrozen,
+        prepared.phases[-1].trained,
         prepared.boundary,
     )
 
@@ -104,10 +104,14 @@ def _start_report(
 def _save_keras(model: keras.Model, settings: TrainerSettings, path: str) -> None:
     """Save the model compiled with Keras' own parts, so that `keras.saving.load_model(path).fit(…)` works anywhere.
 
-    Keras writes to local files only, but the artifact may be on an object store.
+    The optimizer is that of the last phase, new, at its plain rate. Keras writes to local files only, but the artifact
+    may be on an object store.
     """
-    rate = settings.fine_tuning.learning_rate
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    last = settings.fine_tuning if settings.fine_tuning.epochs else settings.feature_extraction
+    plain = last.model_copy(update={"layer_decay": 1.0, "schedule": "constant", "warmup_epochs": 0.0})
+    optimizer = optimizers.build(plain, 1, model.layers)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, KERAS_FILE)
         model.save(local)

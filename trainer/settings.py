@@ -3,8 +3,8 @@
 `pipeline.config` puts them into the one typed config, and `trainer.run_fn` reads them back. Imports no Keras.
 """
 
-import contextlib
-from typing import Annotated, Any, Literal, get_args
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,12 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-from graftline.errors import UserError, did_you_mean
+from graftline.errors import did_you_mean
 from graftline.settings import Settings
-from graftline.trainer import backbones, head_layers
-
-# Arguments of the builders that would change the model's inputs, outputs or weights.
-NOT_OPTIONS = ("include_top", "include_preprocessing", "pooling", "weights", "input_shape", "input_tensor", "classes")
+from graftline.trainer import backbones
+from graftline.trainer.model_settings import BackboneSettings, HeadSettings
 
 # The keys of `optimizer_options` for each of Keras' optimizers, in Keras' names, and the types of their values.
 _Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -57,161 +55,8 @@ NOT_OPTIMIZER_OPTIONS = {
 # Descriptions of keys that both phases have, with defaults of their own.
 _EPOCHS = "maximum number of passes over the train split; 0 skips the phase"
 _LEARNING_RATE = "learning rate of the optimizer"
-_MIN_DELTA = "decrease of the validation loss that counts as better"
-_PATIENCE = "stop after this many epochs without a better validation loss, and keep the best weights"
-
-
-class NormalizationSettings(Settings):
-    """Pixels are (x - mean) / sqrt(variance), as keras.layers.Normalization has it; x is RGB in 0..255."""
-
-    mean: float | tuple[float, float, float] = Field(description="of all channels, or of red, green and blue")
-    variance: _Positive | tuple[_Positive, _Positive, _Positive] = Field(
-        description="of all channels, or of red, green and blue"
-    )
-
-
-class BackboneSettings(Settings):
-    """The pretrained trunk."""
-
-    name: str = Field("MobileNetV2", description="name of a classifier in keras.applications")
-    weights: str = Field(
-        "imagenet",
-        description="imagenet (Keras downloads it once), procedural (ships with Graftline, for first experiments: "
-        "MobileNetV2 with options {alpha: 0.35} at 96 pixels, trained on drawings), none (random), or a "
-        "weights file",
-    )
-    input_size: int | None = Field(
-        None, ge=1, description="side of the square input in pixels; the backbone's native size when null"
-    )
-    preprocessing: backbones.Preprocessing | NormalizationSettings | None = Field(
-        None,
-        description="how RGB in 0..255 becomes the trunk's input: null for what the backbone was trained with, or tf "
-        "(x / 127.5 - 1), torch, caffe, rescale (x / 255), none (as it is), or {mean: m, variance: v}; other pixels "
-        "than those of its training make a pretrained trunk worse",
-    )
-    options: dict[str, Any] = Field(
-        {}, description="keyword arguments of the backbone's builder, for example {alpha: 0.35}"
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _require_backbone(cls, name: str) -> str:
-        backbones.get(name)
-        return name
-
-    @field_validator("preprocessing", mode="before")
-    @classmethod
-    def _check_preprocessing(cls, value: Any) -> Any:
-        """Explain the key's three kinds of value in one sentence; pydantic would write one for each kind."""
-        with contextlib.suppress(ValidationError):
-            if isinstance(value, dict):
-                return NormalizationSettings.model_validate(value)
-            return value if value is None else TypeAdapter(backbones.Preprocessing).validate_python(value)
-        raise ValueError(
-            f"null, {', '.join(get_args(backbones.Preprocessing))}, or {{mean: m, variance: v}} with a number or three "
-            "(red, green, blue) for each, and a variance above 0"
-        )
-
-    @field_validator("options")
-    @classmethod
-    def _refuse_fixed_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        for key in options:
-            if key in NOT_OPTIONS:
-                raise ValueError(f"without '{key}', which Graftline sets itself")
-        return options
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_procedural(cls, section: Any) -> Any:
-        """Set the options and the input size of the one trunk that the procedural weights fit, unless they are set."""
-        if not isinstance(section, dict) or section.get("weights") != "procedural":
-            return section
-        defaults = {"options": backbones.PROCEDURAL_OPTIONS, "input_size": backbones.PROCEDURAL_SIZE}
-        return {**section, **{key: value for key, value in defaults.items() if section.get(key) in (None, {})}}
-
-    @model_validator(mode="after")
-    def _require_procedural_trunk(self) -> "BackboneSettings":
-        required = {"name": backbones.PROCEDURAL_NAME, "options": backbones.PROCEDURAL_OPTIONS}
-        for key, value in required.items() if self.weights == "procedural" else ():
-            if getattr(self, key) != value:
-                raise UserError(
-                    f"backbone.weights: procedural needs backbone.{key} {value}, but it is {getattr(self, key)}: "
-                    f"leave out backbone.{key}, or give other weights"
-                )
-        return self
-
-    @property
-    def mode(self) -> backbones.Mode:
-        """How RGB in 0..255 becomes the trunk's input: `preprocessing`, or what the backbone was trained with."""
-        if isinstance(self.preprocessing, NormalizationSettings):
-            return self.preprocessing.model_dump()
-        return self.preprocessing or backbones.get(self.name).preprocessing
-
-    @property
-    def size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.input_size or backbones.get(self.name).input_size
-
-
-def _check_layer(item: Any) -> Any:
-    head_layers.parse(item)
-    return item
-
-
-class HeadSettings(Settings):
-    """The head that is grafted onto the trunk."""
-
-    cut_at: str | list[str] | None = Field(
-        None,
-        description="layer of the trunk that the head is grafted onto; null for the last layer. With a list of layers "
-        "the feature map of each is pooled, and the vectors are joined",
-    )
-    pooling: Literal["avg", "max", "flatten"] = Field(
-        "avg", description="how the trunk's last feature map becomes a vector"
-    )
-    dense: list[Annotated[int, Field(ge=1)]] = Field(
-        [], description="units of the hidden dense layers (ReLU), in order; empty for a linear head"
-    )
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout rate before each dense layer, in training only")
-    layers: list[Annotated[Any, AfterValidator(_check_layer)]] | None = Field(
-        None,
-        description="the head's layers below its output, lower to upper, in place of pooling, dense and dropout: "
-        "layers of Keras by name with their arguments, for example [GlobalAveragePooling2D, Dense: {units: 256, "
-        "activation: relu}, Dropout: 0.2]; they end in one vector",
-    )
-    output: Literal["softmax", "sigmoid"] = Field(
-        "softmax",
-        description="softmax (a logit for each class), or sigmoid (one logit, for two classes); both give a "
-        "probability for each class",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_both_forms(cls, section: Any) -> Any:
-        """Refuse `layers` next to the keys that it replaces, unless they have their defaults."""
-        if not isinstance(section, dict) or section.get("layers") is None:
-            return section
-        short = ["dense", "dropout", *([] if isinstance(section.get("cut_at"), list) else ["pooling"])]
-        for key in short:
-            default = cls.model_fields[key].default
-            if section.get(key, default) != default:
-                raise UserError(
-                    f"head.layers: it lists all layers of the head, but head.{key} is {section[key]}, too: write it as "
-                    f"a layer of head.layers, or leave out head.layers"
-                )
-        return section
-
-    @property
-    def cuts(self) -> tuple[str, ...]:
-        """The layers of `cut_at`; empty for the trunk's last layer."""
-        return (self.cut_at,) if isinstance(self.cut_at, str) else tuple(self.cut_at or ())
-
-    @field_validator("cut_at")
-    @classmethod
-    def _check_cuts(cls, cut_at: str | list[str] | None) -> str | list[str] | None:
-        if isinstance(cut_at, list) and len(set(cut_at)) != max(len(cut_at), 1):
-            raise ValueError("a layer's name or a list of different ones")
-        return cut_at
+_MIN_DELTA = "change of the monitored value that counts as better"
+_PATIENCE = "stop after this many epochs that are not better than the best one; null: never"
 
 
 class PhaseSettings(Settings):
@@ -246,8 +91,14 @@ class PhaseSettings(Settings):
         "The head has the full rate. The trained layers of the trunk make 12 blocks of equal length (fewer than 12 "
         "layers: one block each), so the lowest block has at least layer_decay^12 of the rate",
     )
-    patience: int = Field(ge=0, description=_PATIENCE)
+    monitor: Literal["val_loss", "val_accuracy"] = Field(
+        "val_loss", description="what makes an epoch better than another: a lower val_loss or a higher val_accuracy"
+    )
+    patience: int | None = Field(ge=0, description=_PATIENCE)
     min_delta: float = Field(0.0, ge=0, description=_MIN_DELTA)
+    restore_best_weights: bool = Field(
+        True, description="keeps the weights of the best epoch; false keeps those of the last one"
+    )
 
     @field_validator("optimizer_options")
     @classmethod
@@ -268,6 +119,12 @@ class PhaseSettings(Settings):
                 raise ValueError(f"with a {key} that is {fault}") from None
         return checked
 
+    @model_validator(mode="after")
+    def _require_an_end(self) -> "PhaseSettings":
+        if self.patience is None and "epochs" not in self.model_fields_set:
+            raise ValueError("with epochs, too, because patience null never ends a phase before them")
+        return self
+
     @field_validator("warmup_epochs")
     @classmethod
     def _require_shorter_warmup(cls, warmup_epochs: float, info: ValidationInfo) -> float:
@@ -282,7 +139,7 @@ class FeatureExtractionSettings(PhaseSettings):
 
     epochs: int = Field(100, ge=0, description=_EPOCHS)
     learning_rate: float = Field(1e-3, gt=0, description=_LEARNING_RATE)
-    patience: int = Field(10, ge=0, description=_PATIENCE)
+    patience: int | None = Field(10, ge=0, description=_PATIENCE)
     min_delta: float = Field(0.001, ge=0, description=_MIN_DELTA)
 
 
@@ -293,11 +150,16 @@ class FineTuningSettings(PhaseSettings):
     learning_rate: float = Field(
         1e-5, gt=0, description="learning rate of the optimizer; a higher one may destroy the pretrained features"
     )
-    patience: int = Field(3, ge=0, description=_PATIENCE)
+    patience: int | None = Field(3, ge=0, description=_PATIENCE)
     unfreeze_from: int | str = Field(
         -30,
         description="layers of the trunk to train, as a Python slice: -30 for the last 30, 149 for all from index 149 "
         "(the InputLayer is 0), a layer's name for all from that layer, all, or none",
+    )
+    batch_norm: Literal["inference", "training"] = Field(
+        "inference",
+        description="BatchNormalization among these layers: inference keeps its statistics, scale and offset; training "
+        "trains it and takes the statistics of each batch, as a training from scratch does",
     )
 
 
@@ -339,10 +201,32 @@ class AugmentationSettings(Settings):
         return self.flip != "none" or any(amounts)
 
 
+def _require_import_path(path: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", path):
+        raise ValueError("an import path such as package.module:factory")
+    return path
+
+
+class TensorBoardSettings(Settings):
+    """What TensorBoard's logs hold, in addition to the loss and the accuracy of each epoch."""
+
+    histogram_freq: _Count = Field(
+        0, description="epochs between two histograms of the weights of the part that a phase trains; 0 for none"
+    )
+    write_graph: bool = Field(False, description="the graph of the part of the model that a phase trains")
+    write_images: bool = Field(False, description="with histogram_freq: the weights as images")
+
+
 class TrainingSettings(Settings):
     """Settings that both phases share."""
 
     batch_size: int = Field(32, ge=1, description="images in a training step")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="training steps that make an epoch; null: until each image was there once"
+    )
+    validation_steps: int | None = Field(
+        None, ge=1, description="batches of the eval split that judge an epoch; null: all of its images"
+    )
     label_smoothing: _Fraction = Field(
         0.0,
         description="share of each image's label that is spread over all classes, which makes the model less "
@@ -360,11 +244,18 @@ class TrainingSettings(Settings):
         description="precision of the trunk's computations: float32, mixed_bfloat16 (for GPUs, and CPUs with bfloat16) "
         "or mixed_float16 (for GPUs); the weights stay float32",
     )
-    transfer_images_per_class: _Count = Field(
+    transfer_images_per_class: _Count | Literal["all"] = Field(
         0,
         description="measures what transfer is worth: trains twice more on up to this many images of each class, from "
-        "the backbone's weights and from a random trunk, and reports both accuracies; 0 for no measurement",
+        "the backbone's weights and from a random trunk, and reports both accuracies; 0 for no measurement. all: on "
+        "all images, and the random trunk trains from scratch: every layer, with BatchNormalization in training mode",
     )
+    callbacks: list[Annotated[str, AfterValidator(_require_import_path)]] = Field(
+        [],
+        description="import paths package.module:factory of your own callbacks; each phase calls the factory, without "
+        "arguments, for a new keras.callbacks.Callback",
+    )
+    tensorboard: TensorBoardSettings = TensorBoardSettings()
 
 
 class BoundaryCacheSettings(Settings):
@@ -402,6 +293,7 @@ class TrainerSettings(Settings):
     served: str = Field(
         "", description="folder or URI of the served versions, which lists models that were rolled back from"
     )
+    callbacks_sha256: str = Field("", description="digest of the sources of the user's callbacks")
     weights_sha256: str = Field(
         "", description="digest of the weights file, because another file may have the same name"
     )

@@ -25,13 +25,14 @@ from graftline.trainer import (
     phases,
     reference,
     report,
+    user_callbacks,
     warm_start,
 )
 from graftline.trainer.checkpoints import Checkpoints, key
 from graftline.trainer.inputs import Pixels, Records, Resized
 from graftline.trainer.phase_inputs import PhaseInputs
 from graftline.trainer.phases import Phase
-from graftline.trainer.settings import TrainerSettings
+from graftline.trainer.settings import TrainerSettings, TrainingSettings
 from graftline.workspace import Workspace
 
 # Images that scale a random trunk. Memory holds all their activations at once: 65 MB for each image at 224 px.
@@ -126,9 +127,23 @@ def prepare(
     tensors = [phase.boundary for phase in planned]
     inputs = PhaseInputs(settings, grafted.model, tensors, dataset.train, dataset.val, pixels, scratch)
     warning = optimizers.precision_warning(settings.training.precision)
-    notes = [*([warning] if warning else []), *([start.note] if start else []), *inputs.notes]
+    repeats = _notes_on_repeats(settings.training, dataset)
+    notes = [*([warning] if warning else []), *repeats, *([start.note] if start else []), *inputs.notes]
     head_is_trained = start is not None and start.knows_all_classes
     return PreparedTraining(settings, dataset, pixels, grafted, head_is_trained, planned, inputs, notes)
+
+
+def _notes_on_repeats(settings: TrainingSettings, dataset: Dataset) -> list[str]:
+    asked = {
+        "steps_per_epoch": (settings.steps_per_epoch, "train", len(dataset.train)),
+        "validation_steps": (settings.validation_steps, "eval", len(dataset.val)),
+    }
+    return [
+        f"training.{key} is {steps}, which takes {steps * settings.batch_size} images, but the {split} split has "
+        f"{count}: they repeat"
+        for key, (steps, split, count) in asked.items()
+        if steps and steps * settings.batch_size > count + settings.batch_size - 1
+    ]
 
 
 def _build_model(settings: TrainerSettings, dataset: Dataset, pixels: Pixels) -> heads.Grafted:
@@ -166,17 +181,16 @@ def train(prepared: PreparedTraining, checkpoints: Checkpoints, log_directory: s
         part = _trained_part(prepared, phase)
         if phase.name in [result.name for result in results]:
             continue
-        phases.freeze_trunk(prepared.grafted, phase.unfrozen)
+        phases.freeze_trunk(prepared.grafted, phase.trained)
         resume = checkpoint if checkpoint is not None and checkpoint.meta["phase"] == phase.name else None
         if resume is not None:
             notes.append(f"{phase.name} resumed after epoch {len(resume.meta['history']['loss'])}, from a checkpoint")
-        logs = os.path.join(log_directory, phase.name)
         result = phases.train_phase(
             phase.name,
             part,
             phase.settings,
             prepared.settings.training,
-            [keras.callbacks.TensorBoard(logs, write_graph=False)] if log_directory else [],
+            _callbacks(prepared.settings.training, log_directory, phase),
             checkpoints,
             resume,
             results,
@@ -186,19 +200,33 @@ def train(prepared: PreparedTraining, checkpoints: Checkpoints, log_directory: s
     notes += [f"{result.name}: {result.note}" for result in results if result.note]
     if checkpoints.trouble:
         notes.append(f"{checkpoints.trouble}; if the run is killed, it starts from the beginning")
-    probabilities = part.model.predict(part.val.for_fit, verbose=0)
+    steps = prepared.settings.training.validation_steps
+    all_val = part.val if steps is None else prepared.inputs.batches("val", phase.boundary)
+    probabilities = part.model.predict(all_val.for_fit, verbose=0)
     val = prepared.dataset.val
     return TrainingOutcome(results, part, report.Predictions(val.filenames, val.labels, probabilities), notes)
 
 
+def _callbacks(settings: TrainingSettings, log_directory: str, phase: Phase) -> list[keras.callbacks.Callback]:
+    """Return new callbacks for a phase: the user's, and TensorBoard where there is a place for its logs."""
+    if not log_directory:
+        return []
+    logs = os.path.join(log_directory, phase.name)
+    return [
+        keras.callbacks.TensorBoard(logs, **settings.tensorboard.model_dump()),
+        *user_callbacks.make(settings.callbacks),
+    ]
+
+
 def _trained_part(prepared: PreparedTraining, phase: Phase) -> phases.TrainedPart:
     head = [layer for layer in prepared.grafted.head_layers if layer.weights]
+    training = prepared.settings.training
     return phases.TrainedPart(
         boundary.part_above(prepared.grafted.model, phase.boundary),
-        [*phases.trainable_layers(phase.unfrozen), *head],
+        [*phase.trained, *head],
         head,
-        prepared.inputs.batches("train", phase.boundary),
-        prepared.inputs.batches("val", phase.boundary),
+        prepared.inputs.batches("train", phase.boundary, training.steps_per_epoch),
+        prepared.inputs.batches("val", phase.boundary, training.validation_steps),
     )
 
 

@@ -11,7 +11,7 @@ from graftline.components.evaluator.settings import SliceThresholds
 from graftline.errors import UserError
 from graftline.pipeline import config_file
 from graftline.pipeline.config_file import load
-from graftline.trainer.settings import NOT_OPTIONS
+from graftline.trainer.model_settings import NOT_OPTIONS
 from tests.pipeline.messages import message
 
 # --- unknown keys -----------------------------------------------------------------------------------------------------
@@ -88,6 +88,22 @@ def test_a_key_that_is_known_there_is_suggested_under_a_free_key():
         ("head.pooling=average", "head.pooling is 'average', but must be 'avg', 'max' or 'flatten'"),
         ("head.dense=[8, x]", "head.dense[1] is 'x', but must be a whole number"),
         ("head.dense=8", "head.dense is 8, but must be a list"),
+        ("backbone.preprocessing={mean: 1}", "backbone.preprocessing is {mean: 1}, but must be null, tf, torch, caffe, "
+         "rescale, none, or {mean: m, variance: v} with a number or three (red, green, blue) for each, and a variance "
+         "above 0"),
+        ("head.layers=[{Dense: {unit: 3}}]", "head.layers[0] is {Dense: {unit: 3}}, but must be without Dense's "
+         "'unit': Dense takes units, activation, use_bias, kernel_initializer, kernel_regularizer; did you mean "
+         "'units'?"),
+        ("head.output=sigmod", "head.output is 'sigmod', but must be 'softmax' or 'sigmoid'"),
+        ("head.cut_at=[a, a]", "head.cut_at is [a, a], but must be a layer's name or a list of different ones"),
+        ("fine_tuning.monitor=val_auc", "fine_tuning.monitor is 'val_auc', but must be 'val_loss' or 'val_accuracy'"),
+        ("fine_tuning.patience=null", "fine_tuning is {patience: null}, but must be with epochs, too, because patience "
+         "null never ends a phase before them"),
+        ("fine_tuning.batch_norm=on", "fine_tuning.batch_norm is 'on', but must be 'inference' or 'training'"),
+        ("training.steps_per_epoch=0", "training.steps_per_epoch is 0, but must be at least 1"),
+        ("training.callbacks=[mine]", "training.callbacks[0] is 'mine', but must be an import path such as "
+         "package.module:factory"),
+        ("training.tensorboard.histogram_freq=-1", "training.tensorboard.histogram_freq is -1, but must be at least 0"),
         ("fine_tuning.unfreeze_from=[1]", "fine_tuning.unfreeze_from is [1], but must be a whole number or "
          "text (a number as a name goes in quotes)"),
         ("fine_tuning=3", "fine_tuning is 3, but must be a section of keys"),

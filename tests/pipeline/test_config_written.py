@@ -18,7 +18,8 @@ from graftline.pipeline import config, config_file, config_reference, names
 from graftline.pipeline.config import Config
 from graftline.pipeline.config_file import load
 from graftline.trainer import backbones
-from graftline.trainer.settings import NOT_OPTIONS, AugmentationSettings
+from graftline.trainer.model_settings import NOT_OPTIONS
+from graftline.trainer.settings import AugmentationSettings
 from tests import assets
 
 _text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=20)

@@ -153,7 +153,7 @@ def test_all_layers_of_the_head_have_the_full_rate_and_frozen_layers_do_not_coun
 def test_the_lowest_layers_of_a_real_trunk_are_twelve_blocks_down() -> None:
     trunk = models.build_trunk(BackboneSettings(name="MobileNetV2", weights="none", input_size=32))
     grafted = heads.graft(trunk, HeadSettings(dense=[8]), 3)
-    phases.freeze_trunk(grafted, trunk.layers)
+    phases.freeze_trunk(grafted, phases.trainable_layers(trunk.layers))
     layers = [*phases.trainable_layers(trunk.layers), *grafted.head_layers]
     factors = optimizers.rate_factors(layers, 0.5, grafted.head_layers)
     assert set(factors) == {variable.path for variable in grafted.model.trainable_variables}

@@ -41,9 +41,9 @@ def grafted() -> heads.Grafted:
 
 
 def _parts(grafted: heads.Grafted, unfreeze_from: str = "block_16_expand") -> tuple[Any, Any, Any]:
-    unfrozen = models.layers_to_unfreeze(grafted.trunk, unfreeze_from)
-    phases.freeze_trunk(grafted, unfrozen)
-    return grafted, unfrozen, phases.find_boundary(grafted, unfrozen)
+    trained = phases.trainable_layers(models.layers_to_unfreeze(grafted.trunk, unfreeze_from))
+    phases.freeze_trunk(grafted, trained)
+    return grafted, trained, phases.find_boundary(grafted, trained)
 
 
 def _predictions(classes: int, seen: int, count: int, right: float) -> report.Predictions:
@@ -218,8 +218,8 @@ def test_an_empty_eval_split_has_no_report_but_everything_else(tmp_path: pathlib
 
 
 def test_the_model_is_described_part_by_part() -> None:
-    grafted, unfrozen, cut = _parts(_grafted(3, dense=(8,)))
-    content = report.describe(grafted, unfrozen, cut)
+    grafted, trained_layers, cut = _parts(_grafted(3, dense=(8,)))
+    content = report.describe(grafted, trained_layers, cut)
     assert content["input"] == [32, 32, 3]
     assert content["boundary"] == {"layer": "block_15_add", "shape": [1, 1, 56]}
     # block_16: three convolutions, three BatchNorms, two ReLUs; then Conv_1, its BatchNorm and ReLU.
