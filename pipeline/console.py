@@ -173,7 +173,11 @@ def _few(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-_ENDED = {"nan": "the loss was no longer a number"}
+_ENDED = {
+    "nan": "the loss was no longer a number",
+    "optimum": "solved to the optimum",
+    "max_iter": "the solver's iterations were over before the optimum",
+}
 
 
 def _training(run: RunSummary) -> Iterator[str]:

@@ -24,7 +24,14 @@ from graftline.components.evaluator import (
     warn_of_few_images,
 )
 from graftline.errors import UserError, did_you_mean
-from graftline.trainer import WEIGHTS, BackboneSettings, check_unfreezing, get_backbone, warn_of_unfreezing
+from graftline.trainer import (
+    WEIGHTS,
+    BackboneSettings,
+    check_solver,
+    check_unfreezing,
+    get_backbone,
+    warn_of_unfreezing,
+)
 from graftline.uri import is_uri
 from graftline.workspace import Workspace
 
@@ -127,8 +134,9 @@ def _names_in_zip(path: pathlib.Path) -> list[str]:
 
 
 def check_phases(config: "Config") -> None:
-    """Raise UserError for phases that train nothing, or a value of unfreeze_from that can name no layer."""
+    """Raise UserError for phases that train nothing, a head that no solver solves, or an impossible unfreeze_from."""
     check_unfreezing(config.feature_extraction, config.fine_tuning)
+    check_solver(config.feature_extraction, config.head, config.training, config.augmentation)
     if config.training.transfer_images_per_class and config.backbone.weights == "none":
         raise UserError(
             "training.transfer_images_per_class compares the backbone's weights with random weights, but "

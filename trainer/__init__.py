@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TrainerSettings,
         TrainingSettings,
     )
+    from graftline.trainer.solver_check import check_solver
     from graftline.trainer.unfreezing import check as check_unfreezing
     from graftline.trainer.unfreezing import warn as warn_of_unfreezing
 

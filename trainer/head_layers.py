@@ -73,6 +73,11 @@ LAYERS: dict[str, dict[str, Any]] = {
     "UnitNormalization": {},
     "ZeroPadding2D": {"padding": _Size},
 }
+# Those that have weights: a head with one of them is not linear in the features that are cached.
+WITH_WEIGHTS = {
+    "BatchNormalization", "Conv2D", "Dense", "DepthwiseConv2D", "GroupNormalization", "LayerNormalization", "PReLU",
+    "SeparableConv2D",
+}  # fmt: skip
 # Those without which Keras cannot build a layer.
 _REQUIRED = {
     "Activation": ("activation",),

@@ -48,7 +48,10 @@ class PhaseInputs:
         self.notes: list[str] = []
         self._augmented = settings.augmentation.enabled
         longest = max(settings.feature_extraction.epochs, settings.fine_tuning.epochs)
-        self._views = min(settings.augmentation.views, longest) if self._augmented else 1
+        views = settings.augmentation.views
+        solved = settings.feature_extraction.solver != "gradient"  # a solver takes all views at once
+        # 1 where nothing is augmented, and 0 for new views in each epoch.
+        self.views = (views if solved else min(views, longest)) if self._augmented else 1
         self._cached: dict[tuple[str, int], tuple[Rows, int]] = {}  # the rows of a split and a tensor, and their views
         self._frozen: FrozenPart | None = None
         self._fill_cache([tensor for tensor in tensors if tensor is not model.inputs[0]], scratch)
@@ -57,7 +60,7 @@ class PhaseInputs:
         settings = self._settings
         folder = Workspace(settings.state).boundary_cache if settings.state else str(scratch / "cache")
         enabled = settings.boundary_cache.enabled
-        views_to_cache = {"train": self._views if enabled else 0, "val": int(enabled)}
+        views_to_cache = {"train": self.views if enabled else 0, "val": int(enabled)}
         count = sum(views * len(self._records[split]) for split, views in views_to_cache.items())
         tensors, bytes_left = self._tensors_with_room(tensors, count, folder)
         if not tensors:
@@ -92,7 +95,7 @@ class PhaseInputs:
             return CachedBatches(rows, records.labels, batch_size, seed, views, steps)
         below = None if tensor is self._model.inputs[0] else FrozenPart(self._model, [tensor])
         make_seeds = self._make_seeds(split)
-        return StreamedBatches(records, self._pixels, batch_size, below, seed, self._views, make_seeds, steps)
+        return StreamedBatches(records, self._pixels, batch_size, below, seed, self.views, make_seeds, steps)
 
     def frozen_part(self, tensor: keras.KerasTensor) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return the frozen part up to `tensor`: where the cache was filled, the function that is traced already."""

@@ -25,6 +25,11 @@ class Phase:
     boundary: keras.KerasTensor  # where the part of the model begins that the phase trains
     trained: list[keras.Layer]  # of the trunk
 
+    @property
+    def solved(self) -> bool:
+        """Whether `trainer.solver` solves the head in place of training by epochs."""
+        return isinstance(self.settings, FeatureExtractionSettings) and self.settings.solver != "gradient"
+
 
 @dataclass(frozen=True)
 class PhaseResult:
@@ -32,7 +37,9 @@ class PhaseResult:
 
     name: str
     epochs: int  # that were finished
-    ended: str  # "plateau" (no epoch was better for long), "epochs", or "nan" (the loss was NaN or infinite)
+    # "plateau" (no epoch was better for long), "epochs", or "nan" (the loss was NaN or infinite). A solver ends with
+    # "optimum", or with "max_iter" when its iterations were over before.
+    ended: str
     accuracy: float  # in training; NaN when no epoch was better than the start
     val_accuracy: float
     val_loss: float

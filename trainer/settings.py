@@ -20,6 +20,7 @@ from graftline.errors import did_you_mean
 from graftline.settings import Settings
 from graftline.trainer import backbones
 from graftline.trainer.model_settings import BackboneSettings, HeadSettings
+from graftline.trainer.solver_options import check_options as check_solver_options
 
 # The keys of `optimizer_options` for each of Keras' optimizers, in Keras' names, and the types of their values.
 _Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -141,6 +142,23 @@ class FeatureExtractionSettings(PhaseSettings):
     learning_rate: float = Field(1e-3, gt=0, description=_LEARNING_RATE)
     patience: int | None = Field(10, ge=0, description=_PATIENCE)
     min_delta: float = Field(0.001, ge=0, description=_MIN_DELTA)
+    solver: Literal["gradient", "logistic_regression", "linear_svm"] = Field(
+        "gradient",
+        description="gradient (epochs of an optimizer), or logistic_regression or linear_svm: scikit-learn solves a "
+        "linear head to its optimum on the features of all training images and views. The other keys of this section "
+        "have no effect then, except epochs: 0, which is refused",
+    )
+    solver_options: dict[str, Any] = Field(
+        {},
+        description="arguments of scikit-learn's LogisticRegression or LinearSVC: C (inverse strength of the penalty, "
+        "1.0), tol and max_iter",
+    )
+
+    @field_validator("solver_options")
+    @classmethod
+    def _check_solver_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        solver = info.data.get("solver")  # absent when its own value is invalid
+        return check_solver_options(options, solver) if solver else options
 
 
 class FineTuningSettings(PhaseSettings):

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from graftline.trainer import (
     phases,
     reference,
     report,
+    solver,
     user_callbacks,
     warm_start,
 )
@@ -124,6 +126,7 @@ def prepare(
     grafted = _build_model(settings, dataset, pixels)
     start = warm_start.begin(grafted, dataset.labels, base_model, settings.served) if base_model else None
     planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning)
+    _check_memory(settings, planned, len(dataset.train))
     tensors = [phase.boundary for phase in planned]
     inputs = PhaseInputs(settings, grafted.model, tensors, dataset.train, dataset.val, pixels, scratch)
     warning = optimizers.precision_warning(settings.training.precision)
@@ -144,6 +147,12 @@ def _notes_on_repeats(settings: TrainingSettings, dataset: Dataset) -> list[str]
         for key, (steps, split, count) in asked.items()
         if steps and steps * settings.batch_size > count + settings.batch_size - 1
     ]
+
+
+def _check_memory(settings: TrainerSettings, planned: Sequence[Phase], images: int) -> None:
+    if planned[0].solved:
+        views = settings.augmentation.views if settings.augmentation.enabled else 1
+        solver.check_memory(images, views, math.prod(planned[0].boundary.shape[1:]))
 
 
 def _build_model(settings: TrainerSettings, dataset: Dataset, pixels: Pixels) -> heads.Grafted:
@@ -185,6 +194,10 @@ def train(prepared: PreparedTraining, checkpoints: Checkpoints, log_directory: s
         resume = checkpoint if checkpoint is not None and checkpoint.meta["phase"] == phase.name else None
         if resume is not None:
             notes.append(f"{phase.name} resumed after epoch {len(resume.meta['history']['loss'])}, from a checkpoint")
+        if phase.solved:
+            balanced, views = prepared.settings.training.class_weights == "balanced", prepared.inputs.views
+            results.append(solver.solve_phase(phase, part, balanced, views, prepared.settings.seed))
+            continue
         result = phases.train_phase(
             phase.name,
             part,
@@ -225,7 +238,7 @@ def _trained_part(prepared: PreparedTraining, phase: Phase) -> phases.TrainedPar
         boundary.part_above(prepared.grafted.model, phase.boundary),
         [*phase.trained, *head],
         head,
-        prepared.inputs.batches("train", phase.boundary, training.steps_per_epoch),
+        prepared.inputs.batches("train", phase.boundary, None if phase.solved else training.steps_per_epoch),
         prepared.inputs.batches("val", phase.boundary, training.validation_steps),
     )
 

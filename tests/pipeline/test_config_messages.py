@@ -144,10 +144,25 @@ def test_a_key_that_is_known_there_is_suggested_under_a_free_key():
          "with a beta_1 that is a valid number"),
         ("fine_tuning.optimizer_options={learning_rate: 1}", "fine_tuning.optimizer_options is {learning_rate: 1}, but "
          "must be without 'learning_rate': it is a key of its own, next to optimizer_options"),
+        ("feature_extraction.solver_options={C: 0.5}", "feature_extraction.solver_options is {C: 0.5}, but must be "
+         "empty, because solver is gradient, which takes optimizer_options"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_the_key_what_was_found_and_what_is_expected(override: str, expected: str):
     assert message(None, override) == f"--set: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("{Ce: 1}", "{Ce: 1}, but must be made of C, tol, max_iter; did you mean 'C'?"),
+        ("{C: 0}", "{C: 0}, but must be with a C that is greater than 0"),
+        ("{max_iter: 1.5}", "{max_iter: 1.5}, but must be with a max_iter that is a valid integer"),
+    ],
+)
+def test_a_wrong_option_of_a_solver_names_what_it_takes(options: str, expected: str):
+    said = message(None, "feature_extraction.solver=linear_svm", f"feature_extraction.solver_options={options}")
+    assert said == f"--set: feature_extraction.solver_options is {expected}"
 
 
 def test_a_number_where_a_file_needs_text_says_that_quotes_are_missing(write):

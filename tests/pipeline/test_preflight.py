@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -260,3 +261,20 @@ def test_too_few_images_for_the_gate_to_tell_are_noted_before_the_training(tmp_p
     ]
     assert few_judged(tmp_path / "few", "gate.accuracy.min=0.5") == []
     assert few_judged(tmp_path / "few", "data.eval_fraction=0.7") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("head.dense=[8]", r"solves a linear head, but head\.dense is \[8\]"),
+        ("head.layers=[Flatten, {Dense: 8}, PReLU]", r"but head\.layers has weights of its own in Dense, PReLU"),
+        ("training.label_smoothing=0.1", r"but training\.label_smoothing is 0\.1: set it to 0"),
+        ("augmentation={flip: both, views: 0}", r"but augmentation\.views is 0, .* set augmentation\.views=4"),
+        ("feature_extraction.epochs=0", r"has nothing to do, because feature_extraction\.epochs is 0"),
+    ],
+)
+def test_a_solver_is_refused_what_it_cannot_solve(images: pathlib.Path, change: str, expected: str):
+    changes = ["backbone.weights=none", change]
+    check(images, *changes)
+    said = refusal(images, "feature_extraction.solver=linear_svm", *changes)
+    assert re.search("feature_extraction.solver: linear_svm .*" + expected, said), said

@@ -1,0 +1,33 @@
+"""What `feature_extraction.solver_options` takes. Imports no Keras and no scikit-learn."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from graftline.errors import did_you_mean
+
+_Positive = Annotated[float, Field(gt=0)]
+# The keys of `solver_options`, in scikit-learn's names, and the types of their values.
+_TYPES: dict[str, Any] = {"C": _Positive, "tol": _Positive, "max_iter": Annotated[int, Field(ge=1)]}
+# Their values for each solver, where the user gives none. scikit-learn's 100 steps and tolerance of 1e-4 often end
+# before the optimum.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "logistic_regression": {"C": 1.0, "tol": 1e-6, "max_iter": 2000},
+    "linear_svm": {"C": 1.0, "tol": 1e-4, "max_iter": 20000},
+}
+
+
+def check_options(options: dict[str, Any], solver: str) -> dict[str, Any]:
+    """Return the options with their types; raise ValueError, whose message says what they must be."""
+    if options and solver == "gradient":
+        raise ValueError("empty, because solver is gradient, which takes optimizer_options")
+    checked = {}
+    for key, value in options.items():
+        if key not in _TYPES:
+            raise ValueError(f"made of {', '.join(_TYPES)}{did_you_mean(str(key), list(_TYPES))}")
+        try:
+            checked[key] = TypeAdapter(_TYPES[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise ValueError(f"with a {key} that is {fault}") from None
+    return checked
