@@ -28,6 +28,7 @@ from graftline.trainer import (
     WEIGHTS,
     BackboneSettings,
     check_solver,
+    check_top,
     check_unfreezing,
     get_backbone,
     warn_of_unfreezing,
@@ -136,6 +137,7 @@ def _names_in_zip(path: pathlib.Path) -> list[str]:
 def check_phases(config: "Config") -> None:
     """Raise UserError for phases that train nothing, a head that no solver solves, or an impossible unfreeze_from."""
     check_unfreezing(config.feature_extraction, config.fine_tuning)
+    check_top(config.backbone, config.head)
     check_solver(config.feature_extraction, config.head, config.training, config.augmentation)
     if config.training.transfer_images_per_class and config.backbone.weights == "none":
         raise UserError(

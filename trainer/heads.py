@@ -60,11 +60,11 @@ def graft(trunk: keras.Model, head: HeadSettings, classes: int) -> Grafted:
 
 
 def _pool(trunk: keras.Model, pooling: str) -> keras.KerasTensor:
-    """Pool each output of the trunk and join the vectors."""
+    """Pool each output of the trunk and join the vectors. A layer of the trunk's own classifier gives a vector."""
     several = len(trunk.outputs) > 1
     kind = getattr(keras.layers, _POOLING[pooling])
     vectors = [
-        kind(name=f"head_pooling_{number}" if several else "head_pooling")(output)
+        output if len(output.shape) == 2 else kind(name=f"head_pooling_{number}" if several else "head_pooling")(output)
         for number, output in enumerate(trunk.outputs)
     ]
     return keras.layers.Concatenate(name="head_join")(vectors) if several else vectors[0]

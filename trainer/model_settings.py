@@ -46,6 +46,11 @@ class BackboneSettings(Settings):
     options: dict[str, Any] = Field(
         {}, description="keyword arguments of the backbone's builder, for example {alpha: 0.35}"
     )
+    include_top: bool = Field(
+        False,
+        description="whether the trunk has its own classifier, too, so that head.cut_at can name one of its layers, "
+        "such as VGG16's fc2; the weights must have it",
+    )
 
     @field_validator("name")
     @classmethod
@@ -166,3 +171,18 @@ class HeadSettings(Settings):
         if isinstance(cut_at, list) and len(set(cut_at)) != max(len(cut_at), 1):
             raise ValueError("a layer's name or a list of different ones")
         return cut_at
+
+
+def check_top(backbone: BackboneSettings, head: HeadSettings) -> None:
+    """Raise UserError for a trunk with its classifier that no layer is named in, or whose weights have none."""
+    if not backbone.include_top:
+        return
+    if backbone.weights == "procedural":
+        raise UserError(
+            "backbone.include_top: the procedural weights have no classifier: set backbone.include_top=false"
+        )
+    if not head.cuts:
+        raise UserError(
+            "backbone.include_top: it needs head.cut_at, the layer of the classifier that the head is grafted onto, "
+            "for example head.cut_at=fc2 on VGG16: set it, or set backbone.include_top=false"
+        )

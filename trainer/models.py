@@ -18,9 +18,15 @@ from graftline.trainer.weights_reader import MisfitError, RefusedError
 # Bytes of weights that become constants; a graph holds at most 2 GB.
 _MAX_CONSTANTS = 1 << 30
 
+# The weights that a trunk takes, by whether it has its classifier.
+_KIND = {
+    False: "without its classifier (Keras' no_top files)",
+    True: "with its classifier, or set include_top to false",
+}
+
 
 def build_trunk(settings: BackboneSettings, cuts: Sequence[str] = (), precision: str = "float32") -> keras.Model:
-    """Build the trunk, without its classifier, up to the layers `cuts`, and load its weights.
+    """Build the trunk up to the layers `cuts` and load its weights. It has its classifier if `include_top` is set.
 
     It has an output for each of them, in that order; without any, one output of the last layer.
 
@@ -48,6 +54,11 @@ def build_trunk(settings: BackboneSettings, cuts: Sequence[str] = (), precision:
                 f"head.cut_at: {trunk.name} has no layer '{name}'{unfreezing.name_near_layers(name, names)}"
             )
     outputs = [trunk.get_layer(name).output for name in cuts]
+    if settings.include_top and all(len(output.shape) > 2 for output in outputs):
+        raise UserError(
+            f"backbone.include_top: head.cut_at {', '.join(cuts)} is a feature map under the classifier, which would "
+            "do nothing: set backbone.include_top=false, or cut at a layer of the classifier"
+        )
     return keras.Model(trunk.input, outputs[0] if len(outputs) == 1 else outputs, name=trunk.name)
 
 
@@ -57,7 +68,9 @@ def _build(settings: BackboneSettings) -> keras.Model:
     shape = (settings.size, settings.size, 3)
     try:
         with mock.patch.object(keras.Model, "load_weights", _load_downloaded):
-            return backbone.builder(include_top=False, weights=weights, input_shape=shape, **settings.options)
+            return backbone.builder(
+                include_top=settings.include_top, weights=weights, input_shape=shape, **settings.options
+            )
     except TypeError as error:
         raise UserError(f"backbone.options: {backbone.name} does not take {dict(settings.options)}: {error}") from error
     except ValueError as error:
@@ -102,7 +115,7 @@ def _load_weights(trunk: keras.Model, settings: BackboneSettings, path: str) -> 
     except MisfitError as error:
         raise UserError(
             f"backbone.weights: '{path}' does not fit {settings.name} with backbone.options {dict(settings.options)} "
-            f"({error}): give weights of this backbone that were saved without its classifier (Keras' no_top files), "
+            f"({error}): give weights of this backbone that were saved {_KIND[settings.include_top]}, "
             "and the options that they were trained with, such as alpha"
         ) from error
 

@@ -278,3 +278,13 @@ def test_a_solver_is_refused_what_it_cannot_solve(images: pathlib.Path, change: 
     check(images, *changes)
     said = refusal(images, "feature_extraction.solver=linear_svm", *changes)
     assert re.search("feature_extraction.solver: linear_svm .*" + expected, said), said
+
+
+def test_a_classifier_that_no_cut_names_is_refused(images: pathlib.Path):
+    check(images, "backbone.weights=none", "backbone.include_top=true", "head.cut_at=predictions")
+    assert "backbone.include_top: it needs head.cut_at" in refusal(
+        images, "backbone.weights=none", "backbone.include_top=true"
+    )
+    assert "backbone.include_top: the procedural weights have no classifier" in refusal(
+        images, "backbone.weights=procedural", "backbone.include_top=true", "head.cut_at=predictions"
+    )
