@@ -54,7 +54,7 @@ def build_trunk(settings: BackboneSettings, cuts: Sequence[str] = (), precision:
                 f"head.cut_at: {trunk.name} has no layer '{name}'{unfreezing.name_near_layers(name, names)}"
             )
     outputs = [trunk.get_layer(name).output for name in cuts]
-    if settings.include_top and all(len(output.shape) > 2 for output in outputs):
+    if settings.include_top and all(max(output.shape[1:-1], default=1) > 1 for output in outputs):
         raise UserError(
             f"backbone.include_top: head.cut_at {', '.join(cuts)} is a feature map under the classifier, which would "
             "do nothing: set backbone.include_top=false, or cut at a layer of the classifier"

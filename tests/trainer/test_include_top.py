@@ -9,6 +9,7 @@ import pytest
 from graftline.errors import UserError
 from graftline.trainer import heads, models
 from graftline.trainer.settings import BackboneSettings, HeadSettings
+from tests.trainer.runs import Data, assert_trained_alike, train_both_phases
 
 
 def _backbone(weights: object) -> BackboneSettings:
@@ -47,5 +48,20 @@ def test_weights_without_the_classifier_are_refused(files: dict[bool, pathlib.Pa
 
 
 def test_a_cut_under_the_classifier_is_refused() -> None:
-    with pytest.raises(UserError, match=r"backbone\.include_top: head\.cut_at conv_pw_13_relu is a feature map under"):
-        models.build_trunk(_backbone("none"), ["conv_pw_13_relu"])
+    with pytest.raises(UserError, match=r"backbone\.include_top: head\.cut_at conv_pw_11_relu is a feature map under"):
+        models.build_trunk(_backbone("none"), ["conv_pw_11_relu"])
+
+
+@pytest.mark.slow
+def test_both_phases_train_on_a_layer_of_the_classifier_with_and_without_the_cache(
+    data: Data, tmp_path: pathlib.Path
+) -> None:
+    changed = {
+        "backbone": {"include_top": True},
+        "head": {"cut_at": "global_average_pooling2d", "dropout": 0.2},
+        "fine_tuning": {"unfreeze_from": "conv_dw_13", "learning_rate": 1e-3},
+    }
+    cached = train_both_phases(data, tmp_path / "cached", **changed)
+    streamed = train_both_phases(data, tmp_path / "streamed", **changed, boundary_cache={"enabled": False})
+    assert cached.training.boundary._keras_history.operation.name == "conv_pw_12_relu"
+    assert_trained_alike(streamed, cached, 1e-3)
