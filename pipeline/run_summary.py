@@ -22,7 +22,7 @@ _COPIES = ("duplicates", "conflicts", "near_conflicts", "near_copies", "leaks")
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of training. `ended` says why it ended: plateau or epochs."""
+    """One phase of training. `ended` is that of `trainer.phases.PhaseResult`."""
 
     name: str
     epochs: int

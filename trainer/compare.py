@@ -7,7 +7,7 @@ from typing import Any
 from graftline.errors import UserError
 from graftline.trainer import training
 from graftline.trainer.checkpoints import Checkpoints
-from graftline.trainer.settings import TrainerSettings
+from graftline.trainer.settings import FeatureExtractionSettings, PhaseSettings, TrainerSettings
 
 
 def measure_transfer(
@@ -38,10 +38,7 @@ def measure_transfer(
             }
         )
         if name == "random" and per_class == "all":
-            scratch_settings = {"unfreeze_from": "all", "batch_norm": "training"}
-            changed = changed.model_copy(
-                update={"fine_tuning": changed.fine_tuning.model_copy(update=scratch_settings)}
-            )
+            changed = train_from_scratch(changed)
         training.reset_keras(settings.seed)
         try:
             prepared = training.prepare(changed, few, scratch)
@@ -54,3 +51,17 @@ def measure_transfer(
         ]
         accuracies |= {name: outcome.results[-1].val_accuracy, "images": len(prepared.dataset.train)}
     return accuracies, notes
+
+
+def train_from_scratch(settings: TrainerSettings) -> TrainerSettings:
+    """Return settings that train every layer, with BatchNormalization in training mode.
+
+    Where only the head is trained otherwise, every layer trains with the keys of that phase.
+    """
+    changes: dict[str, Any] = {"unfreeze_from": "all", "batch_norm": "training"}
+    phases: dict[str, Any] = {}
+    if settings.fine_tuning.epochs == 0 or settings.fine_tuning.unfreeze_from == "none":
+        shared = PhaseSettings.model_fields
+        changes |= {key: getattr(settings.feature_extraction, key) for key in shared}
+        phases["feature_extraction"] = FeatureExtractionSettings(epochs=0)
+    return settings.model_copy(update={**phases, "fine_tuning": settings.fine_tuning.model_copy(update=changes)})

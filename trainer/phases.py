@@ -37,8 +37,9 @@ class PhaseResult:
 
     name: str
     epochs: int  # that were finished
-    # "plateau" (no epoch was better for long), "epochs", or "nan" (the loss was NaN or infinite). A solver ends with
-    # "optimum", or with "max_iter" when its iterations were over before.
+    # "plateau" (no epoch was better for long), "epochs", "callback" (one of the user's stopped the phase before), or
+    # "nan" (the loss was NaN or infinite). A solver ends with "optimum", or with "max_iter" when its iterations were
+    # over before.
     ended: str
     accuracy: float  # in training; NaN when no epoch was better than the start
     val_accuracy: float
@@ -250,10 +251,11 @@ class _PhaseMonitor(keras.callbacks.Callback):
             variable.assign(value)
         kept, history = self._kept_epoch, self.history
         val = {key: values[kept] for key, values in history.items()} if kept >= 0 else self._baseline
+        by_itself = "epochs" if self.epochs >= self._settings.epochs else "callback"
         return PhaseResult(
             name=self._name,
             epochs=self.epochs,
-            ended=self._ended or "epochs",
+            ended=self._ended or by_itself,
             accuracy=val.get("accuracy", math.nan),
             val_accuracy=val["val_accuracy"],
             val_loss=val["val_loss"],

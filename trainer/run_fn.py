@@ -17,7 +17,7 @@ from graftline import signatures
 from graftline.jsonable import finite
 from graftline.references import write as write_references
 from graftline.trainer import compare, export, optimizers, reference, report, training
-from graftline.trainer.settings import TrainerSettings
+from graftline.trainer.settings import PhaseSettings, TrainerSettings
 from graftline.trainer.warm_start import KERAS_FILE, TRAINING_FILE
 from graftline.uri import is_uri
 
@@ -48,7 +48,7 @@ def run_fn(fn_args: "tfx.components.FnArgs") -> None:
         references = reference.compute(training.predictor(prepared, outcome.part), settings, dataset.val)
         grafted = prepared.grafted
         export.export(grafted.model, grafted.embedding, dataset.transform, fn_args.serving_model_dir)
-        _save_keras(grafted.model, settings, os.path.join(directory, KERAS_FILE))
+        _save_keras(grafted.model, prepared.phases[-1].settings, os.path.join(directory, KERAS_FILE))
         write_references(references, os.path.join(directory, signatures.REFERENCES_FILE))
 
         transfer: dict[str, Any] | None = None
@@ -101,13 +101,12 @@ def _start_report(
     )
 
 
-def _save_keras(model: keras.Model, settings: TrainerSettings, path: str) -> None:
+def _save_keras(model: keras.Model, last: PhaseSettings, path: str) -> None:
     """Save the model compiled with Keras' own parts, so that `keras.saving.load_model(path).fit(…)` works anywhere.
 
-    The optimizer is that of the last phase, new, at its plain rate. Keras writes to local files only, but the artifact
-    may be on an object store.
+    The optimizer is that of the `last` phase, new, at its plain rate. The loss has no label smoothing, because Keras'
+    own has none for label indices. Keras writes to local files only, but the artifact may be on an object store.
     """
-    last = settings.fine_tuning if settings.fine_tuning.epochs else settings.feature_extraction
     plain = last.model_copy(update={"layer_decay": 1.0, "schedule": "constant", "warmup_epochs": 0.0})
     optimizer = optimizers.build(plain, 1, model.layers)
     optimizer.build(model.trainable_variables)

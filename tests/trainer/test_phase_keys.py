@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from graftline.errors import UserError
-from graftline.trainer import checks, phases, run_fn, training, user_callbacks
+from graftline.trainer import checks, compare, heads, models, phases, run_fn, training, user_callbacks
 from graftline.trainer.activations import EpochOrder
 from graftline.trainer.checkpoints import Checkpoints
 from graftline.trainer.settings import (
@@ -17,6 +17,7 @@ from graftline.trainer.settings import (
     FineTuningSettings,
     HeadSettings,
     PhaseSettings,
+    TrainerSettings,
     TrainingSettings,
 )
 from tests.trainer.runs import Data, assert_trained_alike, fn_args, prepare, train_both_phases
@@ -181,7 +182,33 @@ def test_a_callback_is_made_anew_for_each_phase() -> None:
     assert one[0] is not other[0]
 
 
+class Stopping(keras.callbacks.Callback):
+    """Stops a phase after its second epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        self.model.stop_training = epoch == 1
+
+
+def test_a_phase_that_a_callback_stops_says_so() -> None:
+    settings = _settings(epochs=12, learning_rate=0.1)
+    result = phases.train_phase("p", _part(), settings, _TRAINING, [Stopping()])
+    assert (result.ended, result.epochs) == ("callback", 2)
+
+
 # --- from scratch, and model.keras ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fine_tuning", [{"epochs": 0}, {"unfreeze_from": "none"}, {"epochs": 2}])
+def test_from_scratch_every_layer_trains(data: Data, tmp_path: pathlib.Path, fine_tuning: dict[str, object]) -> None:
+    args = fn_args(data, tmp_path, {"fine_tuning": {"learning_rate": 1e-5, **fine_tuning}})
+    settings = compare.train_from_scratch(TrainerSettings.model_validate(args.custom_config))
+    training.reset_keras(0)
+    grafted = heads.graft(models.build_trunk(settings.backbone, settings.head.cuts), settings.head, 3)
+    planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning)
+    assert planned[-1].trained == [layer for layer in grafted.trunk.layers if layer.weights]
+    head_alone = fine_tuning != {"epochs": 2}
+    assert len(planned) == (1 if head_alone else 2)
+    assert planned[-1].settings.learning_rate == (1e-2 if head_alone else 1e-5)
 
 
 @pytest.mark.slow
@@ -208,6 +235,14 @@ def test_the_saved_model_has_the_recipes_optimizer_and_goes_on_training(
     model.fit(pixels, np.arange(8) % 3, verbose=0)
     assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
     assert not [warning for warning in recwarn if "Skipping variable" in str(warning.message)]
+
+
+@pytest.mark.slow
+def test_the_saved_models_optimizer_is_that_of_the_last_phase_that_trains(data: Data, tmp_path: pathlib.Path) -> None:
+    changed = {"feature_extraction": {"optimizer": "adam", "epochs": 1}, "fine_tuning": {"unfreeze_from": "none"}}
+    run_fn.run_fn(fn_args(data, tmp_path, changed))  # type: ignore[arg-type]
+    model = keras.saving.load_model(tmp_path / "model" / "model.keras")
+    assert type(model.optimizer) is keras.optimizers.Adam
 
 
 def test_a_value_that_is_not_monitored_is_refused() -> None:
