@@ -204,7 +204,7 @@ def _inverse_temperature(
 
     One temperature for all classes, as in Guo et al. (https://arxiv.org/abs/1706.04599), so the ranking stays. The
     margins come from cross-validation: an SVM's margins on its own training rows are too large (Platt, Probabilistic
-    outputs for support vector machines, 1999, section 2.1). A held-out part would cost training images. The targets are
+    outputs for support vector machines, 1999). A held-out part would cost training images. The targets are
     Platt's, (N + 1) / (N + 2) for a class of N images, so the factor is finite where all margins are right. All
     views of an image are in the same fold.
     """
