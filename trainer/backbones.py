@@ -36,6 +36,7 @@ class Backbone:
     preprocessing: Preprocessing
     input_size: int  # the native side in pixels
     min_size: int = 32  # the smallest side that builds
+    imagenet_graph: bool = False  # Keras builds another graph, with the same weights, for weights="imagenet"
 
     @property
     def builder(self) -> Callable[..., Any]:
@@ -69,14 +70,14 @@ _ENTRIES = (
     Backbone("Xception", "xception", "tf", 299, 71),
     Backbone("NASNetMobile", "nasnet", "tf", 224),
     Backbone("NASNetLarge", "nasnet", "tf", 331),
-    Backbone("EfficientNetB0", "efficientnet", "none", 224),
-    Backbone("EfficientNetB1", "efficientnet", "none", 240),
-    Backbone("EfficientNetB2", "efficientnet", "none", 260),
-    Backbone("EfficientNetB3", "efficientnet", "none", 300),
-    Backbone("EfficientNetB4", "efficientnet", "none", 380),
-    Backbone("EfficientNetB5", "efficientnet", "none", 456),
-    Backbone("EfficientNetB6", "efficientnet", "none", 528),
-    Backbone("EfficientNetB7", "efficientnet", "none", 600),
+    Backbone("EfficientNetB0", "efficientnet", "none", 224, imagenet_graph=True),
+    Backbone("EfficientNetB1", "efficientnet", "none", 240, imagenet_graph=True),
+    Backbone("EfficientNetB2", "efficientnet", "none", 260, imagenet_graph=True),
+    Backbone("EfficientNetB3", "efficientnet", "none", 300, imagenet_graph=True),
+    Backbone("EfficientNetB4", "efficientnet", "none", 380, imagenet_graph=True),
+    Backbone("EfficientNetB5", "efficientnet", "none", 456, imagenet_graph=True),
+    Backbone("EfficientNetB6", "efficientnet", "none", 528, imagenet_graph=True),
+    Backbone("EfficientNetB7", "efficientnet", "none", 600, imagenet_graph=True),
     Backbone("EfficientNetV2B0", "efficientnet_v2", "none", 224),
     Backbone("EfficientNetV2B1", "efficientnet_v2", "none", 240),
     Backbone("EfficientNetV2B2", "efficientnet_v2", "none", 260),

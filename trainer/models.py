@@ -67,6 +67,8 @@ def _build(settings: BackboneSettings) -> keras.Model:
     weights = "imagenet" if settings.weights == "imagenet" else None
     shape = (settings.size, settings.size, 3)
     try:
+        if backbone.imagenet_graph and backbones.weights_file(settings.weights) is not None:
+            return _build_imagenet_graph(backbone, input_shape=shape, **settings.options)
         with mock.patch.object(keras.Model, "load_weights", _load_downloaded):
             return backbone.builder(
                 include_top=settings.include_top, weights=weights, input_shape=shape, **settings.options
@@ -88,6 +90,18 @@ def _build(settings: BackboneSettings) -> keras.Model:
             "--set backbone.weights=FILE, or try the small trunk that ships with Graftline: "
             "--set backbone.weights=procedural, without backbone.name and backbone.options"
         ) from error
+
+
+def _build_imagenet_graph(backbone: backbones.Backbone, **arguments: Any) -> keras.Model:
+    """Build the graph that Keras builds for weights="imagenet", with random weights and without a download.
+
+    EfficientNetB0 to B7 get one more Rescaling layer there, because their weights were trained with it.
+    """
+    with (
+        mock.patch("keras.src.utils.file_utils.get_file", return_value=""),
+        mock.patch.object(keras.Model, "load_weights"),
+    ):
+        return backbone.builder(include_top=False, weights="imagenet", **arguments)
 
 
 def _load_downloaded(trunk: keras.Model, path: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graftline.errors import UserError
-from graftline.trainer import heads, models
+from graftline.trainer import backbones, heads, models
 from graftline.trainer.settings import BackboneSettings, HeadSettings
 from tests import assets
 
@@ -92,6 +92,36 @@ def test_weights_are_loaded_from_a_file(trunk: keras.Model, tmp_path: pathlib.Pa
     loaded = models.build_trunk(_SMALL.model_copy(update={"weights": path}))
     for ours, theirs in zip(loaded.get_weights(), trunk.get_weights(), strict=True):
         assert (ours == theirs).all()
+
+
+# One of each family: Keras' builder may ask what `weights` is, and build another graph.
+_FAMILIES = {entry.family: entry for entry in reversed(backbones.BACKBONES.values())}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[] if family in ("efficientnet", "mobilenet_v2") else pytest.mark.slow)
+        for family in sorted(_FAMILIES)
+    ],
+)
+def test_a_weights_file_gives_what_the_same_file_gives_as_keras_download(
+    family: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = _FAMILIES[family]
+    settings = BackboneSettings(name=entry.name, weights="none", input_size=max(32, entry.min_size))
+    keras.utils.set_random_seed(1)
+    path = str(tmp_path / "trunk.weights.h5")
+    models.build_trunk(settings).save_weights(path)
+    given = models.build_trunk(settings.model_copy(update={"weights": path}))
+    # The real lookup compares the file's hash with that of the real weights.
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: path)
+    downloaded = models.build_trunk(settings.model_copy(update={"weights": "imagenet"}))
+    assert [type(layer) for layer in given.layers] == [type(layer) for layer in downloaded.layers]
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, settings.size, settings.size, 3)).astype(np.float32)
+    ours, theirs = (keras.ops.convert_to_numpy(model(pixels, training=False)) for model in (given, downloaded))
+    assert np.ptp(theirs) > 0
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path: pathlib.Path) -> None:
