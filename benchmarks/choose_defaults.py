@@ -69,7 +69,7 @@ def load(pair: Pair) -> Data:
             chunk = [tf.io.read_file(path) for path, _ in files[start : start + 32]]
             yield preprocessing.preprocess(pixels.decode_batch(tf.stack(chunk), _SIZE), mode)
 
-    frozen = boundary.FrozenPart(grafted.model, [grafted.embedding, cut])
+    frozen = boundary.FrozenPart(grafted.model, [grafted.embedding, *cut])
     pooled, at_cut = (np.concatenate(parts) for parts in zip(*map(frozen, batches()), strict=True))
     return Data(pooled, at_cut, np.array([label for _, label in files], np.int64), len(classes))
 
@@ -105,7 +105,7 @@ def phase_2(data: Data, grafted: heads.Grafted, learning_rate: float, seed: int)
     return _train(grafted, unfrozen, settings.FineTuningSettings(learning_rate=learning_rate), data, seed)
 
 
-def _cut(grafted: heads.Grafted) -> keras.KerasTensor:
+def _cut(grafted: heads.Grafted) -> boundary.Boundary:
     return phases.find_boundary(grafted, phases.trainable_layers(models.layers_to_unfreeze(grafted.trunk, -30)))
 
 
@@ -117,7 +117,7 @@ def _train(
     seed: int,
 ) -> phases.PhaseResult:
     train, held_back = split(data, seed)
-    cut, x = (_cut(grafted), data.at_cut) if unfrozen else (grafted.embedding, data.pooled)
+    cut, x = (_cut(grafted), data.at_cut) if unfrozen else ((grafted.embedding,), data.pooled)
     head = [layer for layer in grafted.head_layers if layer.weights]
     part = phases.TrainedPart(
         boundary.part_above(grafted.model, cut),

@@ -10,13 +10,13 @@ import hashlib
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from graftline.trainer.boundary import FrozenPart
+from graftline.trainer.boundary import FrozenPart, as_inputs
 from graftline.trainer.inputs import Pixels, Records
 from graftline.trainer.row_store import Rows, RowStore
 from graftline.trainer.settings import BoundaryCacheSettings
@@ -73,7 +73,7 @@ class CachedBatches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Rows | tuple[Rows, ...],
         labels: np.ndarray,
         batch_size: int,
         seed: int | None = None,
@@ -82,6 +82,7 @@ class CachedBatches(keras.utils.PyDataset):
     ) -> None:
         """Create the batches of a split from the activations of all its images and label index int64 [n].
 
+        `rows` are those of the one tensor of a boundary, or a tuple of those of each.
         With several augmented views, the rows of the second view follow those of the first. Epoch e trains on view e
         modulo `views`. Without a seed the order is that of the rows. An epoch has `steps` batches; None: all images.
         """
@@ -113,10 +114,12 @@ class CachedBatches(keras.utils.PyDataset):
         """Return the number of batches."""
         return self.steps
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a batch: activations float32 [b, …] and label index int64 [b]."""
+    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+        """Return a batch: activations float32 [b, …], a tuple where `rows` are one, and label index int64 [b]."""
         rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        return self._rows[rows + self._epoch % self._views * len(self.labels)], self.labels[rows]
+        stored = rows + self._epoch % self._views * len(self.labels)
+        inputs = as_inputs([one[stored] for one in self._rows]) if isinstance(self._rows, tuple) else self._rows[stored]
+        return inputs, self.labels[rows]
 
 
 class StreamedBatches:
@@ -152,10 +155,10 @@ class StreamedBatches:
         dataset = images = pixels.batches(records, rows, batch_size, seeds if make_seeds else None)
         if below is not None:
             # Not by `map`: TensorFlow does not fold BatchNormalization in the graphs of tf.data.
-            (tensor,) = below.tensors
+            specs = [tf.TensorSpec([None, *tensor.shape[1:]]) for tensor in below.tensors]
             dataset = tf.data.Dataset.from_generator(
-                lambda: ((below(batch)[0], labels) for batch, labels in images),
-                output_signature=(tf.TensorSpec([None, *tensor.shape[1:]]), tf.TensorSpec([None], tf.int64)),
+                lambda: ((as_inputs(below(batch)), labels) for batch, labels in images),
+                output_signature=(as_inputs(specs), tf.TensorSpec([None], tf.int64)),
             ).prefetch(2)
         self._dataset = dataset.apply(tf.data.experimental.assert_cardinality(self.steps))
 
@@ -169,7 +172,7 @@ class StreamedBatches:
 class CachedSplit:
     """The activations of a split."""
 
-    rows: list[Rows]  # for each tensor, as `CachedBatches` takes them
+    rows: list[Rows]  # for each tensor, in the order of the frozen part's, as `CachedBatches` takes them
     computed: int  # images (or views) that ran through the trunk
     reused: int  # images (or views) that earlier runs had computed
 

@@ -1,6 +1,7 @@
 """The boundary: what lies under the lowest trainable layer gives the same in every epoch, so it runs once.
 
-`find_cut` finds the last single tensor under the trainable layers. `part_above` is the model that trains on it.
+`find_cut` finds the last single tensor under the trainable layers. `part_above` is the model that trains on it. A
+boundary is a tuple of tensors.
 `FrozenPart` is the part below. It runs with `training=False`, because in Keras 3 the dropout and StochasticDepth of a
 frozen trunk stay active in `fit`.
 """
@@ -8,7 +9,9 @@ frozen trunk stay active in `fit`.
 import collections
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,8 +19,25 @@ import tensorflow as tf
 
 from graftline.trainer import models
 
+Boundary = tuple[keras.KerasTensor, ...]
 
-def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasTensor:
+
+def is_input(model: keras.Model, cut: Boundary) -> bool:
+    """Return whether nothing lies under the boundary."""
+    return len(cut) == 1 and cut[0] is model.inputs[0]
+
+
+def as_inputs(values: Sequence[Any]) -> Any:
+    """Return what a model that begins at a boundary takes: the one value, or a tuple of all."""
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def numbers(cut: Boundary) -> int:
+    """Return how many numbers one image has at the boundary."""
+    return sum(math.prod(tensor.shape[1:]) for tensor in cut)
+
+
+def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> Boundary:
     """Return the last tensor on which alone everything in `above` depends.
 
     The function walks the graph in topological order and keeps the set of tensors that later layers still use. Where
@@ -40,12 +60,12 @@ def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> keras.KerasT
             open_tensors[id(tensor)] = tensor
         if len(open_tensors) == 1:
             (cut,) = open_tensors.values()
-    return cut
+    return (cut,)
 
 
-def part_above(model: keras.Model, cut: keras.KerasTensor) -> keras.Model:
+def part_above(model: keras.Model, cut: Boundary) -> keras.Model:
     """Return the part of `model` from `cut` to its output. It shares the layers, and so the weights."""
-    return model if cut is model.inputs[0] else keras.Model(cut, model.output, name="above_boundary")
+    return model if is_input(model, cut) else keras.Model(as_inputs(cut), model.output, name="above_boundary")
 
 
 class FrozenPart:
@@ -68,6 +88,10 @@ class FrozenPart:
             spec = tf.TensorSpec([None, *self._part.inputs[0].shape[1:]])
             self._run = tf.function(run, input_signature=[spec], autograph=False)
         return self._run(pixels)
+
+    def index(self, tensor: keras.KerasTensor) -> int:
+        """Return the place of a tensor among those that a call computes."""
+        return [id(one) for one in self.tensors].index(id(tensor))
 
     def fingerprints(self, identity: str) -> list[str]:
         """Return a name for what is computed at each tensor: 32 hex digits from all layers and weights under it.

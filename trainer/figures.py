@@ -308,7 +308,8 @@ def _boxes(model: Data) -> list[tuple[str, list[str], str | None]]:
     if trunk["layers"]:
         boxes.append(("Frozen trunk", [trunk["name"], *_amount(trunk)], _GREY))
     if boundary:
-        boxes.append(("Boundary", [boundary["layer"], _shape(boundary["shape"]), "computed once"], None))
+        tensors = [line for tensor in boundary for line in (tensor["layer"], _shape(tensor["shape"]))]
+        boxes.append(("Boundary", [*tensors, "computed once"], None))
     if unfrozen:
         trained = [f"trained: {unfrozen['trained_layers']:,} layers,", f"{unfrozen['trained_parameters']:,} parameters"]
         boxes.append(("Upper trunk", [*_amount(unfrozen), *trained], _ORANGE))

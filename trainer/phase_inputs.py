@@ -1,10 +1,10 @@
 """Decides where each phase and split gets its inputs: from the cache of activations, or from the images each epoch."""
 
 import logging
-import math
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ import tensorflow_transform as tft
 
 from graftline.trainer import augmentation
 from graftline.trainer.activations import ActivationCache, Batches, CachedBatches, MakeSeeds, StreamedBatches
-from graftline.trainer.boundary import FrozenPart
+from graftline.trainer.boundary import Boundary, FrozenPart, as_inputs, is_input, numbers
 from graftline.trainer.inputs import Pixels, Records
 from graftline.trainer.row_store import Rows, prune, size
 from graftline.trainer.settings import TrainerSettings
@@ -32,13 +32,13 @@ class PhaseInputs:
         self,
         settings: TrainerSettings,
         model: keras.Model,
-        tensors: list[keras.KerasTensor],
+        boundaries: list[Boundary],
         train: Records,
         val: Records,
         pixels: Pixels,
         scratch: pathlib.Path,
     ) -> None:
-        """Fill the cache, in one pass over the images for both phases, whose parts of the model begin at `tensors`.
+        """Fill the cache, in one pass over the images for both phases, whose parts of the model begin at `boundaries`.
 
         The weights under them stay as they are. The model's input among them is never cached.
         """
@@ -54,17 +54,18 @@ class PhaseInputs:
         self.views = (views if solved else min(views, longest)) if self._augmented else 1
         self._cached: dict[tuple[str, int], tuple[Rows, int]] = {}  # the rows of a split and a tensor, and their views
         self._frozen: FrozenPart | None = None
-        self._fill_cache([tensor for tensor in tensors if tensor is not model.inputs[0]], scratch)
+        self._fill_cache([cut for cut in boundaries if not is_input(model, cut)], scratch)
 
-    def _fill_cache(self, tensors: list[keras.KerasTensor], scratch: pathlib.Path) -> None:
+    def _fill_cache(self, boundaries: list[Boundary], scratch: pathlib.Path) -> None:
         settings = self._settings
         folder = Workspace(settings.state).boundary_cache if settings.state else str(scratch / "cache")
         enabled = settings.boundary_cache.enabled
         views_to_cache = {"train": self.views if enabled else 0, "val": int(enabled)}
         count = sum(views * len(self._records[split]) for split, views in views_to_cache.items())
-        tensors, bytes_left = self._tensors_with_room(tensors, count, folder)
-        if not tensors:
+        boundaries, bytes_left = self._boundaries_with_room(boundaries, count, folder)
+        if not boundaries:
             return
+        tensors = list({id(tensor): tensor for cut in boundaries for tensor in cut}.values())
         self._frozen = FrozenPart(self._model, tensors)
         caches = {
             split: ActivationCache(
@@ -84,26 +85,32 @@ class PhaseInputs:
                 self._cached[split, id(tensor)] = rows, views
         logging.info("activations: %d computed, %d from earlier runs", self.computed, self.reused)
 
-    def batches(self, split: str, tensor: keras.KerasTensor, steps: int | None = None) -> Batches:
-        """Return the batches of the split, "train" or "val", for a phase whose part begins at `tensor`.
+    def batches(self, split: str, cut: Boundary, steps: int | None = None) -> Batches:
+        """Return the batches of the split, "train" or "val", for a phase whose part begins at `cut`.
 
         An epoch has `steps` of them; None: all images.
         """
         records, batch_size, seed = self._records[split], self._settings.training.batch_size, self._seed(split)
-        if cached := self._cached.get((split, id(tensor))):
-            rows, views = cached
-            return CachedBatches(rows, records.labels, batch_size, seed, views, steps)
-        below = None if tensor is self._model.inputs[0] else FrozenPart(self._model, [tensor])
+        cached = [self._cached[split, id(tensor)] for tensor in cut if (split, id(tensor)) in self._cached]
+        if len(cached) == len(cut):
+            rows = as_inputs([one for one, _ in cached])
+            return CachedBatches(rows, records.labels, batch_size, seed, cached[0][1], steps)
+        below = None if is_input(self._model, cut) else FrozenPart(self._model, cut)
         make_seeds = self._make_seeds(split)
         return StreamedBatches(records, self._pixels, batch_size, below, seed, self.views, make_seeds, steps)
 
-    def frozen_part(self, tensor: keras.KerasTensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return the frozen part up to `tensor`: where the cache was filled, the function that is traced already."""
+    def frozen_part(self, cut: Boundary) -> Callable[[tf.Tensor], Any]:
+        """Return the frozen part up to `cut`: where the cache was filled, the function that is traced already."""
         frozen = self._frozen
-        if frozen is None or id(tensor) not in map(id, frozen.tensors):
-            frozen = FrozenPart(self._model, [tensor])
-        index = [id(one) for one in frozen.tensors].index(id(tensor))
-        return lambda pixels: frozen(pixels)[index]
+        if frozen is None or not set(map(id, cut)) <= set(map(id, frozen.tensors)):
+            frozen = FrozenPart(self._model, cut)
+        places = [frozen.index(tensor) for tensor in cut]
+
+        def run(pixels: tf.Tensor) -> Any:
+            outputs = frozen(pixels)
+            return as_inputs([outputs[place] for place in places])
+
+        return run
 
     def _seed(self, split: str) -> int | None:
         return self._settings.seed if split == "train" else None
@@ -128,10 +135,8 @@ class PhaseInputs:
             parts += [settings.seed, settings.augmentation.model_dump(exclude={"views"})]
         return repr(parts)
 
-    def _tensors_with_room(
-        self, tensors: list[keras.KerasTensor], rows: int, folder: str
-    ) -> tuple[list[keras.KerasTensor], float]:
-        """Return the tensors whose activations fit on the disk, the smallest first, and the bytes that are left."""
+    def _boundaries_with_room(self, boundaries: list[Boundary], rows: int, folder: str) -> tuple[list[Boundary], float]:
+        """Return the boundaries whose activations fit on the disk, the smallest first, and the bytes that are left."""
         settings = self._settings.boundary_cache
         room = settings.disk_gb * 1e9
         if not is_uri(folder):
@@ -140,15 +145,15 @@ class PhaseInputs:
             room = min(room, shutil.disk_usage(existing).free + used)
         itemsize = np.dtype(settings.dtype).itemsize
         fitting = []
-        for tensor in sorted(tensors, key=lambda tensor: math.prod(tensor.shape[1:])):
-            needed = rows * math.prod(tensor.shape[1:]) * itemsize
+        for cut in sorted(boundaries, key=numbers):
+            needed = rows * numbers(cut) * itemsize
             if needed > room:
-                name = tensor._keras_history.operation.name
+                name = " and ".join(tensor._keras_history.operation.name for tensor in cut)
                 self.notes.append(
                     f"the activations at {name} would take {needed / 1e9:.1f} GB, but boundary_cache.disk_gb "
                     f"and the disk leave {room / 1e9:.1f} GB, so the frozen part runs in each epoch"
                 )
             elif needed:
                 room -= needed
-                fitting.append(tensor)
+                fitting.append(cut)
         return fitting, room

@@ -22,7 +22,7 @@ class Phase:
 
     name: str  # its section of the config
     settings: PhaseSettings
-    boundary: keras.KerasTensor  # where the part of the model begins that the phase trains
+    boundary: boundary.Boundary  # where the part of the model begins that the phase trains
     trained: list[keras.Layer]  # of the trunk
 
     @property
@@ -97,8 +97,8 @@ def trainable_layers(unfrozen: list[keras.Layer], batch_norm: str = "inference")
     return [layer for layer in with_weights if not isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def find_boundary(grafted: heads.Grafted, trained: list[keras.Layer]) -> keras.KerasTensor:
-    """Return the last single tensor under the layers of the trunk that train and those of the head that change."""
+def find_boundary(grafted: heads.Grafted, trained: list[keras.Layer]) -> boundary.Boundary:
+    """Return the boundary under the layers of the trunk that train and those of the head that change."""
     return boundary.find_cut(grafted.model, [*trained, *grafted.changing_head_layers])
 
 

@@ -99,7 +99,7 @@ def start(
     images: Callable[[Sequence[int]], Mapping[int, bytes]],
     grafted: heads.Grafted,
     trained: list[keras.Layer],
-    cut: keras.KerasTensor,
+    cut: boundary.Boundary,
 ) -> PendingReport:
     """Write `history.csv`, `history.json` and `model.txt`, and start to draw the rest. Raise nothing.
 
@@ -146,16 +146,16 @@ def start(
     return pending
 
 
-def describe(grafted: heads.Grafted, trained: list[keras.Layer], cut: keras.KerasTensor) -> dict[str, Any]:
+def describe(grafted: heads.Grafted, trained: list[keras.Layer], cut: boundary.Boundary) -> dict[str, Any]:
     """Describe the model's parts from pixels to probabilities, for `model.png`.
 
     `trained` are the trunk's layers that phase 2 trained, none when it did not run; `cut` is the boundary under them.
 
     Returns:
       A dict without the batch in its shapes. `input` is a shape. `trunk` has name, layers and parameters of the frozen
-      part under the boundary. `boundary` has layer and shape, or is None when phase 2 did not run or trains all.
-      `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are trained, or is
-      None. `head` is a list of its layers.
+      part under the boundary. `boundary` has layer and shape of each tensor, or is None when phase 2 did not run or
+      trains all. `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are trained,
+      or is None. `head` is a list of its layers.
     """
     upper_ids = set(map(id, boundary.part_above(grafted.model, cut).layers)) if trained else set()
     hidden = [layer for layer in grafted.trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
@@ -164,7 +164,7 @@ def describe(grafted: heads.Grafted, trained: list[keras.Layer], cut: keras.Kera
     return {
         "input": list(grafted.model.inputs[0].shape[1:]),
         "trunk": {"name": grafted.trunk.name, **_amount(lower)},
-        "boundary": {"layer": cut._keras_history.operation.name, "shape": list(cut.shape[1:])}
+        "boundary": [{"layer": tensor._keras_history.operation.name, "shape": list(tensor.shape[1:])} for tensor in cut]
         if upper and lower
         else None,
         "unfrozen": {

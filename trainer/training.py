@@ -73,8 +73,8 @@ class PreparedTraining:
     notes: Sequence[str]  # for the user
 
     @property
-    def boundary(self) -> keras.KerasTensor:
-        """The tensor at which the last phase's part of the model begins."""
+    def boundary(self) -> boundary.Boundary:
+        """The tensors at which the last phase's part of the model begins."""
         return self.phases[-1].boundary
 
 
@@ -127,8 +127,8 @@ def prepare(
     start = warm_start.begin(grafted, dataset.labels, base_model, settings.served) if base_model else None
     planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning)
     _check_memory(settings, planned, len(dataset.train))
-    tensors = [phase.boundary for phase in planned]
-    inputs = PhaseInputs(settings, grafted.model, tensors, dataset.train, dataset.val, pixels, scratch)
+    boundaries = [phase.boundary for phase in planned]
+    inputs = PhaseInputs(settings, grafted.model, boundaries, dataset.train, dataset.val, pixels, scratch)
     warning = optimizers.precision_warning(settings.training.precision)
     repeats = _notes_on_repeats(settings.training, dataset)
     notes = [*([warning] if warning else []), *repeats, *([start.note] if start else []), *inputs.notes]
@@ -245,7 +245,7 @@ def _trained_part(prepared: PreparedTraining, phase: Phase) -> phases.TrainedPar
 
 def predictor(prepared: PreparedTraining, part: phases.TrainedPart) -> reference.Predict:
     """Return the trained model as a function of pixels float32 [n, size, size, 3], without the exported graph."""
-    if prepared.boundary is prepared.grafted.model.inputs[0]:
+    if boundary.is_input(prepared.grafted.model, prepared.boundary):
         return lambda pixels: part.model.predict(pixels, verbose=0)
     frozen = prepared.inputs.frozen_part(prepared.boundary)
     return lambda pixels: part.model.predict(frozen(tf.constant(pixels)), verbose=0)

@@ -73,23 +73,23 @@ def _settings(**changed: object) -> TrainerSettings:
 
 
 class ShortTrunk:
-    """The inputs of phases for a short trunk, and the tensors that phases begin at."""
+    """The inputs of phases for a short trunk, and the boundaries that phases begin at."""
 
     def __init__(self, transformed: Transformed, grafted: heads.Grafted, scratch: pathlib.Path) -> None:
         self.inputs = functools.cache(self._make_inputs)
         self._transform = tft.TFTransformOutput(transformed.directory)
         self._grafted, self._scratch = grafted, scratch
         self.train, self.val = (Records([path], images.CLASSES) for path in (transformed.train, transformed.eval))
-        self.cut: keras.KerasTensor = grafted.trunk.get_layer("block_1_project_BN").output
-        self.embedding, self.input = grafted.embedding, grafted.model.inputs[0]
+        self.cut = (grafted.trunk.get_layer("block_1_project_BN").output,)
+        self.embedding, self.input = (grafted.embedding,), (grafted.model.inputs[0],)
 
     def _make_inputs(self, cached: bool, **augmented: object) -> PhaseInputs:
         """Make inputs from the cache, or inputs that are computed in each epoch. `inputs` makes each once."""
         settings = _settings(boundary_cache={"enabled": cached}, augmentation=augmented or "off")
         augment = augmentation.build(settings.augmentation, 32, settings.backbone.mode)
         pixels = Pixels(self._transform, augment)
-        tensors = [self.cut, self.embedding]
-        return PhaseInputs(settings, self._grafted.model, tensors, self.train, self.val, pixels, self._scratch)
+        boundaries = [self.cut, self.embedding]
+        return PhaseInputs(settings, self._grafted.model, boundaries, self.train, self.val, pixels, self._scratch)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_fit_gets_the_order_of_each_epoch_and_no_batch_of_another(short_trunk: S
             batches.epoch = epoch
 
     model = keras.Sequential(
-        [keras.Input(short_trunk.embedding.shape[1:]), keras.layers.Dense(3, activation="softmax")]
+        [keras.Input(short_trunk.embedding[0].shape[1:]), keras.layers.Dense(3, activation="softmax")]
     )
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=[Watch()], jit_compile=False)
     model.fit(batches.for_fit, shuffle=False, initial_epoch=2, epochs=5, callbacks=[SetEpoch()], verbose=0)

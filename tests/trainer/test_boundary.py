@@ -41,7 +41,7 @@ def mobilenet() -> heads.Grafted:
 def test_the_cut_is_the_last_single_tensor_under_the_lowest_layer(
     mobilenet: heads.Grafted, lowest: str, cut_after: str
 ) -> None:
-    cut = boundary.find_cut(mobilenet.model, [mobilenet.model.get_layer(lowest)])
+    (cut,) = boundary.find_cut(mobilenet.model, [mobilenet.model.get_layer(lowest)])
     assert cut._keras_history.operation.name == cut_after
 
 
@@ -72,7 +72,7 @@ def test_every_path_from_the_input_passes_the_cut_and_no_higher_tensor_is_a_cut(
 ) -> None:
     trunk = models.build_trunk(BackboneSettings(name=name, weights="none", input_size=size))
     wanted = [layer for layer in trunk.layers[-30:] if layer.weights]
-    cut = boundary.find_cut(trunk, wanted)
+    (cut,) = boundary.find_cut(trunk, wanted)
     assert cut._keras_history.operation.name == cut_after
 
     def separates(tensor: keras.KerasTensor) -> bool:
@@ -89,11 +89,12 @@ def test_every_path_from_the_input_passes_the_cut_and_no_higher_tensor_is_a_cut(
 
 
 def test_with_nothing_frozen_the_cut_is_the_input(mobilenet: heads.Grafted) -> None:
-    assert boundary.find_cut(mobilenet.model, mobilenet.trunk.layers) is mobilenet.model.inputs[0]
+    assert boundary.is_input(mobilenet.model, boundary.find_cut(mobilenet.model, mobilenet.trunk.layers))
 
 
 def test_with_all_frozen_the_cut_is_under_the_head(mobilenet: heads.Grafted) -> None:
-    assert boundary.find_cut(mobilenet.model, mobilenet.changing_head_layers) is mobilenet.embedding
+    (cut,) = boundary.find_cut(mobilenet.model, mobilenet.changing_head_layers)
+    assert cut is mobilenet.embedding
 
 
 @pytest.mark.parametrize(
@@ -102,19 +103,19 @@ def test_with_all_frozen_the_cut_is_under_the_head(mobilenet: heads.Grafted) -> 
 def test_below_and_above_the_cut_are_the_whole_model(name: str, size: int) -> None:
     grafted = _grafted(name, size)
     lowest = next(layer for layer in grafted.trunk.layers[-20:] if layer.weights)
-    cut = boundary.find_cut(grafted.model, [lowest])
+    (cut,) = boundary.find_cut(grafted.model, [lowest])
     assert cut is not grafted.model.inputs[0]
     pixels = _pixels(name, 5, size)
     pooled, at_cut = boundary.FrozenPart(grafted.model, [grafted.embedding, cut])(tf.constant(pixels))
     whole = keras.ops.convert_to_numpy(grafted.model(pixels, training=False))
     assert whole.std(axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
     for tensor, values in ((grafted.embedding, pooled), (cut, at_cut)):
-        above = boundary.part_above(grafted.model, tensor)
+        above = boundary.part_above(grafted.model, (tensor,))
         np.testing.assert_allclose(above(values, training=False), whole, rtol=3e-5, atol=1e-6)
 
 
 def test_the_part_above_shares_its_weights_with_the_whole(mobilenet: heads.Grafted) -> None:
-    above = boundary.part_above(mobilenet.model, mobilenet.embedding)
+    above = boundary.part_above(mobilenet.model, (mobilenet.embedding,))
     assert above.get_layer("probabilities").kernel is mobilenet.model.get_layer("probabilities").kernel
 
 

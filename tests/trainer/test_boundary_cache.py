@@ -195,7 +195,7 @@ def test_with_classes_renamed_and_one_added_the_new_images_are_computed(
 
 def _assert_rows_are_those_of_their_images(run: PreparedTraining) -> None:
     """Assert that every activation of both splits is what the trunk gives for the image of its row."""
-    below = keras.Model(run.grafted.model.input, run.boundary)
+    below = keras.Model(run.grafted.model.input, run.boundary[0])
     for split, records in (("train", run.dataset.train), ("val", run.dataset.val)):
         batches = run.inputs.batches(split, run.boundary)
         batches.epoch = 1
@@ -263,7 +263,7 @@ def test_a_damaged_row_is_computed_again_with_a_warning(
     shutil.copytree(cold.training.settings.state, tmp_path / "state")
     # The pooled features of one image and the activations of another. Both images run through the trunk together, and
     # only the damaged row of each is new.
-    cuts = (cold.training.grafted.embedding, cold.training.boundary)
+    cuts = ((cold.training.grafted.embedding,), cold.training.boundary)
     (pooled, _), (activations, _) = (next(iter(cold.training.inputs.batches("val", cut).for_fit)) for cut in cuts)  # type: ignore[call-overload]
     files = [_flip_a_byte(tmp_path / "state", row) for row in (pooled[1], activations[4])]
     with caplog.at_level(logging.WARNING):

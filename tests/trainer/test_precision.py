@@ -97,10 +97,10 @@ def test_training_from_activations_at_the_boundary_is_training_the_whole_in_bflo
         phases.freeze_trunk(grafted, trained)
         model, x = grafted.model, _pixels()
         if cached:
-            cut = phases.find_boundary(grafted, trained)
+            (cut,) = phases.find_boundary(grafted, trained)
             assert cut.dtype == "bfloat16"
             below = keras.Model(model.inputs[0], cut)(x, training=False)
-            model, x = boundary.part_above(model, cut), below.numpy().astype(np.float32)
+            model, x = boundary.part_above(model, (cut,)), below.numpy().astype(np.float32)
         layers = [*trained, *grafted.head_layers]
         optimizer = optimizers.build(phase_settings(learning_rate=1e-3), 1, layers, grafted.head_layers)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)

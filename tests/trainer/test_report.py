@@ -221,7 +221,7 @@ def test_the_model_is_described_part_by_part() -> None:
     grafted, trained_layers, cut = _parts(_grafted(3, dense=(8,)))
     content = report.describe(grafted, trained_layers, cut)
     assert content["input"] == [32, 32, 3]
-    assert content["boundary"] == {"layer": "block_15_add", "shape": [1, 1, 56]}
+    assert content["boundary"] == [{"layer": "block_15_add", "shape": [1, 1, 56]}]
     # block_16: three convolutions, three BatchNorms, two ReLUs; then Conv_1, its BatchNorm and ReLU.
     assert content["unfrozen"]["layers"] == 11
     assert content["unfrozen"]["trained_layers"] == 4
