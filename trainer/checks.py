@@ -18,7 +18,7 @@ def check(
     trunk = models.build_trunk(backbone, head.cuts)
     heads.graft(trunk, head, classes=2)
     if fine_tuning.epochs > 0:
-        models.layers_to_unfreeze(trunk, fine_tuning.unfreeze_from)
+        models.layers_to_unfreeze(trunk, fine_tuning.unfreeze_from, backbone.landmark)
     # Keras numbers the layers that it names itself. The Trainer, in this process, must find the same names.
     keras.utils.clear_session()
     warning = optimizers.precision_warning(training.precision)

@@ -111,6 +111,11 @@ class BackboneSettings(Settings):
         """Side of the square input in pixels."""
         return self.input_size or backbones.get(self.name).input_size
 
+    @property
+    def landmark(self) -> str:
+        """The layer where the backbone's last stage begins."""
+        return backbones.get(self.name).landmark
+
 
 def _check_layer(item: Any) -> Any:
     head_layers.parse(item)

@@ -160,13 +160,13 @@ def calibrate(trunk: keras.Model, pixels: keras.KerasTensor) -> None:
     trunk._run_through_graph(pixels, operation_fn=calibrated)
 
 
-def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str) -> list[keras.Layer]:
+def layers_to_unfreeze(trunk: keras.Model, unfreeze_from: int | str, landmark: str | None = None) -> list[keras.Layer]:
     """Return the trunk's layers from `unfreeze_from` on, as `trainer.unfreezing.first_layer` finds it.
 
     BatchNormalization is among them; `trainer.phases` keeps it frozen.
     """
     names = [layer.name for layer in trunk.layers]
-    return list(trunk.layers[unfreezing.first_layer(unfreeze_from, names, trunk.name) :])
+    return list(trunk.layers[unfreezing.first_layer(unfreeze_from, names, trunk.name, landmark) :])
 
 
 def inference(model: keras.Model) -> tuple[Callable[[tf.Tensor], list[tf.Tensor]], list[tf.Variable]]:

@@ -68,13 +68,17 @@ class TrainedPart:
 
 
 def plan(
-    grafted: heads.Grafted, feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuningSettings
+    grafted: heads.Grafted,
+    feature_extraction: FeatureExtractionSettings,
+    fine_tuning: FineTuningSettings,
+    landmark: str,
 ) -> list[Phase]:
     """Return the phases that the settings ask for, in the order in which they run.
 
+    `landmark` is the layer that `fine_tuning.unfreeze_from: auto` means.
     Raise UserError if there is nothing to train, or no layer `fine_tuning.unfreeze_from`.
     """
-    unfrozen = models.layers_to_unfreeze(grafted.trunk, fine_tuning.unfreeze_from)
+    unfrozen = models.layers_to_unfreeze(grafted.trunk, fine_tuning.unfreeze_from, landmark)
     phases = []
     if feature_extraction.epochs > 0:
         phases.append(Phase("feature_extraction", feature_extraction, find_boundary(grafted, []), []))

@@ -154,8 +154,8 @@ def describe(grafted: heads.Grafted, trained: list[keras.Layer], cut: boundary.B
     Returns:
       A dict without the batch in its shapes. `input` is a shape. `trunk` has name, layers and parameters of the frozen
       part under the boundary. `boundary` has layer and shape of each tensor, or is None when phase 2 did not run or
-      trains all. `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are trained,
-      or is None. `head` is a list of its layers.
+      trains all. `unfrozen` has layers and parameters of the trunk above the boundary, and how many of them are
+      trained, or is None. `head` is a list of its layers.
     """
     upper_ids = set(map(id, boundary.part_above(grafted.model, cut).layers)) if trained else set()
     hidden = [layer for layer in grafted.trunk.layers if not isinstance(layer, keras.layers.InputLayer)]

@@ -170,9 +170,10 @@ class FineTuningSettings(PhaseSettings):
     )
     patience: int | None = Field(3, ge=0, description=_PATIENCE)
     unfreeze_from: int | str = Field(
-        -30,
-        description="layers of the trunk to train, as a Python slice: -30 for the last 30, 149 for all from index 149 "
-        "(the InputLayer is 0), a layer's name for all from that layer, all, or none",
+        "auto",
+        description="layers of the trunk to train: auto for the backbone's last stage, a layer's name for all from "
+        "that layer, all, none, or an index as in a Python slice: -30 for the last 30, 149 for all from index 149 (the "
+        "InputLayer is 0)",
     )
     batch_norm: Literal["inference", "training"] = Field(
         "inference",

@@ -17,6 +17,7 @@ import numpy as np
 from graftline.errors import UserError
 from graftline.trainer import losses
 from graftline.trainer.activations import Batches, EpochOrder
+from graftline.trainer.boundary import as_inputs
 from graftline.trainer.phases import Phase, PhaseResult, TrainedPart
 from graftline.trainer.settings import FeatureExtractionSettings
 from graftline.trainer.solver_options import DEFAULTS
@@ -60,7 +61,8 @@ def solve_phase(phase: Phase, part: TrainedPart, balanced: bool, views: int, see
     """
     name, settings, (layer,) = phase.name, phase.settings, part.head
     assert isinstance(settings, FeatureExtractionSettings)
-    below = None if layer.input is phase.boundary else keras.Model(phase.boundary, layer.input)
+    at_boundary = len(phase.boundary) == 1 and phase.boundary[0] is layer.input
+    below = None if at_boundary else keras.Model(as_inputs(phase.boundary), layer.input)
     features, labels, images = _read_features(part.train, below, views, seed)
     classes = part.model.output.shape[-1]
     head = solve(settings, features, labels, images, classes, balanced, seed)

@@ -125,7 +125,8 @@ def prepare(
     pixels = Pixels(dataset.transform, augment, dataset.resized)
     grafted = _build_model(settings, dataset, pixels)
     start = warm_start.begin(grafted, dataset.labels, base_model, settings.served) if base_model else None
-    planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning)
+    landmark = settings.backbone.landmark
+    planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning, landmark)
     _check_memory(settings, planned, len(dataset.train))
     boundaries = [phase.boundary for phase in planned]
     inputs = PhaseInputs(settings, grafted.model, boundaries, dataset.train, dataset.val, pixels, scratch)
@@ -152,7 +153,7 @@ def _notes_on_repeats(settings: TrainingSettings, dataset: Dataset) -> list[str]
 def _check_memory(settings: TrainerSettings, planned: Sequence[Phase], images: int) -> None:
     if planned[0].solved:
         views = settings.augmentation.views if settings.augmentation.enabled else 1
-        solver.check_memory(images, views, math.prod(planned[0].boundary.shape[1:]))
+        solver.check_memory(images, views, boundary.numbers(planned[0].boundary))
 
 
 def _build_model(settings: TrainerSettings, dataset: Dataset, pixels: Pixels) -> heads.Grafted:

@@ -1,6 +1,7 @@
 """The rules about `fine_tuning.unfreeze_from`, the key that says which layers of the trunk phase 2 trains.
 
 -30 means the last 30 layers, 149 all from index 149, a layer's name all from that layer. "all" and "none" are words.
+"auto" is the backbone's landmark: the layer where its last stage begins.
 `pipeline.preflight` calls `check`, and `trainer.models` calls `first_layer`. Imports no Keras.
 """
 
@@ -22,7 +23,7 @@ def check(feature_extraction: FeatureExtractionSettings, fine_tuning: FineTuning
         raise UserError(f"feature_extraction.epochs is 0 and {KEY} is none: nothing would be trained")
     if isinstance(unfreeze_from, str):
         if not unfreeze_from.strip():
-            raise UserError(f"{KEY} is empty; give a layer's name, an index such as -30, all, or none")
+            raise UserError(f"{KEY} is empty; give auto, a layer's name, an index such as -30, all, or none")
         if unfreeze_from.lstrip("+-").isdigit():
             raise UserError(f"{KEY} is the text '{unfreeze_from}'; write an index without quotes: {unfreeze_from}")
 
@@ -41,12 +42,17 @@ def name_near_layers(name: str, names: Sequence[str]) -> str:
     return f"{hint} (its last: {', '.join(names[-3:])})"
 
 
-def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str) -> int:
+def first_layer(unfreeze_from: int | str, names: Sequence[str], trunk: str, landmark: str | None = None) -> int:
     """Return the index of the lowest layer to unfreeze among the trunk's layers; their number for none.
 
+    `landmark` is what "auto" means. A trunk that `head.cut_at` ends below it is unfrozen from its last 30 layers on.
     Raise UserError if there is no such layer; the message names the trunk and the nearest layer.
     """
     count = len(names)
+    if unfreeze_from == "auto":
+        if landmark is None:
+            raise ValueError("auto means the landmark of a backbone, and none is given")
+        unfreeze_from = landmark if landmark in names else -30
     if unfreeze_from in ("all", "none"):
         return 0 if unfreeze_from == "all" else count
     if isinstance(unfreeze_from, int):

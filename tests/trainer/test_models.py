@@ -45,6 +45,7 @@ def test_the_head_is_grafted_as_set(trunk: keras.Model) -> None:
 @pytest.mark.parametrize(
     ("unfreeze_from", "first", "count"),
     [
+        ("auto", "block_13_project_BN", 30),
         (-1, "out_relu", 1),
         (-30, "block_13_project_BN", 30),
         (149, "block_16_project", 5),
@@ -56,9 +57,15 @@ def test_the_head_is_grafted_as_set(trunk: keras.Model) -> None:
 def test_unfreeze_from_slices_the_trunks_layers(
     trunk: keras.Model, unfreeze_from: int | str, first: str, count: int
 ) -> None:
-    layers = models.layers_to_unfreeze(trunk, unfreeze_from)
+    layers = models.layers_to_unfreeze(trunk, unfreeze_from, _SMALL.landmark)
     assert len(layers) == count
     assert not layers or layers[0].name.startswith(first)
+
+
+def test_auto_is_the_last_30_layers_of_a_trunk_that_ends_below_the_landmark(trunk: keras.Model) -> None:
+    short = keras.Model(trunk.input, trunk.get_layer("block_12_add").output)
+    layers = models.layers_to_unfreeze(short, "auto", _SMALL.landmark)
+    assert layers == short.layers[-30:]
 
 
 def test_an_unknown_layer_names_the_nearest(trunk: keras.Model) -> None:
