@@ -1,7 +1,7 @@
 """The boundary: what lies under the lowest trainable layer gives the same in every epoch, so it runs once.
 
-`find_cut` finds the last single tensor under the trainable layers. `part_above` is the model that trains on it. A
-boundary is a tuple of tensors.
+`find_cut` finds the last tensors under the trainable layers, one where it can. `part_above` is the model that trains on
+them.
 `FrozenPart` is the part below. It runs with `training=False`, because in Keras 3 the dropout and StochasticDepth of a
 frozen trunk stay active in `fit`.
 """
@@ -38,13 +38,23 @@ def numbers(cut: Boundary) -> int:
 
 
 def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> Boundary:
+    """Return the last tensor on which alone everything in `above` depends, or several if they hold fewer numbers.
+
+    NASNet's cells read the two cells before them, so that its last single tensor lies in the stem.
+    """
+    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+    single = _last_single(model, nodes, above)
+    several = _merge(nodes, _frontier(nodes, above), single)
+    return several if len(several) > 1 and numbers(several) < numbers((single,)) else (single,)
+
+
+def _last_single(model: keras.Model, nodes: Sequence[Any], above: Collection[keras.Layer]) -> keras.KerasTensor:
     """Return the last tensor on which alone everything in `above` depends.
 
     The function walks the graph in topological order and keeps the set of tensors that later layers still use. Where
     the set holds one tensor, the graph can be cut. The one input of the functional model is always such a place.
     """
     layers_above = set(map(id, above))
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
     uses = collections.Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     uses.update(map(id, model.outputs))
     open_tensors: dict[int, keras.KerasTensor] = {}
@@ -60,7 +70,47 @@ def find_cut(model: keras.Model, above: Collection[keras.Layer]) -> Boundary:
             open_tensors[id(tensor)] = tensor
         if len(open_tensors) == 1:
             (cut,) = open_tensors.values()
-    return (cut,)
+    return cut
+
+
+def _frontier(nodes: Sequence[Any], above: Collection[keras.Layer]) -> Boundary:
+    """Return all tensors that do not depend on `above` and that something which does, or is in `above`, reads."""
+    layers_above = set(map(id, above))
+    dependent: set[int] = set()
+    frontier: dict[int, keras.KerasTensor] = {}
+    for node in nodes:
+        if id(node.operation) in layers_above or not dependent.isdisjoint(map(id, node.input_tensors)):
+            dependent.update(map(id, node.output_tensors))
+            frontier |= {id(tensor): tensor for tensor in node.input_tensors if id(tensor) not in dependent}
+    return tuple(frontier.values())
+
+
+def _merge(nodes: Sequence[Any], cut: Boundary, lowest: keras.KerasTensor) -> Boundary:
+    """Replace tensors above `lowest` by one that they are computed from, where the boundary then holds less."""
+    inputs_of = {id(tensor): node.input_tensors for node in nodes for tensor in node.output_tensors}
+    cut = _needed(nodes, cut)
+    while True:
+        candidates = [lower for tensor in cut if tensor is not lowest for lower in inputs_of[id(tensor)]]
+        smaller = (_needed(nodes, (*cut, candidate)) for candidate in candidates)
+        better = next((merged for merged in smaller if numbers(merged) < numbers(cut)), None)
+        if better is None:
+            return cut
+        cut = better
+
+
+def _needed(nodes: Sequence[Any], cut: Boundary) -> Boundary:
+    """Return the tensors that cannot be computed from the others of `cut`."""
+    members = set(map(id, cut))
+    known: set[int] = set()
+    needed = []
+    for node in nodes:
+        if node.input_tensors and known.issuperset(map(id, node.input_tensors)):
+            known.update(map(id, node.output_tensors))
+        else:
+            own = [tensor for tensor in node.output_tensors if id(tensor) in members]
+            known.update(map(id, own))
+            needed += own
+    return tuple(needed)
 
 
 def part_above(model: keras.Model, cut: Boundary) -> keras.Model:

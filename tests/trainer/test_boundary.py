@@ -45,15 +45,15 @@ def test_the_cut_is_the_last_single_tensor_under_the_lowest_layer(
     assert cut._keras_history.operation.name == cut_after
 
 
-def _reached(model: keras.Model, start: keras.KerasTensor, without: keras.KerasTensor | None) -> set[str]:
-    """Return the names of the layers that depend on `start` by a path that does not pass `without`."""
+def _reached(model: keras.Model, start: keras.KerasTensor, without: set[int]) -> set[str]:
+    """Return the names of the layers that depend on `start` by a path that passes no tensor of `without`, their ids."""
     reached = {id(start)}
     layers = set()
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             if any(id(tensor) in reached for tensor in node.input_tensors):
                 layers.add(node.operation.name)
-                reached |= {id(tensor) for tensor in node.output_tensors if tensor is not without}
+                reached |= {id(tensor) for tensor in node.output_tensors if id(tensor) not in without}
     return layers
 
 
@@ -63,8 +63,6 @@ def _reached(model: keras.Model, start: keras.KerasTensor, without: keras.KerasT
         ("MobileNetV3Small", 32, "expanded_conv_8_project_bn"),
         ("DenseNet121", 32, "conv5_block12_concat"),
         ("InceptionV3", 75, "mixed9"),
-        # Each cell takes the outputs of the two before, so the last cut below the 30 layers is in the stem.
-        ("NASNetMobile", 32, "stem_bn1"),
     ],
 )
 def test_every_path_from_the_input_passes_the_cut_and_no_higher_tensor_is_a_cut(
@@ -77,15 +75,64 @@ def test_every_path_from_the_input_passes_the_cut_and_no_higher_tensor_is_a_cut(
 
     def separates(tensor: keras.KerasTensor) -> bool:
         """From all that is wanted, and from the output, which the part above must come to."""
-        unseparated = _reached(trunk, trunk.inputs[0], without=tensor)
+        unseparated = _reached(trunk, trunk.inputs[0], without={id(tensor)})
         end = trunk.outputs[0]._keras_history.operation.name
         return end not in unseparated and not unseparated & {layer.name for layer in wanted}
 
     assert separates(cut)
-    above = _reached(trunk, cut, without=None)
+    above = _reached(trunk, cut, without=set())
     higher = [layer.output for layer in trunk.layers if layer.name in above]
     assert len(higher) >= 30
     assert not any(separates(tensor) for tensor in higher if tensor is not trunk.outputs[0])
+
+
+@pytest.mark.parametrize("lowest", [-30, "reduction_concat_reduce_8"])
+def test_nasnets_boundary_is_several_tensors_that_hold_less_than_the_one_in_its_stem(lowest: int | str) -> None:
+    """Each cell reads the two before it."""
+    trunk = models.build_trunk(BackboneSettings(name="NASNetMobile", weights="none", input_size=32))
+    wanted = [layer for layer in models.layers_to_unfreeze(trunk, lowest) if layer.weights]
+    cut = boundary.find_cut(trunk, wanted)
+    names = [tensor._keras_history.operation.name for tensor in cut]
+    assert len(names) == len(set(names)) > 1
+    assert boundary.numbers(cut) < boundary.numbers((trunk.get_layer("stem_bn1").output,))
+
+    def unseparated(without: set[int]) -> set[str]:
+        return _reached(trunk, trunk.inputs[0], without) & {trunk.layers[-1].name, *(layer.name for layer in wanted)}
+
+    assert not unseparated(set(map(id, cut)))
+    assert all(unseparated({id(tensor) for tensor in cut if tensor is not one}) for one in cut), "one is not needed"
+
+
+def _two_branches(stem: int, left: int, right: int) -> keras.Model:
+    """Return a model whose trained layer `top` reads two branches of as many channels."""
+    x = inputs = keras.Input([4])
+    x = keras.layers.Dense(stem, name="stem")(x)
+    a, b = keras.layers.Dense(left, name="left")(x), keras.layers.Dense(right, name="right")(x)
+    relus = [keras.layers.ReLU()(a), keras.layers.ReLU()(a), keras.layers.ReLU(name="right_relu")(b)]
+    x = keras.layers.Concatenate(name="join")([keras.layers.Dense(9, name=f"top_{n}")(r) for n, r in enumerate(relus)])
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize(
+    ("widths", "cut"),
+    [
+        ((10, 3, 3), {"left", "right_relu"}),  # not the two ReLUs of the left branch, which hold more
+        ((6, 3, 3), {"stem"}),  # as many: one tensor is simpler
+        ((5, 3, 3), {"stem"}),
+    ],
+)
+def test_several_tensors_are_the_boundary_where_they_hold_fewer_numbers(
+    widths: tuple[int, int, int], cut: set[str]
+) -> None:
+    model = _two_branches(*widths)
+    above = [layer for layer in model.layers if layer.name.startswith("top")]
+    tensors = boundary.find_cut(model, above)
+    names = {tensor._keras_history.operation.name for tensor in tensors}
+    assert names == cut
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    below = boundary.FrozenPart(model, tensors)(tf.constant(x))
+    expected = model(x, training=False)
+    np.testing.assert_allclose(boundary.part_above(model, tensors)(boundary.as_inputs(below)), expected, rtol=1e-5)
 
 
 def test_with_nothing_frozen_the_cut_is_the_input(mobilenet: heads.Grafted) -> None:

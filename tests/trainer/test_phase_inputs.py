@@ -22,15 +22,15 @@ from tests.trainer.runs import (
 # --- the same as the plain method -------------------------------------------------------------------------------------
 
 
-def _plainly(like: Outcome, cut: str) -> Outcome:
+def _plainly(like: Outcome, cut: str | None) -> Outcome:
     """Train in two phases as Keras' guide does: `fit` on the whole model, from pixels, with BatchNorm frozen.
 
     (https://keras.io/guides/transfer_learning/.) The pixels and the first weights are Graftline's.
 
     Args:
       like: its settings are taken; no dropout in the head.
-      cut: name of the layer up to which the trunk is to give what it gives in inference. Keras' `trainable = False`
-        does not see to that: Dropout drops on.
+      cut: name of the layer up to which the trunk is to give what it gives in inference; None where nothing in the
+        trunk drops. Keras' `trainable = False` does not see to that: Dropout drops on.
     """
     settings = like.training.settings
     ((pixels, labels),) = like.training.pixels.batches(like.training.dataset.train, lambda: np.arange(25), 25)
@@ -53,7 +53,7 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
     drop_rates = {layer.name: layer.rate for layer in trunk.layers if hasattr(layer, "rate")}
     phases = [
         (settings.feature_extraction, [], names),
-        (settings.fine_tuning, trunk.layers[first:], names[: names.index(cut) + 1]),
+        (settings.fine_tuning, trunk.layers[first:], names[: names.index(cut) + 1] if cut else names),
     ]
     for phase, upper, inference in phases:
         for layer in model.layers:
@@ -107,8 +107,8 @@ def _plainly(like: Outcome, cut: str) -> Outcome:
                 ("ResNet50", 32, None, -30, "conv4_block6_out", "sgd", (3e-4, 3e-4)),
                 ("InceptionV3", 75, None, -30, "mixed9", "sgd", (1e-3, 1e-3)),
                 ("DenseNet121", 32, None, -30, "conv5_block12_concat", "sgd", (1e-3, 1e-3)),
-                # Each cell takes the outputs of the two before, so no boundary lies above the stem.
-                ("NASNetMobile", 32, None, -30, "stem_bn1", "sgd", (1e-3, 1e-4)),
+                # Several tensors: each cell takes the outputs of the two before.
+                ("NASNetMobile", 32, None, "reduction_concat_reduce_8", None, "sgd", (1e-3, 1e-4)),
             ]
         ),
     ],
@@ -121,7 +121,7 @@ def test_training_from_the_cache_equals_training_the_whole_model_from_pixels(
     size: int,
     cut_at: str | None,
     unfreeze_from: int | str,
-    cut: str,
+    cut: str | None,
     optimizer: str,
     rates: tuple[float, float],
 ) -> None:
@@ -133,7 +133,8 @@ def test_training_from_the_cache_equals_training_the_whole_model_from_pixels(
         feature_extraction={"optimizer": optimizer, "learning_rate": rates[0]},
         fine_tuning={"optimizer": optimizer, "learning_rate": rates[1], "unfreeze_from": unfreeze_from},
     )
-    assert [tensor._keras_history.operation.name for tensor in ours.training.boundary] == [cut]
+    names = [tensor._keras_history.operation.name for tensor in ours.training.boundary]
+    assert names == [cut] if cut else len(names) > 1
     assert activation_counts(ours.training) == {"computed": 31, "reused": 0}
     assert_trained_alike(ours, _plainly(ours, cut), 1e-3)
 
