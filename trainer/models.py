@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -66,13 +66,12 @@ def _build(settings: BackboneSettings) -> keras.Model:
     backbone = backbones.get(settings.name)
     weights = "imagenet" if settings.weights == "imagenet" else None
     shape = (settings.size, settings.size, 3)
+    arguments = {"include_top": settings.include_top, "input_shape": shape, **settings.options}
     try:
         if backbone.imagenet_graph and backbones.weights_file(settings.weights) is not None:
-            return _build_imagenet_graph(backbone, input_shape=shape, **settings.options)
+            return _build_imagenet_graph(backbone, arguments)
         with mock.patch.object(keras.Model, "load_weights", _load_downloaded):
-            return backbone.builder(
-                include_top=settings.include_top, weights=weights, input_shape=shape, **settings.options
-            )
+            return backbone.builder(weights=weights, **arguments)
     except TypeError as error:
         raise UserError(f"backbone.options: {backbone.name} does not take {dict(settings.options)}: {error}") from error
     except ValueError as error:
@@ -92,7 +91,7 @@ def _build(settings: BackboneSettings) -> keras.Model:
         ) from error
 
 
-def _build_imagenet_graph(backbone: backbones.Backbone, **arguments: Any) -> keras.Model:
+def _build_imagenet_graph(backbone: backbones.Backbone, arguments: Mapping[str, Any]) -> keras.Model:
     """Build the graph that Keras builds for weights="imagenet", with random weights and without a download.
 
     EfficientNetB0 to B7 get one more Rescaling layer there, because their weights were trained with it.
@@ -101,7 +100,7 @@ def _build_imagenet_graph(backbone: backbones.Backbone, **arguments: Any) -> ker
         mock.patch("keras.src.utils.file_utils.get_file", return_value=""),
         mock.patch.object(keras.Model, "load_weights"),
     ):
-        return backbone.builder(include_top=False, weights="imagenet", **arguments)
+        return backbone.builder(weights="imagenet", **arguments)
 
 
 def _load_downloaded(trunk: keras.Model, path: str) -> None:
