@@ -1,6 +1,6 @@
 """Every classifier of Keras: its preprocessing, its landmark, its boundary, and one step of each phase.
 
-`pytest -s` prints a row of the table in docs/backbones.md for each.
+`pytest -s` prints a row of the table in docs/performance.md for each.
 """
 
 import sys
