@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from graftline.errors import UserError
+from graftline.pipeline import cache_keys
 from graftline.trainer import checks, compare, heads, models, phases, run_fn, training, user_callbacks
 from graftline.trainer.activations import EpochOrder
 from graftline.trainer.checkpoints import Checkpoints
@@ -175,6 +176,19 @@ def test_callbacks_that_cannot_be_are_explained_before_any_training(path: str, m
         checks.check(small, HeadSettings(), FineTuningSettings(), TrainingSettings(callbacks=[path]))
     assert str(error.value).startswith("training.callbacks: ")
     assert message in str(error.value)
+
+
+def test_the_key_of_callbacks_follows_their_source_and_survives_a_package_that_fails(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_callbacks.py").write_text("one = 1")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("raise RuntimeError('no token')")
+    first = cache_keys._callbacks_hash(["own_callbacks:one"])
+    (tmp_path / "own_callbacks.py").write_text("one = 2")
+    assert cache_keys._callbacks_hash(["own_callbacks:one"]) != first
+    assert cache_keys._callbacks_hash(["broken.callbacks:make"]) != cache_keys._callbacks_hash([]) == ""
 
 
 def test_a_callback_is_made_anew_for_each_phase() -> None:
