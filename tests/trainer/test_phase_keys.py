@@ -218,7 +218,7 @@ def test_from_scratch_every_layer_trains(data: Data, tmp_path: pathlib.Path, fin
     settings = compare.train_from_scratch(TrainerSettings.model_validate(args.custom_config))
     training.reset_keras(0)
     grafted = heads.graft(models.build_trunk(settings.backbone, settings.head.cuts), settings.head, 3)
-    planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning)
+    planned = phases.plan(grafted, settings.feature_extraction, settings.fine_tuning, "conv_dw_4")
     assert planned[-1].trained == [layer for layer in grafted.trunk.layers if layer.weights]
     head_alone = fine_tuning != {"epochs": 2}
     assert len(planned) == (1 if head_alone else 2)
