@@ -7,10 +7,10 @@ A layer is written as in Keras: `GlobalAveragePooling2D`, or with its first argu
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from graftline.errors import did_you_mean
-from graftline.settings import Settings
+from graftline.settings import Settings, check_value
 
 
 class Regularizer(Settings):
@@ -118,11 +118,7 @@ def parse(item: Any) -> HeadLayer:
         if key not in types:
             known = f"takes {', '.join(types)}{did_you_mean(str(key), list(types))}" if types else "takes no arguments"
             raise ValueError(f"without {kind}'s '{key}': {kind} {known}")
-        try:
-            checked[key] = TypeAdapter(types[key]).validate_python(argument)
-        except ValidationError as error:
-            fault = error.errors()[0]["msg"].removeprefix("Input should be ")
-            raise ValueError(f"with a {key} of {kind} that is {fault}") from None
+        checked[key] = check_value(f"{key} of {kind}", argument, types[key], strict=False)  # YAML has no tuples
     if missing := [key for key in _REQUIRED.get(kind, ()) if key not in checked]:
         raise ValueError(f"with the {' and the '.join(missing)} of {kind}")
     return HeadLayer(kind, checked)

@@ -9,15 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    TypeAdapter,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from graftline.errors import did_you_mean
-from graftline.settings import Settings
+from graftline.settings import Settings, check_value
 from graftline.trainer import backbones
 from graftline.trainer.model_settings import BackboneSettings, HeadSettings
 from graftline.trainer.solver_options import check_options as check_solver_options
@@ -113,11 +111,7 @@ class PhaseSettings(Settings):
             if key not in types:
                 suggestion = did_you_mean(str(key), list(types))
                 raise ValueError(f"made of the options of {optimizer}: {', '.join(types)}{suggestion}")
-            try:
-                checked[key] = TypeAdapter(types[key]).validate_python(value, strict=True)
-            except ValidationError as error:
-                fault = error.errors()[0]["msg"].removeprefix("Input should be ")
-                raise ValueError(f"with a {key} that is {fault}") from None
+            checked[key] = check_value(key, value, types[key])
         return checked
 
     @model_validator(mode="after")

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from graftline.errors import did_you_mean
+from graftline.settings import check_value
 
 _Positive = Annotated[float, Field(gt=0)]
 # The keys of `solver_options`, in scikit-learn's names, and the types of their values.
@@ -24,9 +25,5 @@ def check_options(options: dict[str, Any], solver: str) -> dict[str, Any]:
     for key, value in options.items():
         if key not in _TYPES:
             raise ValueError(f"made of {', '.join(_TYPES)}{did_you_mean(str(key), list(_TYPES))}")
-        try:
-            checked[key] = TypeAdapter(_TYPES[key]).validate_python(value, strict=True)
-        except ValidationError as error:
-            fault = error.errors()[0]["msg"].removeprefix("Input should be ")
-            raise ValueError(f"with a {key} that is {fault}") from None
+        checked[key] = check_value(key, value, _TYPES[key])
     return checked
