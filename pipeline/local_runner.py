@@ -54,7 +54,7 @@ def run(
         importlib.import_module(RUN_FN.rpartition(".")[0])  # by its name, as the Trainer does
     # Wrong weights are reported in seconds, not after ingest.
     for warning in check_training(config.backbone, config.head, config.fine_tuning, config.training):
-        progress(Event("Trainer", "finished", 0.0, f"WARNING: {warning}"))
+        progress(Event("Check", "finished", 0.0, f"WARNING: {warning}"))
 
     workspace = Workspace(str(pathlib.Path(config.workspace).resolve()))
     _recover(workspace, progress)

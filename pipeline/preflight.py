@@ -27,6 +27,7 @@ from graftline.errors import UserError, did_you_mean
 from graftline.trainer import (
     WEIGHTS,
     BackboneSettings,
+    check_output,
     check_solver,
     check_top,
     check_unfreezing,
@@ -72,6 +73,7 @@ def check(config: "Config") -> "Layout":
     layout = scan_images(images, config.data.ingest)
     check_decodable(layout)
     check_classes(config.gate, layout.classes)
+    check_output(config.head.output, len(layout.classes))
     judged = (file.path for file in layout.files if file.split != features.TRAIN)
     check_folders(config.gate, {posixpath.dirname(path) or "." for path in judged})
     check_push(config.push.path)

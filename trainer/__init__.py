@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from graftline.trainer.backbones import WEIGHTS, weights_file
     from graftline.trainer.backbones import get as get_backbone
     from graftline.trainer.checks import check as check_training
-    from graftline.trainer.model_settings import check_top
+    from graftline.trainer.model_settings import check_output, check_top
     from graftline.trainer.run_fn import REPORT, TRAINING_FILE
     from graftline.trainer.settings import (
         AugmentationSettings,

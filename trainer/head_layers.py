@@ -109,7 +109,7 @@ def parse(item: Any) -> HeadLayer:
         ((kind, value),) = item.items()
     else:
         kind, value = item, None
-    if kind not in LAYERS:
+    if not isinstance(kind, str) or kind not in LAYERS:
         raise ValueError(f"one of {', '.join(LAYERS)}{did_you_mean(str(kind), list(LAYERS))}")
     types = LAYERS[kind]
     arguments = value if isinstance(value, Mapping) else {} if value is None else {_first(kind): value}

@@ -9,7 +9,7 @@ import keras
 from graftline.errors import UserError
 from graftline.trainer import head_layers
 from graftline.trainer.head_layers import HeadLayer, Regularizer
-from graftline.trainer.settings import HeadSettings
+from graftline.trainer.model_settings import HeadSettings, check_output
 
 PROBABILITIES = "probabilities"  # the last layer
 LOGIT = "logit"  # the one that has the weights of the output, where there is one logit
@@ -104,10 +104,7 @@ def _output(x: keras.KerasTensor, output: str, classes: int) -> keras.KerasTenso
         return keras.layers.Dense(
             classes, activation="softmax", kernel_initializer="zeros", dtype="float32", name=PROBABILITIES
         )(x)
-    if classes != 2:
-        raise UserError(
-            f"head.output: sigmoid is one logit for two classes, but there are {classes}: set head.output=softmax"
-        )
+    check_output(output, classes)
     # softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)], and its cross-entropy is the binary one of the logit z.
     logit = keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32", name=LOGIT)(x)
     zero = keras.layers.Rescaling(0.0, dtype="float32", name="zero")(logit)

@@ -178,6 +178,14 @@ class HeadSettings(Settings):
         return cut_at
 
 
+def check_output(output: str, classes: int) -> None:
+    """Raise UserError for one logit, which stands for two classes, where there is another number of classes."""
+    if output == "sigmoid" and classes != 2:
+        raise UserError(
+            f"head.output: sigmoid is one logit for two classes, but there are {classes}: set head.output=softmax"
+        )
+
+
 def check_top(backbone: BackboneSettings, head: HeadSettings) -> None:
     """Raise UserError for a trunk with its classifier that no layer is named in, or whose weights have none."""
     if not backbone.include_top:

@@ -192,6 +192,14 @@ def test_a_runner_elsewhere_is_refused(images: pathlib.Path):
     )
 
 
+def test_one_logit_is_for_two_classes(images: pathlib.Path):
+    check(images, "head.output=sigmoid")
+    shutil.copytree(next(path for path in images.iterdir() if path.is_dir()), images / "third")
+    assert refusal(images, "head.output=sigmoid") == (
+        "head.output: sigmoid is one logit for two classes, but there are 3: set head.output=softmax"
+    )
+
+
 def test_an_input_smaller_than_the_backbone_takes_is_refused(images: pathlib.Path):
     assert refusal(images, "backbone.name=InceptionV3", "backbone.input_size=74") == (
         "backbone.input_size is 74, but InceptionV3 needs at least 75 pixels"

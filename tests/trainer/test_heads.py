@@ -145,6 +145,7 @@ def test_a_head_that_cannot_be_is_explained(trunk: keras.Model, head: dict, clas
         ({"Dense": {"units": 0}}, "with a units of Dense that is greater than or equal to 1"),
         ({"Dense": {"units": 3, "activation": "softmax"}}, "with a activation of Dense that is 'elu', "),
         ({"Flatten": 3}, "without an argument of Flatten, which takes none"),
+        (["Dense"], "one of Activation, "),
         ({"Dense": 3, "Dropout": 0.2}, "one layer: begin each layer with a dash of its own"),
     ],
 )
