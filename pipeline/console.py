@@ -184,7 +184,7 @@ def _training(run: RunSummary) -> Iterator[str]:
     for number, phase in enumerate(run.phases):
         epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
         in_training = f"{phase.accuracy:.4f} in training, " if math.isfinite(phase.accuracy) else ""
-        discarded = "" if phase.kept else "; it did not lower the validation loss; its weights were discarded"
+        discarded = "" if phase.kept else "; no epoch was better than before; its weights were discarded"
         yield _row(
             "" if number else "Training",
             f"{phase.name}: {epochs}, accuracy {in_training}{phase.val_accuracy:.4f} on the eval split; "

@@ -29,7 +29,7 @@ class Phase:
     accuracy: float
     val_accuracy: float
     ended: str
-    kept: bool = True  # False when it did not lower the validation loss, and its weights were discarded
+    kept: bool = True  # False when no epoch was better than before, and its weights were discarded
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def test_a_phase_whose_loss_became_nan_at_once_has_no_accuracy_in_training_and_i
     text = console.summary(replace(PUSHED, phases=[PUSHED.phases[0], fine_tuning], training_notes=[note]), "ws")
     assert (
         "            fine_tuning: 0 epochs, accuracy 0.8800 on the eval split; ended: the loss was no longer a number; "
-        f"it did not lower the validation loss; its weights were discarded\n            {note}\n"
+        f"no epoch was better than before; its weights were discarded\n            {note}\n"
     ) in text
 
 
